@@ -1,0 +1,1 @@
+"""Presets, as package data: `importlib.resources.files("configs")`."""

@@ -1,0 +1,1 @@
+"""The commands and the pipeline: reads shards, runs the model, writes and reads runs."""

@@ -1,0 +1,85 @@
+"""The `promptsg` command: each subcommand's module is imported only when that subcommand runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from jobs.errors import EXIT_ERROR, UserError
+
+# name -> (module, one line for `promptsg --help`). The click command in each module is called `command`.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "shard": ("jobs.shard", "Pack a dataset folder into tar shards."),
+    "mine": ("jobs.mine", "Run the model over shards; write maps (HDF5) and metadata (Parquet)."),
+    "status": ("jobs.status", "Say what of a run is done, failed or missing."),
+    "info": ("jobs.info", "Describe a checkpoint: family, configuration, parameters, grid, classes."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use, so that `--help` does not wait for torch."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the subcommand; what a user can cause ends as one line and an exit status, not as a traceback."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output went away (`promptsg status RUN | head`): nothing is wrong.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_ERROR)
+        except Exception as error:
+            if os.environ.get("PROMPTSG_DEBUG") or not _is_users(error):
+                raise
+            click.echo(f"promptsg: {_one_line(error)}", err=True)
+            sys.exit(EXIT_ERROR)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether a message suffices: our own error types, and the operating system's on a named file."""
+    from cam.errors import CamError
+    from promptsg_core.errors import ModelError
+
+    return isinstance(error, (UserError, ModelError, CamError)) or (isinstance(error, OSError) and bool(error.filename))
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split("\n"))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="promptsg-attention", prog_name="promptsg")
+def main() -> None:
+    """Mine where a PromptSG person re-identification model looks, over whole datasets.
+
+    \b
+    A first session:
+      promptsg shard Market-1501-v15.09.15 shards --dataset market1501
+      promptsg mine --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --output RUN
+      promptsg status RUN
+
+    An error is one line; set PROMPTSG_DEBUG=1 for the traceback behind it.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Batch scripts, as package data: `importlib.resources.files("slurm")`."""
