@@ -1,0 +1,162 @@
+"""The engine: one forward pass, one `autograd.grad`, every map that was asked for.
+
+Legend: B batch, M patches, D channels, C classes, h w grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from cam.errors import CamError
+from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS
+from cam.names import MapName, parse_names
+from cam.targets import Target, resolve_target
+
+# Gradients of a score in fp16 fall below its smallest number; the score is scaled up by this and g down again.
+FP16_SCALE = 1024.0
+
+
+class TapLike(Protocol):
+    """Activations (B, M, D) of the patches; `source` (B, 1+M, D) with CLS first, or one (B, D) vector for all."""
+
+    @property
+    def activations(self) -> Tensor: ...
+
+    @property
+    def source(self) -> Tensor: ...
+
+
+class LayerLike(Protocol):
+    """The outputs ("logits", "features") that depend on a layer; what to take if only a LayerNorm reads it."""
+
+    @property
+    def outputs(self) -> frozenset[str]: ...
+
+    @property
+    def read_through_norm(self) -> str | None: ...
+
+
+class TappedModel(Protocol):
+    """A model that maps can be taken from: encode without gradient, then a head with named taps."""
+
+    @property
+    def grid(self) -> tuple[int, int]: ...
+
+    @property
+    def layers(self) -> Mapping[str, Any]: ...
+
+    def encode(self, images: Tensor) -> Any: ...
+
+    def head(self, encoded: Any, taps: Collection[str] = ()) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """Results on the model's device, all detached.
+
+    maps: name -> (B, h, w) float32, raw; score (B,) float32, the value that was differentiated; predicted (B,) int64
+    and probability (B,) float32, the argmax class and its softmax; features (B, F) float32, not normalised.
+    """
+
+    maps: dict[str, Tensor]
+    score: Tensor
+    predicted: Tensor
+    probability: Tensor
+    features: Tensor
+
+
+def extract_maps(
+    model: TappedModel,
+    images: Tensor,
+    maps: Sequence[str] = ("mim_attention", "gradcam++/mim"),
+    target: str | Target = "predicted",
+    gradcam_plus_plus: str = "rectified",
+) -> Extraction:
+    """(B, 3, H, W) images -> every named map, from one forward pass and at most one backward pass.
+
+    Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
+    """
+    names = parse_names(maps)
+    chosen = resolve_target(target)
+    check_reachable(model, names, chosen, gradcam_plus_plus)
+    layers = tuple(dict.fromkeys(name.layer for name in names if name.layer is not None))
+    out = model.head(model.encode(images), taps=layers)
+    score = chosen.score(out)
+    gradients = _gradients(score, {layer: out.taps[layer] for layer in layers})
+    found = {str(name): _map(name, out, gradients, gradcam_plus_plus).unflatten(1, model.grid) for name in names}
+    with torch.no_grad():
+        probability, predicted = out.logits.detach().float().softmax(dim=1).max(dim=1)
+    return Extraction(
+        maps=found,
+        score=score.detach().float(),
+        predicted=predicted,
+        probability=probability,
+        features=out.features.detach().float(),
+    )
+
+
+def check_reachable(
+    model: TappedModel, names: Sequence[MapName], target: Target, gradcam_plus_plus: str = "rectified"
+) -> None:
+    """Raises CamError, naming the layer, where a map cannot be had: no path from the target, or zero by construction."""
+    if gradcam_plus_plus not in GRADCAM_PLUS_PLUS_FORMS:
+        raise CamError(f"gradcam_plus_plus is {gradcam_plus_plus!r}; forms are {', '.join(GRADCAM_PLUS_PLUS_FORMS)}")
+    for name in names:
+        if name.layer is None:
+            continue
+        if name.layer not in model.layers:
+            raise CamError(f"{name}: this model has no layer {name.layer}; it has {', '.join(model.layers)}")
+        layer: LayerLike = model.layers[name.layer]
+        if target.output not in layer.outputs:
+            reachable = [other for other, spec in model.layers.items() if target.output in spec.outputs]
+            raise CamError(
+                f"{name}: the target {target.name} does not pass through layer {name.layer}; "
+                f"it reaches {', '.join(reachable)}"
+            )
+        if name.method == "hirescam" and layer.read_through_norm is not None:
+            raise CamError(
+                f"{name}: only a LayerNorm reads {name.layer}, so the sum of g * A is zero there but for eps "
+                f"(Euler's theorem); take hirescam/{layer.read_through_norm}"
+            )
+
+
+def _gradients(score: Tensor, taps: Mapping[str, TapLike]) -> dict[str, tuple[Tensor, Tensor]]:
+    """layer -> float32 activations (B, M, D) and gradients (B, M or 1, D).
+
+    In eval mode the rows of a batch are independent, so the gradient of the summed scores is each row's own.
+    """
+    if not taps:
+        return {}
+    sources = [tap.source for tap in taps.values()]
+    half = any(source.dtype == torch.float16 for source in sources)
+    scale = FP16_SCALE if half else 1.0
+    grads = torch.autograd.grad(score.sum() * scale, sources)
+    return {
+        layer: (_at_least_float32(tap.activations.detach()), _patch_gradients(grad, scale))
+        for (layer, tap), grad in zip(taps.items(), grads, strict=True)
+    }
+
+
+def _patch_gradients(grad: Tensor, scale: float) -> Tensor:
+    """(B, 1+M, D) -> (B, M, D), CLS dropped; (B, D) -> (B, 1, D); unscaled."""
+    grad = _at_least_float32(grad)
+    patches = grad[:, 1:] if grad.ndim == 3 else grad.unsqueeze(1)
+    return patches if scale == 1.0 else patches / scale
+
+
+def _map(name: MapName, out: Any, gradients: Mapping[str, tuple[Tensor, Tensor]], form: str) -> Tensor:
+    """(B, M), float32 unless the model is wider."""
+    if name.layer is None:
+        return _at_least_float32(out.attention.detach())
+    method = GRADCAM_PLUS_PLUS_FORMS[form] if name.method == "gradcam++" else METHODS[name.method]
+    with torch.no_grad():
+        return method(*gradients[name.layer])
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

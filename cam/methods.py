@@ -1,0 +1,77 @@
+"""CAM methods: pure functions of activations and gradients, one per paper.
+
+Legend: B batch, M patches, D channels. Activations are (B, M, D); gradients are (B, M, D), or (B, 1, D) where one
+gradient serves every patch. All arithmetic is in the inputs' type: cast low precision to float32 first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Method = Callable[[Tensor, Tensor], Tensor]
+
+
+def gradcam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: relu(sum_d w_d A_d) with w the mean gradient over the patches.
+
+    Selvaraju et al. 2017, arXiv:1610.02391, equations 1 and 2.
+    """
+    weights = gradients.mean(dim=1)
+    return torch.relu(_weighted(activations, weights))
+
+
+def hirescam(activations: Tensor, gradients: Tensor) -> Tensor:
+    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: relu(sum_d g_d A_d), position by position.
+
+    Draelos and Carin 2020, arXiv:2011.08891, equation 4, with the ReLU of GradCAM.
+    """
+    return torch.relu((activations * gradients).sum(dim=2))
+
+
+def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
+    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: GradCAM++ on the same network written with rectified features.
+
+    Chattopadhay et al. 2018, arXiv:1710.11063, equation 19, assumes A >= 0. Signed activations are split into two
+    non-negative channels, A = relu(A) - relu(-A), with gradients g and -g; where A >= 0 this is the paper's formula.
+    """
+    positive, negative = activations.clamp(min=0), (-activations).clamp(min=0)
+    w_positive = _alpha_weights(positive.sum(dim=1, keepdim=True), gradients, activations.shape[1])
+    w_negative = _alpha_weights(negative.sum(dim=1, keepdim=True), -gradients, activations.shape[1])
+    return _weighted(positive, w_positive) + _weighted(negative, w_negative)
+
+
+def gradcam_plus_plus_paper(activations: Tensor, gradients: Tensor) -> Tensor:
+    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: arXiv:1710.11063 equation 19 to the letter, signed activations or not.
+
+    Singular where 2 + sum(A) g is near zero, and often all zero, on transformers.
+    """
+    weights = _alpha_weights(activations.sum(dim=1, keepdim=True), gradients, activations.shape[1])
+    return torch.relu(_weighted(activations, weights))
+
+
+def _alpha_weights(total: Tensor, gradients: Tensor, patches: int) -> Tensor:
+    """(B, 1, D) sum of A, (B, M or 1, D) g -> (B, D): the sum over the patches of alpha relu(g).
+
+    alpha = g^2 / (2 g^2 + sum(A) g^3) is 1 / (2 + sum(A) g) for g != 0; g is never squared, which would underflow.
+    Where g <= 0 relu(g) is 0, so alpha need not be masked there unless it is infinite.
+    """
+    weights = torch.relu(gradients) / (2 + total * gradients)
+    weights = torch.where(gradients > 0, weights, torch.zeros_like(weights)).sum(dim=1)
+    return weights * (patches // gradients.shape[1])
+
+
+def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
+    """(B, M, D), (B, D) -> (B, M): the weighted sum over the channels."""
+    return torch.bmm(activations, weights.unsqueeze(2)).squeeze(2)
+
+
+METHODS: Mapping[str, Method] = {
+    "gradcam": gradcam,
+    "gradcam++": gradcam_plus_plus,
+    "hirescam": hirescam,
+}
+# What `gradcam++` may be computed as.
+GRADCAM_PLUS_PLUS_FORMS: Mapping[str, Method] = {"rectified": gradcam_plus_plus, "paper": gradcam_plus_plus_paper}

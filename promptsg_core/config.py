@@ -1,0 +1,102 @@
+"""What a PromptSG model is: sizes, prompt, reweighting and preprocessing, in one frozen record (no torch)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from promptsg_core.errors import ModelError
+
+PROMPT_MODES = ("composed", "simplified")
+REWEIGHT_MODES = ("mul_mean1", "mul", "residual")
+NECK_FEATS = ("before", "after")
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A tokenised text template; `slot` is the position whose embedding the pseudo word S* replaces, or None."""
+
+    text: str
+    tokens: tuple[int, ...]
+    slot: int | None
+
+
+# CLIP's byte-pair tokens of the two templates, start and end of text included, without the padding to 77.
+PROMPTS: dict[str, Prompt] = {
+    "composed": Prompt(
+        text="A photo of a X person", tokens=(49406, 320, 1125, 539, 320, 343, 2533, 49407), slot=5
+    ),
+    "simplified": Prompt(text="A photo of a person", tokens=(49406, 320, 1125, 539, 320, 2533, 49407), slot=None),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that fixes the computation; sizes are (height, width) in pixels, the grid is in patches.
+
+    Raises ModelError when a name is unknown or the sizes do not fit each other.
+    """
+
+    image_size: tuple[int, int] = (256, 128)
+    patch_size: int = 16
+    stride: int = 16
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    embed_dim: int = 512
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int = 8
+    context_length: int = 77
+    vocab_size: int = 49408
+    inversion_widths: tuple[int, int] = (512, 512)
+    inversion_affine: bool = True
+    mim_heads: int = 8
+    mim_layers: int = 2
+    mim_qkv_bias: bool = False
+    num_classes: int = 751
+    reweight: str = "mul_mean1"
+    prompt_mode: str = "composed"
+    neck_feat: str = "before"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        for field, valid in (("reweight", REWEIGHT_MODES), ("prompt_mode", PROMPT_MODES), ("neck_feat", NECK_FEATS)):
+            if getattr(self, field) not in valid:
+                raise ModelError(f"{field} {getattr(self, field)!r} is not one of {', '.join(valid)}")
+        for width, heads in (("vision_width", "vision_heads"), ("text_width", "text_heads"), ("embed_dim", "mim_heads")):
+            if getattr(self, heads) < 1 or getattr(self, width) % getattr(self, heads):
+                raise ModelError(f"{width} {getattr(self, width)} does not divide into {heads} {getattr(self, heads)}")
+        if self.stride < 1 or min(self.image_size) < self.patch_size:
+            raise ModelError(f"image size {self.image_size} is smaller than one {self.patch_size}-pixel patch")
+        if self.mim_layers < 1:
+            raise ModelError("a MIM has at least one post block: no score reaches the patch tokens without one")
+        if min(self.std) <= 0:
+            raise ModelError(f"std {self.std} must be positive")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch grid."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The template of this prompt mode."""
+        return PROMPTS[self.prompt_mode]
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of the retrieval feature: [CLS_final, v_final], 1280 for ViT-B/16."""
+        return self.vision_width + self.embed_dim
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, tuples as lists."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
+    """(rows, columns) of the patches that an unpadded strided convolution takes from an image of (height, width)."""
+    height, width = image_size
+    return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1

@@ -1,0 +1,173 @@
+"""The inversion network and the Multimodal Interaction Module (MIM): text-guided weights on patch tokens.
+
+Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, H heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptsg_core.config import ModelConfig
+from promptsg_core.taps import Taps
+from promptsg_core.transformer import merge_heads, quick_gelu, split_heads
+
+
+class InversionNetwork(nn.Module):
+    """The image's global feature to the pseudo word S* that stands for the person in the prompt."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        first, second = config.inversion_widths
+        self.fc1 = nn.Linear(config.embed_dim, first)
+        self.fc2 = nn.Linear(first, second)
+        self.fc3 = nn.Linear(second, config.text_width)
+        self.bn = nn.BatchNorm1d(config.text_width, affine=config.inversion_affine)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(B, embed_dim) -> (B, text_width)."""
+        return self.bn(self.fc3(F.relu(self.fc2(F.relu(self.fc1(v))))))
+
+
+class CrossAttention(nn.Module):
+    """Text asks, patches answer. The model discards what attention would gather: only its weights are used."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.mim_heads
+        self.q_proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.k_proj = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, text: Tensor, patches: Tensor) -> Tensor:
+        """(B or 1, D) text and (B, M, D) patches -> (B, H, M) weights, each head summing to 1, float32 or wider."""
+        q = self.q_proj(text).unflatten(-1, (self.heads, -1))
+        k = self.k_proj(patches).unflatten(-1, (self.heads, -1))
+        scale = q.shape[-1] ** -0.5
+        scores = torch.einsum("bhd,bmhd->bhm", q.expand(len(k), -1, -1) * scale, k)
+        # Low precision would round weights near 1/M to a few steps: the map itself is a result, so it is float32.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+
+
+class PostAttention(nn.Module):
+    """Self-attention of a post block; parameters are named as in timm's ViT."""
+
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+    def cls_only(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, 1, D): row 0 of `forward`, at the cost of one query."""
+        width = x.shape[-1]
+        q_weight, kv_weight = self.qkv.weight.split([width, 2 * width])
+        q_bias, kv_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
+        q = split_heads(F.linear(x[:, :1], q_weight, q_bias), self.heads)
+        k, v = (split_heads(t, self.heads) for t in F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
+class PostMlp(nn.Module):
+    """Linear, QuickGELU, linear, four times as wide inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return self.fc2(quick_gelu(self.fc1(x)))
+
+
+class PostBlock(nn.Module):
+    """A pre-norm block over [v, re-weighted patches]."""
+
+    def __init__(self, width: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = PostAttention(width, heads, bias)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = PostMlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+    def cls_only(self, x: Tensor, normed: Tensor) -> Tensor:
+        """(B, N, D) tokens and `norm1` of them -> (B, D): row 0 of `forward`, exactly."""
+        cls = x[:, :1] + self.attn.cls_only(normed)
+        return (cls + self.mlp(self.norm2(cls)))[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimOutput:
+    """What the MIM gives: v_final (B, D), weights (B, H, M), the CLS states after each block, all output tokens."""
+
+    v_final: Tensor
+    attention_heads: Tensor
+    cls_states: list[Tensor]
+    tokens: Tensor | None  # (B, N, D), only where asked for
+
+
+class MultimodalInteraction(nn.Module):
+    """Re-weights patch tokens by text-guided attention, then lets CLS read them through the post blocks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.reweight = config.reweight
+        self.q_ln = nn.LayerNorm(config.embed_dim)
+        self.kv_ln = nn.LayerNorm(config.embed_dim)
+        self.cross_attn = CrossAttention(config)
+        blocks = [PostBlock(config.embed_dim, config.mim_heads, config.mim_qkv_bias) for _ in range(config.mim_layers)]
+        self.post_blocks = nn.ModuleList(blocks)
+
+    @property
+    def blocks(self) -> list[PostBlock]:
+        """The post blocks, first to last."""
+        return [block for block in self.post_blocks if isinstance(block, PostBlock)]
+
+    def attend(self, text: Tensor, patches: Tensor) -> Tensor:
+        """(B or 1, D) text and (B, M, D) projected patches -> (B, H, M) weights."""
+        return self.cross_attn(self.q_ln(text), self.kv_ln(patches))
+
+    def weigh(self, patches: Tensor, attention: Tensor) -> Tensor:
+        """(B, M, D) patches times a function of (B, M) attention, by the reweight mode."""
+        weights = attention.unsqueeze(-1)
+        if self.reweight == "mul":
+            factor = weights
+        elif self.reweight == "residual":
+            factor = 1 + weights * patches.shape[1]
+        else:
+            factor = weights * patches.shape[1]
+        return patches * factor.to(patches.dtype)
+
+    def forward(self, text: Tensor, v: Tensor, patches: Tensor, taps: Taps, all_tokens: bool = False) -> MimOutput:
+        """(B or 1, D) text, (B, D) v and (B, M, D) patches -> MimOutput.
+
+        Only CLS leaves the last block, so its other rows are computed only for `all_tokens`, and without gradient:
+        no score depends on them.
+        """
+        attention = self.attend(text, patches)
+        x = torch.cat([v.unsqueeze(1), self.weigh(patches, attention.mean(dim=1))], dim=1)
+        *blocks, last = self.blocks
+        cls_states = []
+        for block in blocks:
+            x = block(x)
+            cls_states.append(x[:, 0])
+        v_final = last.cls_only(x, taps.open("mim", last.norm1(x)))
+        tokens = None
+        if all_tokens:
+            with torch.no_grad():
+                tokens = last(x)
+        cls_states.append(v_final)
+        return MimOutput(v_final=v_final, attention_heads=attention, cls_states=cls_states, tokens=tokens)

@@ -1,0 +1,211 @@
+"""PromptSG: one gradient-free `encode`, then a small `head` with named taps that a score can be traced back through.
+
+Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint width, C classes, h w grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptsg_core.config import ModelConfig
+from promptsg_core.mim import InversionNetwork, MultimodalInteraction
+from promptsg_core.preprocess import normalise
+from promptsg_core.taps import Tap, Taps
+from promptsg_core.text import PromptComposer, TextTower
+from promptsg_core.vision import VisionTower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A place that a map can lie on: the outputs that depend on it, and what a map there has to know."""
+
+    outputs: frozenset[str]
+    read_through_norm: str | None = None  # the layer to take instead where only a LayerNorm reads this one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """All that the frozen part of the model says of a batch; nothing here carries a gradient.
+
+    tokens (B, N, D) the last ViT block's output, CLS first; cls_final (B, D) `ln_post` of CLS;
+    v (B, E) its projection; text (B, E), or (1, E) for a prompt that is the same for every image.
+    """
+
+    tokens: Tensor
+    cls_final: Tensor
+    v: Tensor
+    text: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOutput:
+    """logits and logits_cls (B, C) of the MIM's and the CLS head; features (B, D+E); attention (B, M), float32,
+    and per head (B, H, M); patch_tokens (B, M, E); v_final (B, E); the taps that were asked for."""
+
+    logits: Tensor
+    logits_cls: Tensor
+    features: Tensor
+    attention: Tensor
+    attention_heads: Tensor
+    patch_tokens: Tensor
+    v_final: Tensor
+    cls_states: list[Tensor]
+    taps: dict[str, Tap] = field(default_factory=dict)
+
+
+class PromptSG(nn.Module):
+    """The model of family H; submodules carry the names of its checkpoints."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_encoder = VisionTower(config)
+        self.text_encoder = TextTower(config)
+        self.prompt_composer = PromptComposer(config)
+        self.inversion = InversionNetwork(config)
+        self.mim = MultimodalInteraction(config)
+        self.bottleneck = nn.BatchNorm1d(config.vision_width)
+        self.bottleneck_proj = nn.BatchNorm1d(config.embed_dim)
+        self.classifier = nn.Linear(config.vision_width, config.num_classes, bias=False)
+        self.classifier_proj = nn.Linear(config.embed_dim, config.num_classes, bias=False)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches, the shape of every map."""
+        return self.config.grid
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.image_encoder.proj.dtype
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """The type that normalisation statistics and classifiers are kept in, float32 also beside low-precision towers."""
+        return self.classifier_proj.weight.dtype
+
+    def convert(self, dtype: torch.dtype) -> PromptSG:
+        """Turns the towers and the MIM to `dtype`, once, in place; returns self.
+
+        The inversion network, the batch norms and the classifiers stay in float32: they cost next to nothing, and
+        rounded running statistics would shift every feature the same way.
+        """
+        for module in (self.image_encoder, self.text_encoder, self.prompt_composer, self.mim):
+            module.to(dtype)
+        return self
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The layers that maps can lie on, and which outputs each of them leads to."""
+        both = frozenset({"logits", "features"})
+        after_neck = both if self.config.neck_feat == "after" else frozenset({"logits"})
+        return {
+            "mim": Layer(outputs=both),
+            "vit_last": Layer(outputs=both, read_through_norm="vit_proj"),
+            "vit_proj": Layer(outputs=both),
+            "bottleneck": Layer(outputs=after_neck),
+            "classifier": Layer(outputs=frozenset({"logits"})),
+        }
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) on any device: uint8 RGB is normalised by the model's own mean and std, floats pass as they are."""
+        images = images.to(self.image_encoder.proj.device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            return normalise(images, self.config.mean, self.config.std, self.dtype)
+        return images
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Encoded:
+        """(B, 3, H, W) uint8 RGB or normalised floats -> Encoded, without gradient."""
+        tokens = self.image_encoder(self.prepare(images))
+        cls_final = self.image_encoder.ln_post(tokens[:, 0])
+        v = cls_final @ self.image_encoder.proj
+        return Encoded(tokens=tokens, cls_final=cls_final, v=v, text=self.encode_text(v))
+
+    def encode_text(self, v: Tensor) -> Tensor:
+        """(B, E) projected CLS -> (B, E) text features by the prompt mode; (1, E) when the prompt is constant."""
+        prompt = self.config.prompt
+        words = None if prompt.slot is None else self.inversion(v.to(self.inversion.fc1.weight.dtype))
+        return self.prompt_composer(self.text_encoder, prompt, words)
+
+    def head(self, encoded: Encoded, taps: Collection[str] = ()) -> HeadOutput:
+        """Encoded -> HeadOutput; gradients exist from the earliest of the named taps on, and nowhere without taps.
+
+        Raises ValueError on a tap that is none of `layers`.
+        """
+        unknown = set(taps) - set(self.layers)
+        if unknown:
+            raise ValueError(f"no tap called {', '.join(sorted(unknown))}; there are {', '.join(self.layers)}")
+        with torch.set_grad_enabled(bool(taps)):
+            return self._head(encoded, Taps(taps))
+
+    def _head(self, encoded: Encoded, taps: Taps) -> HeadOutput:
+        tokens = taps.open("vit_last", encoded.tokens)
+        post = taps.open("vit_proj", self.image_encoder.ln_post(tokens))
+        patches = (post @ self.image_encoder.proj)[:, 1:]
+        positionwise = bool({"bottleneck", "classifier"} & taps.wanted)
+        mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=positionwise)
+
+        feat = self.bottleneck(encoded.cls_final.to(self.head_dtype))
+        feat_proj = taps.open_vector("bottleneck", self.bottleneck_proj(mim.v_final.to(self.head_dtype)))
+        logits = taps.open_vector("classifier", self.classifier_proj(feat_proj))
+        if mim.tokens is not None:
+            self._lay_heads(taps, mim.tokens[:, 1:], feat_proj, logits)
+        parts = (feat, feat_proj) if self.config.neck_feat == "after" else (encoded.cls_final, mim.v_final)
+        return HeadOutput(
+            logits=logits,
+            logits_cls=self.classifier(feat),
+            features=torch.cat(parts, dim=1),
+            attention=mim.attention_heads.mean(dim=1),
+            attention_heads=mim.attention_heads,
+            patch_tokens=patches,
+            v_final=mim.v_final,
+            cls_states=mim.cls_states,
+            taps=taps.found,
+        )
+
+    @torch.no_grad()
+    def _lay_heads(self, taps: Taps, tokens: Tensor, feat_proj: Tensor, logits: Tensor) -> None:
+        """Puts every (B, M, E) output token through the head position-wise, as a 1x1 convolution would."""
+        bottleneck = self.bottleneck_proj(tokens.to(self.head_dtype).transpose(1, 2)).transpose(1, 2)
+        taps.lay("bottleneck", feat_proj, bottleneck)
+        if "classifier" in taps.wanted:
+            taps.lay("classifier", logits, self.classifier_proj(bottleneck))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D+E) retrieval features, not yet normalised to unit length."""
+        return self.head(self.encode(images)).features
+
+    @torch.no_grad()
+    def get_attention_map(self, images: Tensor, reshape_to_image: bool = True) -> Tensor:
+        """(B, 3, H, W) -> (B, h, w) float32 MIM attention summing to 1 per image; (B, h*w) without reshaping."""
+        attention = self.head(self.encode(images)).attention
+        return attention.unflatten(1, self.grid) if reshape_to_image else attention
+
+    @torch.no_grad()
+    def forward_with_attention(self, images: Tensor) -> dict[str, Any]:
+        """(B, 3, H, W) -> logits [CLS head, MIM head], features, mim_attention (B, 1, M), patch_tokens (B, M, E),
+        text_features (B, E), cls_states (after each post block), v_final (B, E)."""
+        encoded = self.encode(images)
+        out = self.head(encoded)
+        return {
+            "logits": [out.logits_cls, out.logits],
+            "features": out.features,
+            "mim_attention": out.attention.unsqueeze(1),
+            "patch_tokens": out.patch_tokens,
+            "text_features": encoded.text.expand(len(images), -1),
+            "cls_states": out.cls_states,
+            "v_final": out.v_final,
+        }
+
+    @torch.no_grad()
+    def normalised_features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D+E) float32 features of unit length: their dot product is the cosine similarity."""
+        return F.normalize(self(images).float(), dim=1)

@@ -1,0 +1,52 @@
+"""Taps: the places of the head where activations are kept and gradients can be asked for.
+
+No hooks: the head calls `open` at each place, and the graph begins at the first tap that was asked for.
+Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Activations (B, M, D) of the patch tokens, and the tensor to differentiate a score by.
+
+    `source` is (B, N, D), the same tokens with CLS first, or (B, D), one vector whose gradient all patches share.
+    """
+
+    activations: Tensor
+    source: Tensor
+
+
+class Taps:
+    """Collects the taps named in `wanted`; every other place passes through untouched and costs nothing."""
+
+    def __init__(self, wanted: Collection[str] = ()) -> None:
+        self.wanted = frozenset(wanted)
+        self.found: dict[str, Tap] = {}
+
+    def open(self, name: str, tokens: Tensor) -> Tensor:
+        """(B, N, D) -> the same tokens, part of a graph if `name` is wanted."""
+        if name not in self.wanted:
+            return tokens
+        tokens = _differentiable(tokens)
+        self.found[name] = Tap(activations=tokens[:, 1:], source=tokens)
+        return tokens
+
+    def open_vector(self, name: str, vector: Tensor) -> Tensor:
+        """(B, D) -> the same vector, part of a graph if `name` is wanted; its activations come with `lay`."""
+        return _differentiable(vector) if name in self.wanted else vector
+
+    def lay(self, name: str, vector: Tensor, activations: Tensor | None) -> None:
+        """Records (B, M, D) activations whose shared gradient is that of the (B, D) vector, if wanted."""
+        if name in self.wanted and activations is not None:
+            self.found[name] = Tap(activations=activations, source=vector)
+
+
+def _differentiable(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_(True)

@@ -1,0 +1,119 @@
+"""CLIP's text tower for one prompt template: nothing after EOT is computed, nothing before S* twice.
+
+The tower is causal, so tokens after EOT cannot change the feature at EOT: the template's 7 or 8 tokens give the
+result of the padded 77. Tokens before S* are the same for every image: their keys and values are computed once.
+
+Legend: B batch, T tokens, P tokens of the constant prefix, D channels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptsg_core.config import ModelConfig, Prompt
+from promptsg_core.transformer import ClipTransformer, merge_heads
+
+KeysValues = list[tuple[Tensor, Tensor]]
+
+
+class TextTower(nn.Module):
+    """Token embeddings to one feature per prompt."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.text_width
+        self.positional_embedding = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.transformer = ClipTransformer(width, config.text_layers, config.text_heads)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
+
+    def forward(self, embeddings: Tensor, end: int) -> Tensor:
+        """(B, T, D) token embeddings -> (B, E): the projected feature at position `end` (EOT)."""
+        x = embeddings + self.positional_embedding[: embeddings.shape[1]]
+        x = self.transformer(x, causal=True)
+        return self.ln_final(x[:, end]) @ self.text_projection
+
+    def prefix(self, embeddings: Tensor) -> KeysValues:
+        """(1, P, D) embeddings of the constant start -> each block's keys and values, (1, H, P, D/H)."""
+        x = embeddings + self.positional_embedding[: embeddings.shape[1]]
+        cached = []
+        for block in self.transformer.blocks:
+            q, k, v = block.attn.project(block.ln_1(x))
+            cached.append((k, v))
+            x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+            x = x + block.mlp(block.ln_2(x))
+        return cached
+
+    def continue_from(self, cached: KeysValues, embeddings: Tensor) -> Tensor:
+        """(B, T, D) embeddings of the tokens that follow the prefix, EOT last -> (B, E), as `forward` gives."""
+        start, count = cached[0][0].shape[2], embeddings.shape[1]
+        x = embeddings + self.positional_embedding[start : start + count]
+        mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
+        last = len(cached) - 1
+        for number, (block, (k_prefix, v_prefix)) in enumerate(zip(self.transformer.blocks, cached, strict=True)):
+            q, k, v = block.attn.project(block.ln_1(x))
+            k = torch.cat([k_prefix.expand(len(x), -1, -1, -1), k], dim=2)
+            v = torch.cat([v_prefix.expand(len(x), -1, -1, -1), v], dim=2)
+            if number == last:  # only the feature at EOT leaves the tower
+                x, q, mask = x[:, -1:], q[:, :, -1:], mask[-1:]
+            x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
+            x = x + block.mlp(block.ln_2(x))
+        return self.ln_final(x[:, -1]) @ self.text_projection
+
+
+class PromptComposer(nn.Module):
+    """Turns pseudo words into text features through a text tower, with the template's constant part cached.
+
+    The tower is handed in at each call and not held: it has its own place in the checkpoint's names.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        self._cache: dict[tuple[int, ...], tuple[tuple[int, ...], KeysValues | Tensor]] = {}
+
+    def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
+        """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*."""
+        tokens = torch.tensor(prompt.tokens, device=self.token_embedding.weight.device)
+        embeddings = self.token_embedding(tokens).unsqueeze(0)
+        if prompt.slot is None or pseudo_words is None:
+            return embeddings
+        before, after = embeddings[:, : prompt.slot], embeddings[:, prompt.slot + 1 :]
+        rows = len(pseudo_words)
+        words = pseudo_words.to(embeddings.dtype).unsqueeze(1)
+        return torch.cat([before.expand(rows, -1, -1), words, after.expand(rows, -1, -1)], dim=1)
+
+    def forward(self, tower: TextTower, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
+        """Text features (B, E), or (1, E) for a template without S*.
+
+        With gradients on, everything is computed live; without, the constant part comes from the cache.
+        """
+        end = len(prompt.tokens) - 1
+        if torch.is_grad_enabled():
+            return tower(self.embed(prompt, pseudo_words), end)
+        constant = self._constant(tower, prompt)
+        if isinstance(constant, Tensor):
+            return constant
+        suffix = self.embed(prompt, pseudo_words)[:, prompt.slot :]
+        return tower.continue_from(constant, suffix)
+
+    def _constant(self, tower: TextTower, prompt: Prompt) -> KeysValues | Tensor:
+        """The cached part of a prompt: the whole feature without S*, else the prefix's keys and values.
+
+        The key holds the parameters' versions: weights that are moved, converted or edited are never served stale.
+        """
+        parameters = [self.token_embedding.weight, *tower.parameters()]
+        state = tuple(n for p in parameters for n in (p.data_ptr(), p._version))
+        known = self._cache.get(prompt.tokens)
+        if known is not None and known[0] == state:
+            return known[1]
+        embeddings = self.embed(prompt, None)
+        constant: KeysValues | Tensor
+        if prompt.slot is None:
+            constant = tower(embeddings, len(prompt.tokens) - 1)
+        else:
+            constant = tower.prefix(embeddings[:, : prompt.slot])
+        self._cache[prompt.tokens] = (state, constant)
+        return constant

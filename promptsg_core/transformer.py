@@ -1,0 +1,95 @@
+"""CLIP's pre-norm transformer block, shared by the image tower and the text tower.
+
+Legend: B batch, N tokens, D channels, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, D) -> (B, H, N, D/H)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, N, D/H) -> (B, N, D)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class ClipAttention(nn.Module):
+    """Self-attention with one fused projection; parameters are named as in torch.nn.MultiheadAttention."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> queries, keys and values, each (B, H, N, D/H)."""
+        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        q, k, v = self.project(x)
+        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+
+
+class ClipMlp(nn.Module):
+    """Linear, QuickGELU, linear, four times as wide inside."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        return self.c_proj(quick_gelu(self.c_fc(x)))
+
+
+class ClipBlock(nn.Module):
+    """x + attn(ln_1(x)), then + mlp(ln_2(x))."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attn = ClipAttention(width, heads)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = ClipMlp(width)
+        self.ln_2 = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        x = x + self.attn(self.ln_1(x), causal)
+        return x + self.mlp(self.ln_2(x))
+
+
+class ClipTransformer(nn.Module):
+    """A stack of blocks, called `resblocks` as in CLIP's checkpoints."""
+
+    def __init__(self, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.resblocks = nn.ModuleList([ClipBlock(width, heads) for _ in range(layers)])
+
+    @property
+    def blocks(self) -> list[ClipBlock]:
+        """The blocks, first to last."""
+        return [block for block in self.resblocks if isinstance(block, ClipBlock)]
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, N, D) -> (B, N, D)."""
+        for block in self.blocks:
+            x = block(x, causal)
+        return x
