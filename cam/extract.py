@@ -103,7 +103,7 @@ def extract_maps(
 def check_reachable(
     model: TappedModel, names: Sequence[MapName], target: Target, gradcam_plus_plus: str = "rectified"
 ) -> None:
-    """Raises CamError, naming the layer, where a map cannot be had: no path from the target, or zero by construction."""
+    """Raises CamError, naming the layer, where a map cannot be had: the target does not reach it, or it is always zero."""
     if gradcam_plus_plus not in GRADCAM_PLUS_PLUS_FORMS:
         raise CamError(f"gradcam_plus_plus is {gradcam_plus_plus!r}; forms are {', '.join(GRADCAM_PLUS_PLUS_FORMS)}")
     for name in names:

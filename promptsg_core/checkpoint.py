@@ -69,7 +69,7 @@ def inspect_checkpoint(
         model = PromptSG(config)
     _fill(model, state, path)
     weights = list(model.parameters())
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()})
+    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()})
     return CheckpointInfo(
         path=path, family=family, config=config, parameters=sum(p.numel() for p in weights), dtype=", ".join(dtypes)
     )

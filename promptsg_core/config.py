@@ -24,9 +24,7 @@ class Prompt:
 
 # CLIP's byte-pair tokens of the two templates, start and end of text included, without the padding to 77.
 PROMPTS: dict[str, Prompt] = {
-    "composed": Prompt(
-        text="A photo of a X person", tokens=(49406, 320, 1125, 539, 320, 343, 2533, 49407), slot=5
-    ),
+    "composed": Prompt(text="A photo of a X person", tokens=(49406, 320, 1125, 539, 320, 343, 2533, 49407), slot=5),
     "simplified": Prompt(text="A photo of a person", tokens=(49406, 320, 1125, 539, 320, 2533, 49407), slot=None),
 }
 
@@ -66,7 +64,8 @@ class ModelConfig:
         for field, valid in (("reweight", REWEIGHT_MODES), ("prompt_mode", PROMPT_MODES), ("neck_feat", NECK_FEATS)):
             if getattr(self, field) not in valid:
                 raise ModelError(f"{field} {getattr(self, field)!r} is not one of {', '.join(valid)}")
-        for width, heads in (("vision_width", "vision_heads"), ("text_width", "text_heads"), ("embed_dim", "mim_heads")):
+        pairs = (("vision_width", "vision_heads"), ("text_width", "text_heads"), ("embed_dim", "mim_heads"))
+        for width, heads in pairs:
             if getattr(self, heads) < 1 or getattr(self, width) % getattr(self, heads):
                 raise ModelError(f"{width} {getattr(self, width)} does not divide into {heads} {getattr(self, heads)}")
         if self.stride < 1 or min(self.image_size) < self.patch_size:

@@ -61,20 +61,22 @@ def strip_parallel_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def family_of(keys: Iterable[str]) -> str:
-    """"H" or "E" from a checkpoint's keys.
+    """ "H" or "E" from a checkpoint's keys.
 
     Raises CheckpointError, with the family's name, for one that cannot give these maps, and for keys of no family.
     """
     names = list(keys)
     for refusal in REFUSALS:
         if any(re.search(refusal.pattern, name) for name in names):
-            raise CheckpointError(f"this is a checkpoint of family {refusal.family}, which is not supported: {refusal.reason}")
+            raise CheckpointError(f"a checkpoint of family {refusal.family} is not supported: {refusal.reason}")
     if "mim.cross_attn.q_proj.weight" in names:
         return "H"
     if "mim.cross_attn.in_proj_weight" in names:
         return "E"
     shown = ", ".join(sorted(names)[:4]) or "none"
-    raise CheckpointError(f"not a PromptSG checkpoint: no mim.cross_attn weights among its {len(names)} keys ({shown}, ...)")
+    raise CheckpointError(
+        f"not a PromptSG checkpoint: no mim.cross_attn weights among its {len(names)} keys ({shown}, ...)"
+    )
 
 
 def to_family_h(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:

@@ -87,7 +87,7 @@ class PromptSG(nn.Module):
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """The type that normalisation statistics and classifiers are kept in, float32 also beside low-precision towers."""
+        """The type of the batch norms and classifiers: float32 also beside low-precision towers."""
         return self.classifier_proj.weight.dtype
 
     def convert(self, dtype: torch.dtype) -> PromptSG:
@@ -114,7 +114,7 @@ class PromptSG(nn.Module):
         }
 
     def prepare(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) on any device: uint8 RGB is normalised by the model's own mean and std, floats pass as they are."""
+        """(B, 3, H, W) on any device: uint8 RGB is normalised by the model's mean and std; floats pass unchanged."""
         images = images.to(self.image_encoder.proj.device, non_blocking=True)
         if images.dtype == torch.uint8:
             return normalise(images, self.config.mean, self.config.std, self.dtype)

@@ -1,4 +1,4 @@
-"""The ecosystem's own YAML (`MODEL.PROMPTSG.PROMPT_MODE`, `INPUT.SIZE_TEST`, ...) and its KEY VALUE overrides (no torch)."""
+"""The training code's own YAML (`MODEL.PROMPTSG.PROMPT_MODE`, ...) and its KEY VALUE overrides (no torch)."""
 
 from __future__ import annotations
 

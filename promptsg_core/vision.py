@@ -34,7 +34,8 @@ class VisionTower(nn.Module):
         Raises ValueError when the images are not of the size that the positional embedding belongs to.
         """
         if tuple(images.shape[1:]) != (3, *self.image_size):
-            raise ValueError(f"images are {tuple(images.shape)}, expected (B, 3, {self.image_size[0]}, {self.image_size[1]})")
+            h, w = self.image_size
+            raise ValueError(f"images are {tuple(images.shape)}, expected (B, 3, {h}, {w})")
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         cls = self.class_embedding.expand(len(images), 1, -1)
         tokens = torch.cat([cls, patches], dim=1) + self.positional_embedding

@@ -1,0 +1,121 @@
+"""The configuration of `promptsg mine`: YAML, then options, then `--set key=value`, checked once and strictly."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cam.names import parse_names
+from jobs.errors import UserError
+from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+
+DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
+# Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
+DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
+
+
+class MineConfig(BaseModel):
+    """What to mine, with what, into where. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+    shards: tuple[str, ...] = Field(min_length=1)
+    checkpoint: Path
+    output: Path
+    maps: tuple[str, ...] = DEFAULT_MAPS
+    target: Literal["predicted", "feature"] = "predicted"
+    gradcam_plus_plus: Literal["rectified", "paper"] = "rectified"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    device: str = "auto"
+    batch_size: int = Field(64, ge=1, le=65536)
+    workers: int | None = Field(None, ge=0, le=256)
+    model_settings: Path | None = None
+    prompt_mode: str | None = None
+    neck_feat: str | None = None
+    reweight: str | None = None
+    interpolation: str = "bilinear"
+    max_image_pixels: int = Field(DEFAULT_MAX_IMAGE_PIXELS, ge=1)
+    max_failed_fraction: float = Field(0.01, ge=0, le=1)
+
+    @field_validator("shards", "maps", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("maps")
+    @classmethod
+    def _known_maps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(name) for name in parse_names(value))
+
+    @field_validator("prompt_mode", "neck_feat", "reweight", "interpolation")
+    @classmethod
+    def _known_name(cls, value: str | None, info: Any) -> str | None:
+        valid = {
+            "prompt_mode": PROMPT_MODES,
+            "neck_feat": NECK_FEATS,
+            "reweight": REWEIGHT_MODES,
+            "interpolation": INTERPOLATIONS,
+        }[info.field_name]
+        if value is not None and value not in valid:
+            raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
+        return value
+
+    @field_validator("checkpoint", "output", "model_settings")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+
+def build_config(file: Path | None, options: Mapping[str, Any], settings: Sequence[str] = ()) -> MineConfig:
+    """MineConfig from a YAML file, options that were given (None is not given) and `key=value` words, in that order.
+
+    Raises UserError naming the key, the value and what is valid.
+    """
+    values = _read(file) if file is not None else {}
+    values |= {key: value for key, value in options.items() if value not in (None, ())}
+    values |= dict(_assignment(text) for text in settings)
+    for key in values:
+        if key not in MineConfig.model_fields:
+            near = difflib.get_close_matches(key, MineConfig.model_fields, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"unknown setting {key!r}.{hint} Settings are {', '.join(MineConfig.model_fields)}")
+    try:
+        return MineConfig(**values)
+    except ValidationError as error:
+        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key} is missing: give --{key.replace('_', '-')} or set it in the configuration file"
+    return f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is not a mapping of settings to values")
+    return content
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set takes key=value, got {text!r}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text!r}: the value is not YAML") from error

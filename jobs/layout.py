@@ -1,0 +1,52 @@
+"""Where things are inside a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Paths of one run; nothing is created or read here."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """run.json: what was asked."""
+        return self.root / "run.json"
+
+    @property
+    def maps(self) -> Path:
+        """The folder of HDF5 files, one per shard."""
+        return self.root / "maps"
+
+    @property
+    def metadata(self) -> Path:
+        """The folder of Parquet files, one per shard; a shard is done when its file is here."""
+        return self.root / "metadata"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of logs and of what became of each shard."""
+        return self.root / "logs"
+
+    @property
+    def lock(self) -> Path:
+        """Held while a shard's two files get their names."""
+        return self.logs / ".publish.lock"
+
+    def shard_maps(self, shard: str) -> Path:
+        """maps/<shard>.h5"""
+        return self.maps / f"{shard}.h5"
+
+    def shard_metadata(self, shard: str) -> Path:
+        """metadata/<shard>.parquet"""
+        return self.metadata / f"{shard}.parquet"
+
+    def done(self) -> set[str]:
+        """Names of the shards whose metadata is published: one listing of one folder."""
+        if not self.metadata.is_dir():
+            return set()
+        return {p.name.removesuffix(".parquet") for p in self.metadata.iterdir() if p.name.endswith(".parquet")}

@@ -1,0 +1,159 @@
+"""The loop of a worker: batches from the reader, one pass through the model, results to the writer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from cam.extract import Extraction, extract_maps
+from jobs.config import MineConfig
+from jobs.drain import Drain
+from jobs.events import EventLog, ShardReport
+from jobs.layout import RunLayout
+from jobs.manifest import Manifest
+from jobs.progress import Progress
+from jobs.reader import Batch, ShardReader
+from jobs.shard_output import Results
+from jobs.shards import Shard
+from jobs.writer import Writer
+from promptsg_core.model import PromptSG
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Summary:
+    """What a worker did, over all shards that it drew."""
+
+    images: int = 0
+    failed_images: int = 0
+    shards: int = 0
+    failed_shards: list[ShardReport] = field(default_factory=list)
+    zero_maps: int = 0
+    drained: str | None = None
+    seconds_model: float = 0.0
+
+    def count(self, report: ShardReport) -> None:
+        """Adds one shard."""
+        if report.error is not None:
+            self.failed_shards.append(report)
+            return
+        self.shards += 1
+        self.images += report.images
+        self.failed_images += report.failed_images
+        self.zero_maps += sum(report.zero_maps.values())
+
+
+def undone(shards: Iterable[Shard], layout: RunLayout) -> Iterator[Shard]:
+    """The shards that are not done at the moment when they are drawn: another worker may have been faster."""
+    for shard in shards:
+        if not layout.shard_metadata(shard.name).exists():
+            yield shard
+
+
+def run_worker(
+    model: PromptSG,
+    shards: Iterable[Shard],
+    config: MineConfig,
+    manifest: Manifest,
+    *,
+    workers: int,
+    progress: Progress,
+    drain: Drain,
+) -> Summary:
+    """Mines the shards in order and returns what became of them; a shard that fails does not stop the others."""
+    layout = RunLayout(config.output)
+    summary = Summary()
+    events = EventLog(layout.logs)
+
+    def reported(report: ShardReport) -> None:
+        summary.count(report)
+        events.shard(report)
+        log_shard(report)
+
+    reader = ShardReader(
+        image_size=model.config.image_size,
+        batch_size=config.batch_size,
+        workers=workers,
+        interpolation=config.interpolation,
+        max_image_pixels=config.max_image_pixels,
+    )
+    with reader, Writer(layout, manifest, config.max_failed_fraction, reported) as writer:
+        _mine(model, reader, writer, undone(shards, layout), config, progress, drain, summary)
+    events.close()
+    return summary
+
+
+def _mine(
+    model: PromptSG,
+    reader: ShardReader,
+    writer: Writer,
+    shards: Iterable[Shard],
+    config: MineConfig,
+    progress: Progress,
+    drain: Drain,
+    summary: Summary,
+) -> None:
+    opened: str | None = None
+    seconds = 0.0
+    for item in reader.read(shards):
+        if drain.requested:
+            summary.drained = drain.requested
+            return
+        if opened is None:
+            opened, seconds = item.shard.name, 0.0
+            writer.begin(opened)
+        if isinstance(item, Batch):
+            started = time.perf_counter()
+            results = mine_batch(model, item, config) if len(item.images) else None
+            seconds += time.perf_counter() - started
+            writer.add(item.samples, results)
+            progress.advance(len(item.samples), item.samples[-1].image_offset if item.samples else None)
+        else:
+            error = None if item.error is None else str(item.error)
+            writer.end(error, seconds_reading=item.seconds, seconds_model=seconds)
+            progress.finish_shard(item.shard.size)
+            summary.seconds_model += seconds
+            opened = None
+
+
+def mine_batch(model: PromptSG, batch: Batch, config: MineConfig) -> Results:
+    """One pass over a batch's uint8 images (B, 3, H, W); results on the host."""
+    extraction = extract_maps(
+        model, batch.images, maps=config.maps, target=config.target, gradcam_plus_plus=config.gradcam_plus_plus
+    )
+    return to_host(extraction)
+
+
+@torch.no_grad()
+def to_host(extraction: Extraction) -> Results:
+    """Device tensors to numpy arrays."""
+    return Results(
+        maps={name: maps.contiguous().cpu().numpy() for name, maps in extraction.maps.items()},
+        features=extraction.features.cpu().numpy(),
+        score=extraction.score.cpu().numpy(),
+        predicted=extraction.predicted.cpu().numpy(),
+        probability=extraction.probability.cpu().numpy(),
+    )
+
+
+def log_shard(report: ShardReport) -> None:
+    """One line per shard."""
+    if report.error is not None:
+        logger.error("%s: failed: %s", report.shard, report.error)
+        return
+    notes = [f"{count} {reason}" for reason, count in sorted(report.failed.items())]
+    notes += [f"{count} all-zero {name}" for name, count in report.zero_maps.items() if count]
+    logger.info(
+        "%s: %d images%s; reading %.1f s, model %.1f s, writing %.1f s",
+        report.shard,
+        report.images,
+        f" ({', '.join(notes)})" if notes else "",
+        report.seconds_reading,
+        report.seconds_model,
+        report.seconds_writing,
+    )

@@ -1,0 +1,43 @@
+"""The columns of a run's metadata, as one explicit Arrow schema: never inferred, so that all files read together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from cam.measures import MEASURES
+from cam.names import column_of
+
+SCHEMA_VERSION = 1
+
+SAMPLE_FIELDS = (
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("tar_index", pa.int64(), nullable=False),
+    pa.field("h5_row", pa.int64()),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("pid", pa.int64()),
+    pa.field("camid", pa.int32()),
+    pa.field("seq", pa.int32()),
+    pa.field("frame", pa.int64()),
+    pa.field("split", pa.string()),
+    pa.field("width", pa.int32()),
+    pa.field("height", pa.int32()),
+    pa.field("image_offset", pa.int64()),
+    pa.field("image_size", pa.int64()),
+)
+RESULT_FIELDS = (
+    pa.field("predicted", pa.int32()),
+    pa.field("score", pa.float32()),
+    pa.field("probability", pa.float32()),
+    pa.field("grid_h", pa.int32()),
+    pa.field("grid_w", pa.int32()),
+)
+
+
+def metadata_schema(maps: Sequence[str]) -> pa.Schema:
+    """The schema of a run that holds these maps: sample, result, then the measures of each map in turn."""
+    measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in MEASURES]
+    return pa.schema([*SAMPLE_FIELDS, *RESULT_FIELDS, *measures])

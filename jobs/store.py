@@ -1,0 +1,104 @@
+"""Reading a run: metadata as a pyarrow dataset, maps and features by name and row (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from jobs.errors import UserError
+from jobs.layout import RunLayout
+from jobs.manifest import Manifest, read_manifest
+from jobs.schema import metadata_schema
+from jobs.shard_file import FEATURES, KEY, MAPS
+
+Array = NDArray[np.float32]
+
+
+class Run:
+    """A run on disk, finished or still growing; only published shards are seen."""
+
+    def __init__(self, root: Path) -> None:
+        self.layout = RunLayout(root)
+        self.manifest: Manifest = read_manifest(self.layout)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the stored maps."""
+        return self.manifest.maps
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the metadata."""
+        return metadata_schema(self.maps)
+
+    def metadata(self) -> ds.Dataset:
+        """One row per sample of every published shard, failures included, as a pyarrow dataset.
+
+        Shards are in order of their names and rows in tar order.
+        """
+        paths = [str(self.layout.shard_metadata(shard)) for shard in sorted(self.layout.done())]
+        return ds.dataset(paths, schema=self.schema, format="parquet")
+
+    def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
+        """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
+
+        Raises UserError naming the map or shard that is not there.
+        """
+        if name not in self.maps:
+            raise UserError(f"{self.layout.root} has no map {name!r}; it has {', '.join(self.maps)}")
+        return self._read(f"{MAPS}/{name}", shard, rows)
+
+    def read_features(self, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
+        """(N, D) float32 retrieval features of a shard, not normalised; rows as in `read_maps`."""
+        return self._read(FEATURES, shard, rows)
+
+    def read_keys(self, shard: str) -> list[str]:
+        """The keys of a shard's h5 rows."""
+        with self._open(shard) as file:
+            return [key.decode() for key in file[KEY][:]]
+
+    def maps_of(self, name: str, table: pa.Table) -> Array:
+        """(N, h, w) float32 maps for the rows of a metadata table (columns `shard` and `h5_row`), in its order.
+
+        Raises UserError if a row has no map.
+        """
+        rows = table["h5_row"].to_pylist()
+        if None in rows:
+            raise UserError("a row without h5_row has no map; select status = 'ok'")
+        by_shard: dict[str, list[int]] = {}
+        for position, shard in enumerate(table["shard"].to_pylist()):
+            by_shard.setdefault(shard, []).append(position)
+        found: Array | None = None
+        for shard, positions in by_shard.items():
+            maps = self.read_maps(name, shard, [rows[position] for position in positions])
+            if found is None:
+                found = np.empty((len(rows), *maps.shape[1:]), np.float32)
+            found[positions] = maps
+        return np.empty((0, 0, 0), np.float32) if found is None else found
+
+    def _open(self, shard: str) -> h5py.File:
+        if not self.layout.shard_metadata(shard).exists():
+            raise UserError(f"the shard {shard!r} is not done in {self.layout.root}")
+        # Published files never change; locks only fail on NFS and Lustre.
+        return h5py.File(self.layout.shard_maps(shard), "r", locking=False)
+
+    def _read(self, dataset: str, shard: str, rows: slice | Sequence[int] | None) -> Array:
+        with self._open(shard) as file:
+            if dataset not in file:  # a shard without one good image has no maps
+                return np.empty((0, 0, 0) if dataset != FEATURES else (0, 0), np.float32)
+            if rows is None or isinstance(rows, slice):
+                return np.asarray(file[dataset][rows or slice(None)])
+            # h5py wants rising, distinct rows.
+            unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+            return np.asarray(file[dataset][unique])[inverse]
+
+
+def open_run(root: str | Path) -> Run:
+    """Opens a run for reading. Raises UserError if the folder is not one."""
+    return Run(Path(root))

@@ -1,0 +1,34 @@
+"""The arrows between the packages, and what must start without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PACKAGES = {"promptsg_core", "cam", "jobs"}
+MODULES = {
+    "promptsg_core": ["promptsg_core", "promptsg_core.checkpoint", "promptsg_core.preprocess"],
+    "cam": ["cam", "cam.extract", "cam.measures"],
+}
+NO_TORCH = ("cli", "status", "store", "shard", "mine", "info", "writer")
+WITHOUT_TORCH = [*(f"jobs.{name}" for name in NO_TORCH), "cam.measures"]
+
+
+def modules_after(*imports: str) -> set[str]:
+    """Names of all modules that a fresh interpreter has loaded after these imports."""
+    code = f"import {', '.join(imports)}, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("package", MODULES)
+def test_core_and_cam_import_nothing_else_of_ours(package: str) -> None:
+    loaded = {name.partition(".")[0] for name in modules_after(*MODULES[package])}
+    assert loaded & PACKAGES == {package}
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_needs_no_model_does_not_wait_for_torch(module: str) -> None:
+    assert not {"torch", "webdataset"} & modules_after(module)
