@@ -14,7 +14,8 @@ from torch import Tensor
 
 from cam.errors import CamError
 from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS
-from cam.names import MapName, parse_names
+from cam.names import ATTENTION, MapName, parse_names
+from cam.relevance import chefer, rollout
 from cam.targets import Target, resolve_target
 
 # Gradients of a score in fp16 fall below its smallest number; the score is scaled up by this and g down again.
@@ -50,9 +51,14 @@ class TappedModel(Protocol):
     @property
     def layers(self) -> Mapping[str, Any]: ...
 
+    @property
+    def prompts(self) -> Mapping[str, Any]: ...
+
     def encode(self, images: Tensor) -> Any: ...
 
     def head(self, encoded: Any, taps: Collection[str] = ()) -> Any: ...
+
+    def trace(self, images: Tensor, gradient: bool = True) -> tuple[Any, list[Tensor]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,8 @@ class Extraction:
     """Results on the model's device, all detached.
 
     maps: name -> (B, h, w) float32, raw; score (B,) float32, the value that was differentiated; predicted (B,) int64
-    and probability (B,) float32, the argmax class and its softmax; features (B, F) float32, not normalised.
+    and probability (B,) float32, the argmax class and its softmax; features (B, F) float32, not normalised;
+    attention_heads (B, H, h, w) float32, the MIM's heads, each summing to 1.
     """
 
     maps: dict[str, Tensor]
@@ -68,18 +75,20 @@ class Extraction:
     predicted: Tensor
     probability: Tensor
     features: Tensor
+    attention_heads: Tensor
 
 
 def extract_maps(
     model: TappedModel,
     images: Tensor,
     maps: Sequence[str] = ("mim_attention", "gradcam++/mim"),
-    target: str | Target = "predicted",
+    target: str | Target | int | Tensor = "predicted",
     gradcam_plus_plus: str = "rectified",
 ) -> Extraction:
     """(B, 3, H, W) images -> every named map, from one forward pass and at most one backward pass.
 
-    Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
+    `rollout` and `chefer` need the weights of every block, and take a second, whole pass when they are asked for.
+    `target` is a name, a Target, a class number, or (B,) class numbers. Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
     """
     names = parse_names(maps)
     chosen = resolve_target(target)
@@ -88,7 +97,10 @@ def extract_maps(
     out = model.head(model.encode(images), taps=layers)
     score = chosen.score(out)
     gradients = _gradients(score, {layer: out.taps[layer] for layer in layers})
-    found = {str(name): _map(name, out, gradients, gradcam_plus_plus).unflatten(1, model.grid) for name in names}
+    relevance = _relevance(model, images, chosen, {name.method for name in names})
+    found = {
+        str(name): _map(name, out, gradients, relevance, gradcam_plus_plus).unflatten(1, model.grid) for name in names
+    }
     with torch.no_grad():
         probability, predicted = out.logits.detach().float().softmax(dim=1).max(dim=1)
     return Extraction(
@@ -97,6 +109,7 @@ def extract_maps(
         predicted=predicted,
         probability=probability,
         features=out.features.detach().float(),
+        attention_heads=out.attention_heads.detach().float().unflatten(2, model.grid),
     )
 
 
@@ -107,6 +120,9 @@ def check_reachable(
     if gradcam_plus_plus not in GRADCAM_PLUS_PLUS_FORMS:
         raise CamError(f"gradcam_plus_plus is {gradcam_plus_plus!r}; forms are {', '.join(GRADCAM_PLUS_PLUS_FORMS)}")
     for name in names:
+        if name.prompt is not None and name.prompt not in model.prompts:
+            known = ", ".join(model.prompts) or "none"
+            raise CamError(f"{name}: the model was given no prompt called {name.prompt}; it has {known}")
         if name.layer is None:
             continue
         if name.layer not in model.layers:
@@ -149,10 +165,35 @@ def _patch_gradients(grad: Tensor, scale: float) -> Tensor:
     return patches if scale == 1.0 else patches / scale
 
 
-def _map(name: MapName, out: Any, gradients: Mapping[str, tuple[Tensor, Tensor]], form: str) -> Tensor:
+def _relevance(model: TappedModel, images: Tensor, target: Target, methods: set[str]) -> dict[str, Tensor]:
+    """method -> (B, M) for `rollout` and `chefer`, as far as they are asked for."""
+    found: dict[str, Tensor] = {}
+    if not methods & {"rollout", "chefer"}:
+        return found
+    out, weights = model.trace(images, gradient="chefer" in methods)
+    if "rollout" in methods:
+        found["rollout"] = rollout(weights)
+    if "chefer" in methods:
+        scale = FP16_SCALE if weights[0].dtype == torch.float16 else 1.0
+        gradients = torch.autograd.grad(target.score(out).sum() * scale, weights)
+        found["chefer"] = chefer(weights, [_at_least_float32(gradient) / scale for gradient in gradients])
+    return found
+
+
+def _map(
+    name: MapName,
+    out: Any,
+    gradients: Mapping[str, tuple[Tensor, Tensor]],
+    relevance: Mapping[str, Tensor],
+    form: str,
+) -> Tensor:
     """(B, M), float32 unless the model is wider."""
-    if name.layer is None:
+    if name.prompt is not None:
+        return _at_least_float32(out.prompt_attention[name.prompt].detach())
+    if name.method == ATTENTION:
         return _at_least_float32(out.attention.detach())
+    if name.layer is None:
+        return relevance[name.method]
     method = GRADCAM_PLUS_PLUS_FORMS[form] if name.method == "gradcam++" else METHODS[name.method]
     with torch.no_grad():
         return method(*gradients[name.layer])

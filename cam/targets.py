@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cam.errors import CamError
@@ -41,16 +43,55 @@ def _feature(out: Scored) -> Tensor:
     return out.features.float().sum(dim=1)
 
 
-TARGETS: Mapping[str, Target] = {
-    "predicted": Target("predicted", "logits", _predicted),
-    "feature": Target("feature", "features", _feature),
+PREDICTED = Target("predicted", "logits", _predicted)
+FEATURE = Target("feature", "features", _feature)
+TARGETS: Mapping[str, Target] = {"predicted": PREDICTED, "feature": FEATURE}
+# What a target of each name starts from; `label` and `similarity` also need data, see the functions below.
+TARGET_OUTPUTS: Mapping[str, str] = {
+    "predicted": "logits",
+    "label": "logits",
+    "feature": "features",
+    "similarity": "features",
 }
 
 
-def resolve_target(target: str | Target) -> Target:
-    """A target by its name, or itself. Raises CamError naming the valid ones."""
+def class_target(classes: Tensor, name: str = "label") -> Target:
+    """The logit of a given class (B,) int64 per image. The score raises CamError for a class that the head lacks."""
+
+    def score(out: Scored) -> Tensor:
+        index = classes.to(out.logits.device)
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < out.logits.shape[1]:
+            raise CamError(
+                f"classes {int(index.min())} to {int(index.max())} were asked for; the head has {out.logits.shape[1]}"
+            )
+        return out.logits.float().gather(1, index.unsqueeze(1)).squeeze(1)
+
+    return Target(name, "logits", score)
+
+
+def similarity_target(references: Tensor) -> Target:
+    """The cosine of each image's feature to its reference (B, F), which is a constant of any length but zero."""
+
+    def score(out: Scored) -> Tensor:
+        wanted = F.normalize(references.detach().to(out.features.device).float(), dim=1)
+        return (F.normalize(out.features.float(), dim=1) * wanted).sum(dim=1)
+
+    return Target("similarity", "features", score)
+
+
+def resolve_target(target: str | Target | int | Tensor) -> Target:
+    """A target by its name, a class number for all images, (B,) class numbers, or a Target itself.
+
+    Raises CamError naming the valid ones.
+    """
     if isinstance(target, Target):
         return target
-    if target not in TARGETS:
-        raise CamError(f"unknown target {target!r}; targets are {', '.join(TARGETS)}")
-    return TARGETS[target]
+    if isinstance(target, Tensor):
+        return class_target(target.long())
+    if isinstance(target, int):
+        return Target("label", "logits", lambda out: class_target(torch.full((len(out.logits),), target)).score(out))
+    if target in TARGETS:
+        return TARGETS[target]
+    if target in TARGET_OUTPUTS:
+        raise CamError(f"the target {target} needs data: use cam.targets.class_target or similarity_target")
+    raise CamError(f"unknown target {target!r}; targets are {', '.join(TARGET_OUTPUTS)}")

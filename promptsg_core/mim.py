@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig
 from promptsg_core.taps import Taps
-from promptsg_core.transformer import merge_heads, quick_gelu, split_heads
+from promptsg_core.transformer import Record, attend, merge_heads, quick_gelu, split_heads
 
 
 class InversionNetwork(nn.Module):
@@ -60,10 +60,10 @@ class PostAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.proj(merge_heads(attend(q, k, v, record=record)))
 
     def cls_only(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, 1, D): row 0 of `forward`, at the cost of one query."""
@@ -72,7 +72,7 @@ class PostAttention(nn.Module):
         q_bias, kv_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
         q = split_heads(F.linear(x[:, :1], q_weight, q_bias), self.heads)
         k, v = (split_heads(t, self.heads) for t in F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.proj(merge_heads(attend(q, k, v)))
 
 
 class PostMlp(nn.Module):
@@ -98,9 +98,9 @@ class PostBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = PostMlp(width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), record)
         return x + self.mlp(self.norm2(x))
 
     def cls_only(self, x: Tensor, normed: Tensor) -> Tensor:
@@ -151,21 +151,33 @@ class MultimodalInteraction(nn.Module):
             factor = weights * patches.shape[1]
         return patches * factor.to(patches.dtype)
 
-    def forward(self, text: Tensor, v: Tensor, patches: Tensor, taps: Taps, all_tokens: bool = False) -> MimOutput:
+    def forward(
+        self,
+        text: Tensor,
+        v: Tensor,
+        patches: Tensor,
+        taps: Taps,
+        *,
+        all_tokens: bool = False,
+        record: Record = None,
+    ) -> MimOutput:
         """(B or 1, D) text, (B, D) v and (B, M, D) patches -> MimOutput.
 
         Only CLS leaves the last block, so its other rows are computed only for `all_tokens`, and without gradient:
-        no score depends on them.
+        no score depends on them. With `record`, every block runs whole and leaves its self-attention weights there.
         """
         attention = self.attend(text, patches)
         x = torch.cat([v.unsqueeze(1), self.weigh(patches, attention.mean(dim=1))], dim=1)
         *blocks, last = self.blocks
         cls_states = []
         for block in blocks:
-            x = block(x)
+            x = block(x, record)
             cls_states.append(x[:, 0])
-        v_final = last.cls_only(x, taps.open("mim", last.norm1(x)))
         tokens = None
+        if record is not None:
+            v_final = last(x, record)[:, 0]
+        else:
+            v_final = last.cls_only(x, taps.open("mim", last.norm1(x)))
         if all_tokens:
             with torch.no_grad():
                 tokens = last(x)

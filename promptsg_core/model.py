@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.config import ModelConfig
-from promptsg_core.mim import InversionNetwork, MultimodalInteraction
+from promptsg_core.config import ModelConfig, Prompt
+from promptsg_core.mim import InversionNetwork, MimOutput, MultimodalInteraction
 from promptsg_core.preprocess import normalise
 from promptsg_core.taps import Tap, Taps
 from promptsg_core.text import PromptComposer, TextTower
@@ -34,19 +34,22 @@ class Encoded:
     """All that the frozen part of the model says of a batch; nothing here carries a gradient.
 
     tokens (B, N, D) the last ViT block's output, CLS first; cls_final (B, D) `ln_post` of CLS;
-    v (B, E) its projection; text (B, E), or (1, E) for a prompt that is the same for every image.
+    v (B, E) its projection; text (B, E), or (1, E) for a prompt that is the same for every image; prompt_texts the
+    same for each further prompt.
     """
 
     tokens: Tensor
     cls_final: Tensor
     v: Tensor
     text: Tensor
+    prompt_texts: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOutput:
     """logits and logits_cls (B, C) of the MIM's and the CLS head; features (B, D+E); attention (B, M), float32,
-    and per head (B, H, M); patch_tokens (B, M, E); v_final (B, E); the taps that were asked for."""
+    and per head (B, H, M); prompt_attention (B, M) for each further prompt; patch_tokens (B, M, E); v_final (B, E);
+    the taps that were asked for."""
 
     logits: Tensor
     logits_cls: Tensor
@@ -56,6 +59,7 @@ class HeadOutput:
     patch_tokens: Tensor
     v_final: Tensor
     cls_states: list[Tensor]
+    prompt_attention: dict[str, Tensor] = field(default_factory=dict)
     taps: dict[str, Tap] = field(default_factory=dict)
 
 
@@ -65,6 +69,7 @@ class PromptSG(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.prompts: dict[str, Prompt] = {}  # further prompts to ask the MIM with, by name
         self.image_encoder = VisionTower(config)
         self.text_encoder = TextTower(config)
         self.prompt_composer = PromptComposer(config)
@@ -126,11 +131,12 @@ class PromptSG(nn.Module):
         tokens = self.image_encoder(self.prepare(images))
         cls_final = self.image_encoder.ln_post(tokens[:, 0])
         v = cls_final @ self.image_encoder.proj
-        return Encoded(tokens=tokens, cls_final=cls_final, v=v, text=self.encode_text(v))
+        further = {name: self.encode_text(v, prompt) for name, prompt in self.prompts.items()}
+        return Encoded(tokens=tokens, cls_final=cls_final, v=v, text=self.encode_text(v), prompt_texts=further)
 
-    def encode_text(self, v: Tensor) -> Tensor:
-        """(B, E) projected CLS -> (B, E) text features by the prompt mode; (1, E) when the prompt is constant."""
-        prompt = self.config.prompt
+    def encode_text(self, v: Tensor, prompt: Prompt | None = None) -> Tensor:
+        """(B, E) projected CLS -> (B, E) text features of a prompt, the model's own by default; (1, E) if constant."""
+        prompt = prompt or self.config.prompt
         words = None if prompt.slot is None else self.inversion(v.to(self.inversion.fc1.weight.dtype))
         return self.prompt_composer(self.text_encoder, prompt, words)
 
@@ -151,13 +157,33 @@ class PromptSG(nn.Module):
         patches = (post @ self.image_encoder.proj)[:, 1:]
         positionwise = bool({"bottleneck", "classifier"} & taps.wanted)
         mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=positionwise)
+        with torch.no_grad():
+            further = {n: self.mim.attend(text, patches).mean(dim=1) for n, text in encoded.prompt_texts.items()}
+        return self._read_out(encoded.cls_final, patches, mim, taps, further)
 
-        feat = self.bottleneck(encoded.cls_final.to(self.head_dtype))
+    def trace(self, images: Tensor, gradient: bool = True) -> tuple[HeadOutput, list[Tensor]]:
+        """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, tower first, then the MIM's.
+
+        With `gradient`, one graph reaches from the scores back to every one of these weights, through v and the text
+        too: a whole forward pass with its activations kept, several times the cost of `encode` and `head`.
+        """
+        weights: list[Tensor] = []
+        with torch.set_grad_enabled(gradient):
+            post = self.image_encoder.ln_post(self.image_encoder(self.prepare(images), weights))
+            projected = post @ self.image_encoder.proj
+            v, patches = projected[:, 0], projected[:, 1:]
+            mim = self.mim(self.encode_text(v), v, patches, Taps(), record=weights)
+            return self._read_out(post[:, 0], patches, mim, Taps(), {}), weights
+
+    def _read_out(
+        self, cls_final: Tensor, patches: Tensor, mim: MimOutput, taps: Taps, further: dict[str, Tensor]
+    ) -> HeadOutput:
+        feat = self.bottleneck(cls_final.to(self.head_dtype))
         feat_proj = taps.open_vector("bottleneck", self.bottleneck_proj(mim.v_final.to(self.head_dtype)))
         logits = taps.open_vector("classifier", self.classifier_proj(feat_proj))
         if mim.tokens is not None:
             self._lay_heads(taps, mim.tokens[:, 1:], feat_proj, logits)
-        parts = (feat, feat_proj) if self.config.neck_feat == "after" else (encoded.cls_final, mim.v_final)
+        parts = (feat, feat_proj) if self.config.neck_feat == "after" else (cls_final, mim.v_final)
         return HeadOutput(
             logits=logits,
             logits_cls=self.classifier(feat),
@@ -167,6 +193,7 @@ class PromptSG(nn.Module):
             patch_tokens=patches,
             v_final=mim.v_final,
             cls_states=mim.cls_states,
+            prompt_attention=further,
             taps=taps.found,
         )
 

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+Record = list[Tensor] | None  # where a block leaves its attention weights, if anyone wants them
+
+
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), the activation that CLIP was trained with."""
     return x * torch.sigmoid(1.702 * x)
@@ -23,6 +26,22 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(B, H, N, D/H) -> (B, N, D)."""
     return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, record: Record = None) -> Tensor:
+    """Scaled dot-product attention, each argument (B, H, N, D/H); with `record`, its (B, H, N, N) weights are appended.
+
+    Fused kernels never form the weights, so they are written out only where someone wants them.
+    """
+    if record is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if causal:
+        raise ValueError("weights are recorded of the image tower and the MIM, which are not causal")
+    weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    if torch.is_grad_enabled() and not weights.requires_grad:
+        weights.requires_grad_(True)  # the graph begins at the first weights: nothing before them is asked for
+    record.append(weights)
+    return weights @ v
 
 
 class ClipAttention(nn.Module):
@@ -41,10 +60,10 @@ class ClipAttention(nn.Module):
         q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         q, k, v = self.project(x)
-        return self.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=causal)))
+        return self.out_proj(merge_heads(attend(q, k, v, causal=causal, record=record)))
 
 
 class ClipMlp(nn.Module):
@@ -70,9 +89,9 @@ class ClipBlock(nn.Module):
         self.mlp = ClipMlp(width)
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        x = x + self.attn(self.ln_1(x), causal)
+        x = x + self.attn(self.ln_1(x), causal, record)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -88,8 +107,8 @@ class ClipTransformer(nn.Module):
         """The blocks, first to last."""
         return [block for block in self.resblocks if isinstance(block, ClipBlock)]
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         for block in self.blocks:
-            x = block(x, causal)
+            x = block(x, causal, record)
         return x

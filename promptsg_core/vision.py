@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig
-from promptsg_core.transformer import ClipTransformer
+from promptsg_core.transformer import ClipTransformer, Record
 
 
 class VisionTower(nn.Module):
@@ -28,7 +28,7 @@ class VisionTower(nn.Module):
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, record: Record = None) -> Tensor:
         """(B, 3, H, W) normalised RGB -> (B, 1+M, D): the last block's output, before `ln_post`.
 
         Raises ValueError when the images are not of the size that the positional embedding belongs to.
@@ -39,4 +39,4 @@ class VisionTower(nn.Module):
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         cls = self.class_embedding.expand(len(images), 1, -1)
         tokens = torch.cat([cls, patches], dim=1) + self.positional_embedding
-        return self.transformer(self.ln_pre(tokens))
+        return self.transformer(self.ln_pre(tokens), record=record)

@@ -20,10 +20,12 @@ State = Mapping[str, Tensor]
 
 @dataclass
 class Reference:
-    """Outputs by name, and the tensors that gradients are taken by: tokens (1+M, D) with CLS first."""
+    """Outputs by name, the tensors that gradients are taken by (tokens (1+M, D) with CLS first), and each block's
+    self-attention (H, N, N), the tower's first, then the MIM's."""
 
     values: dict[str, Tensor] = field(default_factory=dict)
     tokens: dict[str, Tensor] = field(default_factory=dict)
+    weights: list[Tensor] = field(default_factory=list)
 
 
 def linear(state: State, name: str, x: Tensor) -> Tensor:
@@ -43,32 +45,39 @@ def batch_norm(state: State, name: str, x: Tensor) -> Tensor:
     return x
 
 
-def attention(qkv: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """(N, 3D) fused projections -> (N, D)."""
+def attention(qkv: Tensor, heads: int, mask: Tensor | None = None, record: list[Tensor] | None = None) -> Tensor:
+    """(N, 3D) fused projections -> (N, D); the (H, N, N) weights are appended to `record`."""
     count, width = qkv.shape[0], qkv.shape[1] // 3
     q, k, v = (part.reshape(count, heads, width // heads).transpose(0, 1) for part in qkv.split(width, dim=1))
     scores = q @ k.transpose(1, 2) / (width // heads) ** 0.5
     if mask is not None:
         scores = scores + mask
-    return (scores.softmax(-1) @ v).transpose(0, 1).reshape(count, width)
+    weights = scores.softmax(-1)
+    if record is not None:
+        record.append(weights)
+    return (weights @ v).transpose(0, 1).reshape(count, width)
 
 
-def clip_block(state: State, name: str, x: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+def clip_block(
+    state: State, name: str, x: Tensor, heads: int, mask: Tensor | None = None, record: list[Tensor] | None = None
+) -> Tensor:
     normed = layer_norm(state, f"{name}.ln_1", x)
     qkv = normed @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
-    x = x + linear(state, f"{name}.attn.out_proj", attention(qkv, heads, mask))
+    x = x + linear(state, f"{name}.attn.out_proj", attention(qkv, heads, mask, record))
     hidden = linear(state, f"{name}.mlp.c_fc", layer_norm(state, f"{name}.ln_2", x))
     return x + linear(state, f"{name}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
 
 
-def image_tokens(state: State, image: Tensor, layers: int, heads: int, stride: int) -> Tensor:
+def image_tokens(
+    state: State, image: Tensor, layers: int, heads: int, stride: int, record: list[Tensor] | None = None
+) -> Tensor:
     """(3, H, W) -> (1+M, D), the last block's output."""
     kernel = state["image_encoder.conv1.weight"]
     patches = F.conv2d(image[None], kernel, stride=stride)[0].flatten(1).T
     x = torch.cat([state["image_encoder.class_embedding"][None], patches])
     x = layer_norm(state, "image_encoder.ln_pre", x + state["image_encoder.positional_embedding"])
     for n in range(layers):
-        x = clip_block(state, f"image_encoder.transformer.resblocks.{n}", x, heads)
+        x = clip_block(state, f"image_encoder.transformer.resblocks.{n}", x, heads, None, record)
     return x
 
 
@@ -86,8 +95,9 @@ def text_feature(state: State, ids: list[int], word: Tensor | None, layers: int,
     return x[int(padded.argmax())] @ state["text_encoder.text_projection"]
 
 
-def post_block(state: State, name: str, x: Tensor, normed: Tensor, heads: int) -> Tensor:
-    x = x + linear(state, f"{name}.attn.proj", attention(linear(state, f"{name}.attn.qkv", normed), heads))
+def post_block(state: State, name: str, x: Tensor, normed: Tensor, heads: int, record: list[Tensor] | None) -> Tensor:
+    qkv = linear(state, f"{name}.attn.qkv", normed)
+    x = x + linear(state, f"{name}.attn.proj", attention(qkv, heads, None, record))
     hidden = linear(state, f"{name}.mlp.fc1", layer_norm(state, f"{name}.norm2", x))
     return x + linear(state, f"{name}.mlp.fc2", hidden * torch.sigmoid(1.702 * hidden))
 
@@ -105,13 +115,20 @@ def run(
     mim_layers: int = 2,
     mode: str = "composed",
     reweight: str = "mul_mean1",
+    whole: bool = False,
 ) -> Reference:
-    """One normalised image (3, H, W) through the model of the paper; float64 in, float64 out."""
+    """One normalised image (3, H, W) through the model of the paper; float64 in, float64 out.
+
+    Gradients end at the tower's output; with `whole` they go on to the image, through v and the text too.
+    """
     out = Reference()
-    tokens = image_tokens(state, image, layers, heads, stride).detach().requires_grad_(True)
+    record = out.weights
+    tokens = image_tokens(state, image.requires_grad_(whole), layers, heads, stride, record)
+    if not whole:
+        tokens = tokens.detach().requires_grad_(True)
     post = layer_norm(state, "image_encoder.ln_post", tokens)
     projected = post @ state["image_encoder.proj"]
-    v, patches = projected[0].detach(), projected[1:]
+    v, patches = projected[0] if whole else projected[0].detach(), projected[1:]
     word = None
     if mode == "composed":
         hidden = F.relu(linear(state, "inversion.fc2", F.relu(linear(state, "inversion.fc1", v))))
@@ -128,10 +145,10 @@ def run(
     x = torch.cat([v[None], patches * factor[:, None]])
     for n in range(mim_layers):
         normed = layer_norm(state, f"mim.post_blocks.{n}.norm1", x)
-        x = post_block(state, f"mim.post_blocks.{n}", x, normed, mim_heads)
+        x = post_block(state, f"mim.post_blocks.{n}", x, normed, mim_heads, record)
     bottleneck = batch_norm(state, "bottleneck_proj", x)
     classes = bottleneck @ state["classifier_proj.weight"].T
-    cls_final = post[0].detach()
+    cls_final = post[0] if whole else post[0].detach()
     feat = batch_norm(state, "bottleneck", cls_final)
     out.values = {
         "mim_attention": weights,

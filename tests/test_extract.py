@@ -109,7 +109,7 @@ def test_only_the_attention_map_runs_without_a_graph(monkeypatch: pytest.MonkeyP
         (["gradcam/vit_lst"], "predicted", "did you mean gradcam/vit_last"),
         (["gradcam"], "predicted", "unknown map 'gradcam'"),
         ([], "predicted", "no map was asked for"),
-        (["mim_attention"], "class", "unknown target 'class'; targets are predicted, feature"),
+        (["mim_attention"], "class", "unknown target 'class'; targets are predicted, label, feature, similarity"),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_any_work(maps: list[str], target: str, message: str) -> None:

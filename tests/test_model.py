@@ -22,7 +22,9 @@ def build(config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = to
     return model.to(dtype).requires_grad_(False).eval()
 
 
-def reference_of(config: ModelConfig, state: dict[str, Tensor], image: Tensor) -> reference_model.Reference:
+def reference_of(
+    config: ModelConfig, state: dict[str, Tensor], image: Tensor, whole: bool = False
+) -> reference_model.Reference:
     wide = {key: t.double() if t.is_floating_point() else t for key, t in state.items()}
     normalised = (image.double() / 255 - 0.5) / 0.5
     return reference_model.run(
@@ -35,6 +37,7 @@ def reference_of(config: ModelConfig, state: dict[str, Tensor], image: Tensor) -
         mim_layers=config.mim_layers,
         mode=config.prompt_mode,
         reweight=config.reweight,
+        whole=whole,
     )
 
 

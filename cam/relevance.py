@@ -1,0 +1,55 @@
+"""Relevance through all blocks: attention rollout and gradient-weighted attention.
+
+Both follow one row, the CLS that the score is read from, through the blocks from the last to the first: a vector
+times a matrix per block, equal to the papers' products of whole matrices read at that row.
+
+Legend: B batch, L blocks (first to last), H heads, N = 1+M tokens (CLS first), M patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def rollout(attentions: Sequence[Tensor]) -> Tensor:
+    """L weights (B, H, N, N) -> (B, M): the share of each patch in CLS, by attention alone.
+
+    Abnar and Zuidema 2020, arXiv:2005.00928, equation 1: A~ = (A + I) / 2 with A the mean over the heads, rows summing
+    to 1, multiplied over the blocks.
+    """
+    row = _cls_row(attentions[-1])
+    for weights in reversed(attentions):
+        mixed = (_float32(weights).mean(dim=1) + _identity(weights)) / 2
+        row = row @ (mixed / mixed.sum(dim=2, keepdim=True))
+    return row[:, 0, 1:]
+
+
+def chefer(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """L weights and gradients of the score by them, each (B, H, N, N) -> (B, M): gradient-weighted relevance, >= 0.
+
+    Chefer, Gur and Wolf 2021, arXiv:2103.15679, equations 5 and 6, self-attention: R = R + A_bar R with
+    A_bar = mean over the heads of relu(gradient * A), R = I at the start.
+    """
+    row = _cls_row(attentions[-1])
+    for weights, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
+        relevance = torch.relu(_float32(gradient) * _float32(weights)).mean(dim=1)
+        row = row + row @ relevance
+    return row[:, 0, 1:]
+
+
+def _cls_row(weights: Tensor) -> Tensor:
+    """(B, 1, N): all on CLS."""
+    row = torch.zeros(len(weights), 1, weights.shape[-1], device=weights.device, dtype=_float32(weights[:0]).dtype)
+    row[:, :, 0] = 1
+    return row
+
+
+def _identity(weights: Tensor) -> Tensor:
+    return torch.eye(weights.shape[-1], device=weights.device)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
