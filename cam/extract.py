@@ -88,7 +88,9 @@ def extract_maps(
     """(B, 3, H, W) images -> every named map, from one forward pass and at most one backward pass.
 
     `rollout` and `chefer` need the weights of every block, and take a second, whole pass when they are asked for.
-    `target` is a name, a Target, a class number, or (B,) class numbers. Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
+    `target` is a name, a Target, a class number, or (B,) class numbers.
+
+    Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
     """
     names = parse_names(maps)
     chosen = resolve_target(target)
@@ -116,7 +118,7 @@ def extract_maps(
 def check_reachable(
     model: TappedModel, names: Sequence[MapName], target: Target, gradcam_plus_plus: str = "rectified"
 ) -> None:
-    """Raises CamError, naming the layer, where a map cannot be had: the target does not reach it, or it is always zero."""
+    """Raises CamError, naming the layer, where a map cannot be had: the target does not reach it, or it is zero."""
     if gradcam_plus_plus not in GRADCAM_PLUS_PLUS_FORMS:
         raise CamError(f"gradcam_plus_plus is {gradcam_plus_plus!r}; forms are {', '.join(GRADCAM_PLUS_PLUS_FORMS)}")
     for name in names:

@@ -9,7 +9,7 @@ import random
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import IO
 
@@ -36,7 +36,7 @@ def plan_shards(records: Sequence[Record], images_per_shard: int, seed: int | No
     shards = []
     for split, group in groupby(sorted(records, key=lambda r: (r.split, r.key, str(r.path))), lambda r: r.split):
         chosen = list(group)
-        for one, other in zip(chosen, chosen[1:], strict=False):
+        for one, other in pairwise(chosen):
             if one.key == other.key:
                 raise UserError(f"{one.path} and {other.path} would both be {one.key!r} in split {split}; rename one")
         if seed is not None:

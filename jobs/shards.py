@@ -6,6 +6,7 @@ import glob
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import braceexpand
@@ -39,7 +40,7 @@ def expand_shards(patterns: Sequence[str]) -> list[Shard]:
     """
     urls = dict.fromkeys(url for pattern in patterns for url in _expand(pattern))
     shards = sorted((_shard(url) for url in urls), key=lambda shard: shard.name)
-    for one, other in zip(shards, shards[1:], strict=False):
+    for one, other in pairwise(shards):
         if one.name == other.name:
             raise UserError(
                 f"two shards are called {one.name}: {one.url} and {other.url}; outputs take the shard's name, "

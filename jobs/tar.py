@@ -12,7 +12,7 @@ import io
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, cast
@@ -21,7 +21,12 @@ from jobs.errors import ShardError
 from jobs.shards import Shard
 
 _BLOCK = tarfile.BLOCKSIZE
-_MAGIC = ((b"\x1f\x8b", gzip.GzipFile), (b"BZh", bz2.BZ2File), (b"\xfd7zXZ\x00", lzma.LZMAFile))
+# The first bytes of a compressed stream, and what undoes it.
+_COMPRESSION: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
+    (b"\x1f\x8b", lambda source: gzip.GzipFile(fileobj=source)),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\x00", lzma.LZMAFile),
+)
 _UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -43,7 +48,7 @@ class _StrictTarInfo(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
         try:
-            return cast(_StrictTarInfo, super().fromtarfile(tar))
+            return super().fromtarfile(tar)
         except tarfile.HeaderError as error:
             tar.ended_by = error  # type: ignore[attr-defined]
             raise
@@ -93,9 +98,8 @@ class TarReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._stream is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # a `pipe:` command cut off by our closing; `_check_end` heard the others
+            # A `pipe:` command is cut off by our closing; one that failed by itself was heard in `_check_end`.
+            with contextlib.suppress(OSError):
                 self._stream.close()
 
     @property
@@ -117,7 +121,7 @@ class TarReader:
             raise self._broken("the file is empty")
         with tarfile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar:
             for info in tar:
-                tar.members = []  # or the archive's whole index stays in memory
+                vars(tar)["members"] = []  # or the archive's whole index stays in memory
                 if info.isdir():
                     continue
                 file = tar.extractfile(info) if info.isreg() else None
@@ -131,9 +135,9 @@ class TarReader:
 
     def _check_end(self, tar: Any) -> None:
         """The archive must end in two zero blocks, and nothing but zeros may follow."""
-        ended_by = getattr(tar, "ended_by", None)
-        if not isinstance(ended_by, tarfile.EOFHeaderError):
-            damaged = isinstance(ended_by, tarfile.InvalidHeaderError)
+        ended_by = type(getattr(tar, "ended_by", None)).__name__
+        if ended_by != "EOFHeaderError":  # tarfile's name for a zero block
+            damaged = ended_by == "InvalidHeaderError"
             raise self._broken("a header is damaged" if damaged else "the end-of-archive blocks are missing")
         if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
             raise self._broken("the second end-of-archive block is missing")
@@ -152,7 +156,7 @@ class TarReader:
 
 def _open(shard: Shard) -> IO[bytes]:
     if shard.is_local:
-        return open(shard.url, "rb")  # noqa: PTH123, SIM115 -- a stream that the reader closes
+        return open(shard.url, "rb")  # noqa: PTH123 -- a stream that the reader closes
     from webdataset.gopen import gopen  # imports torch, which local shards do not need
 
     return cast(IO[bytes], gopen(shard.url))
@@ -160,7 +164,7 @@ def _open(shard: Shard) -> IO[bytes]:
 
 def _decompressed(source: _Source) -> tuple[IO[bytes], bool]:
     """(plain bytes, whether they were compressed), by the first bytes of the content."""
-    for magic, opener in _MAGIC:
+    for magic, opener in _COMPRESSION:
         if source.start.startswith(magic):
-            return cast(IO[bytes], opener(source)), True  # type: ignore[operator]
+            return opener(source), True
     return cast(IO[bytes], source), False

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 Record = list[Tensor] | None  # where a block leaves its attention weights, if anyone wants them
 
 

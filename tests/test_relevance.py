@@ -62,7 +62,7 @@ def test_two_tokens_by_hand() -> None:
     first = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])
     last = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
     torch.testing.assert_close(rollout([first, last]), torch.tensor([[0.1875]]))
-    # A_bar is relu(g * A): first [[0, 0], [.5, 0]], last [[0, .5], [0, 0]]; R = (I + last)(I + first): row 0 (1.25, .5).
+    # relu(g * A): first [[0, 0], [.5, 0]], last [[0, .5], [0, 0]]; R = (I + last)(I + first), row 0 (1.25, .5).
     gradients = [torch.tensor([[[[-1.0, 3.0], [1.0, -1.0]]]]), torch.tensor([[[[0.0, 1.0], [7.0, -2.0]]]])]
     torch.testing.assert_close(chefer([first, last], gradients), torch.tensor([[0.5]]))
 
