@@ -91,7 +91,8 @@ def _groups(members: Iterable[Member]) -> Iterator[_Group]:
     group: _Group | None = None
     for member in members:
         base = member.name.rsplit("/", 1)[-1]
-        if base.startswith("._") or (base.startswith("__") and base.endswith("__")):
+        stem = base.partition(".")[0]
+        if base.startswith("._") or (stem.startswith("__") and stem.endswith("__")):
             continue  # macOS resource forks, WebDataset's own notes
         found = _KEY.match(member.name)
         if found is None:

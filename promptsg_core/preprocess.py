@@ -12,15 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from promptsg_core.errors import ImageError
 
 DEFAULT_MAX_PIXELS = 100_000_000
-_INTERPOLATIONS = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 # Pillow warns of large images on standard error; here `max_pixels` decides, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
@@ -55,8 +53,7 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor
 
 def resize_image(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
     """uint8 (3, H, W) -> uint8 (3, *size), antialiased; `interpolation` is bilinear or bicubic."""
-    resized: Tensor = transforms.resize(image, list(size), _INTERPOLATIONS[interpolation], antialias=True)
-    return resized
+    return F.interpolate(image.unsqueeze(0), size, mode=interpolation, antialias=True).squeeze(0)
 
 
 def read_image(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
