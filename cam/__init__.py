@@ -9,17 +9,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cam.classes import GradCAM, GradCAMPlusPlus, HiResCAM, MIMAttentionCAM, visualize_gradcam
     from cam.errors import CamError
     from cam.extract import Extraction, extract_maps
     from cam.names import MapName
+    from cam.overlay import apply_colormap, denormalize_image, overlay_heatmap
 
 _HOMES = {
     "CamError": "errors",
     "Extraction": "extract",
+    "GradCAM": "classes",
+    "GradCAMPlusPlus": "classes",
+    "HiResCAM": "classes",
+    "MIMAttentionCAM": "classes",
     "MapName": "names",
+    "apply_colormap": "overlay",
+    "denormalize_image": "overlay",
     "extract_maps": "extract",
+    "overlay_heatmap": "overlay",
+    "visualize_gradcam": "classes",
 }
-__all__ = ["CamError", "Extraction", "MapName", "extract_maps"]
+__all__ = [
+    "CamError",
+    "Extraction",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "MIMAttentionCAM",
+    "MapName",
+    "apply_colormap",
+    "denormalize_image",
+    "extract_maps",
+    "overlay_heatmap",
+    "visualize_gradcam",
+]
 
 
 def __getattr__(name: str) -> Any:

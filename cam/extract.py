@@ -5,18 +5,19 @@ Legend: B batch, M patches, D channels, C classes, h w grid.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cam.errors import CamError
 from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS
 from cam.names import ATTENTION, MapName, parse_names
 from cam.relevance import chefer, rollout
-from cam.targets import Target, resolve_target
+from cam.targets import Target, output_of, resolve_target
 
 # Gradients of a score in fp16 fall below its smallest number; the score is scaled up by this and g down again.
 FP16_SCALE = 1024.0
@@ -54,6 +55,8 @@ class TappedModel(Protocol):
     @property
     def prompts(self) -> Mapping[str, Any]: ...
 
+    def modules(self) -> Iterator[nn.Module]: ...
+
     def encode(self, images: Tensor) -> Any: ...
 
     def head(self, encoded: Any, taps: Collection[str] = ()) -> Any: ...
@@ -88,13 +91,34 @@ def extract_maps(
     """(B, 3, H, W) images -> every named map, from one forward pass and at most one backward pass.
 
     `rollout` and `chefer` need the weights of every block, and take a second, whole pass when they are asked for.
-    `target` is a name, a Target, a class number, or (B,) class numbers.
+    `target` is a name, a Target, a class number, or (B,) class numbers. A model in training mode is evaluated and put
+    back, also when something raises; no hook and no `.grad` is left on it.
 
     Raises CamError, before any work, on a name or target that is unknown and on a layer that the target cannot reach.
     """
     names = parse_names(maps)
     chosen = resolve_target(target)
     check_reachable(model, names, chosen, gradcam_plus_plus)
+    with evaluating(model):
+        return _extract(model, images, names, chosen, gradcam_plus_plus)
+
+
+@contextlib.contextmanager
+def evaluating(model: TappedModel) -> Iterator[None]:
+    """Evaluation mode for a while: batch norms and dropout would otherwise mix the rows of a batch."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _extract(
+    model: TappedModel, images: Tensor, names: Sequence[MapName], chosen: Target, gradcam_plus_plus: str
+) -> Extraction:
     layers = tuple(dict.fromkeys(name.layer for name in names if name.layer is not None))
     out = model.head(model.encode(images), taps=layers)
     score = chosen.score(out)
@@ -116,9 +140,13 @@ def extract_maps(
 
 
 def check_reachable(
-    model: TappedModel, names: Sequence[MapName], target: Target, gradcam_plus_plus: str = "rectified"
+    model: TappedModel, names: Sequence[MapName], target: Target | str, gradcam_plus_plus: str = "rectified"
 ) -> None:
-    """Raises CamError, naming the layer, where a map cannot be had: the target does not reach it, or it is zero."""
+    """Raises CamError, naming the layer, where a map cannot be had: the target does not reach it, or it is zero.
+
+    A target that needs data may be given by its name.
+    """
+    name_of, output = (target, output_of(target)) if isinstance(target, str) else (target.name, target.output)
     if gradcam_plus_plus not in GRADCAM_PLUS_PLUS_FORMS:
         raise CamError(f"gradcam_plus_plus is {gradcam_plus_plus!r}; forms are {', '.join(GRADCAM_PLUS_PLUS_FORMS)}")
     for name in names:
@@ -130,10 +158,10 @@ def check_reachable(
         if name.layer not in model.layers:
             raise CamError(f"{name}: this model has no layer {name.layer}; it has {', '.join(model.layers)}")
         layer: LayerLike = model.layers[name.layer]
-        if target.output not in layer.outputs:
-            reachable = [other for other, spec in model.layers.items() if target.output in spec.outputs]
+        if output not in layer.outputs:
+            reachable = [other for other, spec in model.layers.items() if output in spec.outputs]
             raise CamError(
-                f"{name}: the target {target.name} does not pass through layer {name.layer}; "
+                f"{name}: the target {name_of} does not pass through layer {name.layer}; "
                 f"it reaches {', '.join(reachable)}"
             )
         if name.method == "hirescam" and layer.read_through_norm is not None:

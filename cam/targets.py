@@ -79,6 +79,13 @@ def similarity_target(references: Tensor) -> Target:
     return Target("similarity", "features", score)
 
 
+def output_of(name: str) -> str:
+    """The model's output that a target of this name starts from. Raises CamError naming the valid ones."""
+    if name not in TARGET_OUTPUTS:
+        raise CamError(f"unknown target {name!r}; targets are {', '.join(TARGET_OUTPUTS)}")
+    return TARGET_OUTPUTS[name]
+
+
 def resolve_target(target: str | Target | int | Tensor) -> Target:
     """A target by its name, a class number for all images, (B,) class numbers, or a Target itself.
 
@@ -92,6 +99,5 @@ def resolve_target(target: str | Target | int | Tensor) -> Target:
         return Target("label", "logits", lambda out: class_target(torch.full((len(out.logits),), target)).score(out))
     if target in TARGETS:
         return TARGETS[target]
-    if target in TARGET_OUTPUTS:
-        raise CamError(f"the target {target} needs data: use cam.targets.class_target or similarity_target")
-    raise CamError(f"unknown target {target!r}; targets are {', '.join(TARGET_OUTPUTS)}")
+    output_of(target)
+    raise CamError(f"the target {target} needs data: use cam.targets.class_target or similarity_target")

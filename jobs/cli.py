@@ -15,6 +15,8 @@ from jobs.errors import EXIT_ERROR, UserError
 COMMANDS: dict[str, tuple[str, str]] = {
     "shard": ("jobs.shard", "Pack a dataset folder into tar shards."),
     "mine": ("jobs.mine", "Run the model over shards; write maps (HDF5) and metadata (Parquet)."),
+    "visualize": ("jobs.visualize", "Draw the maps of single images."),
+    "compare": ("jobs.compare", "Compare two images: maps side by side, similarity, where it comes from."),
     "status": ("jobs.status", "Say what of a run is done, failed or missing."),
     "info": ("jobs.info", "Describe a checkpoint: family, configuration, parameters, grid, classes."),
 }

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cam.names import parse_names
+from cam.names import ATTENTION, parse_names
 from jobs.errors import UserError
 from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+from promptsg_core.tokenise import parse_prompts
 
 DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
 # Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
@@ -27,8 +28,13 @@ class MineConfig(BaseModel):
     shards: tuple[str, ...] = Field(min_length=1)
     checkpoint: Path
     output: Path
-    maps: tuple[str, ...] = DEFAULT_MAPS
-    target: Literal["predicted", "feature"] = "predicted"
+    prompts: dict[str, str] = Field(default_factory=dict)
+    maps: tuple[str, ...] = Field(DEFAULT_MAPS, validate_default=True)
+    target: Literal["predicted", "label", "feature", "similarity"] = "predicted"
+    label_map: Path | None = None
+    reference: Path | None = None
+    reference_split: str | None = None
+    attention_heads: Literal["mean", "all"] = "mean"
     gradcam_plus_plus: Literal["rectified", "paper"] = "rectified"
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     device: str = "auto"
@@ -47,10 +53,17 @@ class MineConfig(BaseModel):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _named_prompts(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping) else parse_prompts((value,) if isinstance(value, str) else value)
+
     @field_validator("maps")
     @classmethod
-    def _known_maps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str(name) for name in parse_names(value))
+    def _known_maps(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        """Each prompt is a map, asked for by being given."""
+        prompted = [f"{ATTENTION}:{name}" for name in info.data.get("prompts", {})]
+        return tuple(str(name) for name in parse_names([*value, *prompted]))
 
     @field_validator("prompt_mode", "neck_feat", "reweight", "interpolation")
     @classmethod
@@ -65,7 +78,7 @@ class MineConfig(BaseModel):
             raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         return value
 
-    @field_validator("checkpoint", "output", "model_settings")
+    @field_validator("checkpoint", "output", "model_settings", "label_map", "reference")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

@@ -16,12 +16,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ShardReport:
-    """What became of one shard: counts, or the error for which nothing of it was published."""
+    """What became of one shard: counts, or the error for which nothing of it was published.
+
+    failed: rows without any map, by reason; partial: rows that lack the target's maps; zero_maps: all-zero maps.
+    """
 
     shard: str
     error: str | None = None
     images: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    partial: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
     seconds_reading: float = 0.0
     seconds_model: float = 0.0

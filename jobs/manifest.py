@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobs.commit import make_folder, sha256_of, write_once
@@ -39,6 +40,11 @@ class Manifest:
         return tuple(self.content["asked"]["maps"])
 
     @property
+    def has_heads(self) -> bool:
+        """Whether the attention of each head is stored beside the mean."""
+        return self.content["asked"].get("attention_heads") == "all"
+
+    @property
     def shards(self) -> tuple[Shard, ...]:
         """The whole shard list, sorted by name."""
         return tuple(Shard(**entry) for entry in self.content["shards"])
@@ -49,12 +55,22 @@ def asked_by(config: MineConfig, shards: Sequence[Shard]) -> dict[str, Any]:
     if not config.checkpoint.is_file():
         raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
     settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
-    if config.model_settings is not None:
-        settings["model_settings"] = sha256_of(config.model_settings)
+    for name in ("model_settings", "label_map"):  # what a file says decides, not where it lies
+        if (path := getattr(config, name)) is not None:
+            settings[name] = _hash_of(path)
+    if config.reference is not None:
+        settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
     return {
         "asked": {**settings, "checkpoint_sha256": sha256_of(config.checkpoint)},
         "shards": [{"name": s.name, "url": s.url, "size": s.size} for s in shards],
     }
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_manifest(layout: RunLayout) -> Manifest:

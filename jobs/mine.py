@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from jobs.progress import Progress, duration
 from jobs.shards import Shard, expand_shards
 
 if TYPE_CHECKING:
+    from jobs.batch_targets import TargetSource
     from jobs.pipeline import Summary
     from promptsg_core.model import PromptSG
 
@@ -39,7 +40,15 @@ logger = logging.getLogger(__name__)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
 @click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: mim_attention, "
               "gradcam/mim, gradcam++/mim]")  # fmt: skip
-@click.option("--target", help="What is differentiated: predicted (default) or feature.")
+@click.option("--target", help="What is differentiated: predicted (default), label, feature or similarity.")
+@click.option("--label-map", type=click.Path(path_type=Path), help="JSON of pid to class, for --target label.  "
+              "[default: the rank among the training pids]")  # fmt: skip
+@click.option("--reference", type=click.Path(path_type=Path), help="An earlier run: with --target similarity each "
+              "image is compared with its person's other images there.")  # fmt: skip
+@click.option("--reference-split", help="Compare with this split only, such as gallery.")
+@click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text: a "
+              "further map mim_attention:NAME; an X in it is the person. Repeatable.")  # fmt: skip
+@click.option("--attention-heads", help="all: store every head of the MIM's attention beside the mean.")
 @click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=int, help="Images in one pass.  [default: 64]")
@@ -87,24 +96,30 @@ def mine(config: MineConfig, overrides: tuple[str, ...] = ()) -> int:
     if not todo:
         click.echo(f"{len(shards)} of {len(shards)} shards are done in {config.output}; nothing to do")
         return EXIT_OK
-    model, manifest = _start(config, overrides, layout, asked)
-    summary = _run(model, todo, config, manifest)
+    model, manifest, targets = _start(config, overrides, layout, asked, shards)
+    summary = _run(model, todo, config, manifest, targets)
     return _conclude(summary, len(shards), layout, time.monotonic() - started)
 
 
 def _start(
-    config: MineConfig, overrides: tuple[str, ...], layout: RunLayout, asked: dict[str, Any]
-) -> tuple[PromptSG, Manifest]:
+    config: MineConfig,
+    overrides: tuple[str, ...],
+    layout: RunLayout,
+    asked: dict[str, Any],
+    shards: Sequence[Shard],
+) -> tuple[PromptSG, Manifest, TargetSource]:
     """Loads the model, checks that every map can be had, and only then creates the run or joins it."""
     from cam.extract import check_reachable
     from cam.names import parse_names
-    from cam.targets import resolve_target
+    from jobs.batch_targets import target_source
     from promptsg_core.checkpoint import load_model
     from promptsg_core.precision import resolve_device, resolve_precision
     from promptsg_core.settings import read_settings
+    from promptsg_core.tokenise import make_prompt
 
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
+    prompts = {name: make_prompt(text) for name, text in config.prompts.items()}
     given = {"prompt_mode": config.prompt_mode, "neck_feat": config.neck_feat, "reweight": config.reweight}
     model = load_model(
         config.checkpoint,
@@ -113,16 +128,19 @@ def _start(
         settings=read_settings(config.model_settings, overrides),
         **given,
     )
-    check_reachable(model, parse_names(config.maps), resolve_target(config.target), config.gradcam_plus_plus)
+    model.prompts.update(prompts)
+    names = parse_names(config.maps)
+    check_reachable(model, names, config.target, config.gradcam_plus_plus)
+    targets = target_source(config, shards, model)
     resolved = {"precision": precision, "model": model.config.to_dict()}
     manifest = create_manifest(layout, asked, resolved, {"checkpoint": str(config.checkpoint), "versions": _versions()})
     for folder in (layout.maps, layout.metadata):
         for path in remove_leftovers(folder):
             logger.info("removed %s, left by an attempt that died", path)
-    return model, manifest
+    return model, manifest, targets
 
 
-def _run(model: PromptSG, todo: list[Shard], config: MineConfig, manifest: Manifest) -> Summary:
+def _run(model: PromptSG, todo: list[Shard], config: MineConfig, manifest: Manifest, targets: TargetSource) -> Summary:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from jobs.drain import Drain
@@ -136,7 +154,7 @@ def _run(model: PromptSG, todo: list[Shard], config: MineConfig, manifest: Manif
     resolved = manifest.content["resolved"]["precision"]
     logger.info("%d shards to do on %s in %s; %s", len(todo), device, resolved, ", ".join(config.maps))
     with Drain() as drain, logging_redirect_tqdm(), Progress(total) as progress:
-        return run_worker(model, todo, config, manifest, workers=workers, progress=progress, drain=drain)
+        return run_worker(model, todo, config, manifest, targets, workers=workers, progress=progress, drain=drain)
 
 
 def _conclude(summary: Summary, total: int, layout: RunLayout, seconds: float) -> int:
@@ -144,7 +162,8 @@ def _conclude(summary: Summary, total: int, layout: RunLayout, seconds: float) -
     done = len(layout.done())
     click.echo(
         f"{summary.images} images in {summary.shards} shards, {duration(seconds)}; "
-        f"{summary.failed_images} images failed, {summary.zero_maps} maps are all zero; "
+        f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
+        f"{summary.zero_maps} maps are all zero; "
         f"{done} of {total} shards are done in {layout.root}"
     )
     if summary.drained:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from cam.extract import Extraction, extract_maps
+from cam.names import MapName
+from jobs.batch_targets import BatchTarget, TargetSource
 from jobs.config import MineConfig
 from jobs.drain import Drain
 from jobs.events import EventLog, ShardReport
@@ -17,6 +20,8 @@ from jobs.layout import RunLayout
 from jobs.manifest import Manifest
 from jobs.progress import Progress
 from jobs.reader import Batch, ShardReader
+from jobs.samples import OK, Sample
+from jobs.shard_file import HEADS
 from jobs.shard_output import Results
 from jobs.shards import Shard
 from jobs.writer import Writer
@@ -31,6 +36,7 @@ class Summary:
 
     images: int = 0
     failed_images: int = 0
+    partial_images: int = 0
     shards: int = 0
     failed_shards: list[ShardReport] = field(default_factory=list)
     zero_maps: int = 0
@@ -45,6 +51,7 @@ class Summary:
         self.shards += 1
         self.images += report.images
         self.failed_images += report.failed_images
+        self.partial_images += sum(report.partial.values())
         self.zero_maps += sum(report.zero_maps.values())
 
 
@@ -60,6 +67,7 @@ def run_worker(
     shards: Iterable[Shard],
     config: MineConfig,
     manifest: Manifest,
+    targets: TargetSource,
     *,
     workers: int,
     progress: Progress,
@@ -83,7 +91,7 @@ def run_worker(
         max_image_pixels=config.max_image_pixels,
     )
     with reader, Writer(layout, manifest, config.max_failed_fraction, reported) as writer:
-        _mine(model, reader, writer, undone(shards, layout), config, progress, drain, summary)
+        _mine(model, reader, writer, undone(shards, layout), config, targets, progress, drain, summary)
     events.close()
     return summary
 
@@ -94,6 +102,7 @@ def _mine(
     writer: Writer,
     shards: Iterable[Shard],
     config: MineConfig,
+    targets: TargetSource,
     progress: Progress,
     drain: Drain,
     summary: Summary,
@@ -109,7 +118,7 @@ def _mine(
             writer.begin(opened)
         if isinstance(item, Batch):
             started = time.perf_counter()
-            results = mine_batch(model, item, config) if len(item.images) else None
+            results = mine_batch(model, item, config, targets) if len(item.images) else None
             seconds += time.perf_counter() - started
             writer.add(item.samples, results)
             progress.advance(len(item.samples), item.samples[-1].image_offset if item.samples else None)
@@ -121,18 +130,35 @@ def _mine(
             opened = None
 
 
-def mine_batch(model: PromptSG, batch: Batch, config: MineConfig) -> Results:
+def mine_batch(model: PromptSG, batch: Batch, config: MineConfig, targets: TargetSource) -> Results:
     """One pass over a batch's uint8 images (B, 3, H, W); results on the host."""
+    good = [sample for sample in batch.samples if sample.status == OK]
+    goal = targets(good)
     extraction = extract_maps(
-        model, batch.images, maps=config.maps, target=config.target, gradcam_plus_plus=config.gradcam_plus_plus
+        model, batch.images, maps=config.maps, target=goal.target, gradcam_plus_plus=config.gradcam_plus_plus
     )
-    return to_host(extraction)
+    results = to_host(extraction, config.attention_heads == "all")
+    if goal.known is not None:
+        _blank(good, results, goal)
+    return results
+
+
+def _blank(samples: Sequence[Sample], results: Results, goal: BatchTarget) -> None:
+    """Takes the target's maps from the rows that have no target, and lets each such row say so."""
+    lacking = [] if goal.known is None else np.flatnonzero(~goal.known).tolist()
+    for row in lacking:
+        samples[row].status, samples[row].error = goal.status, goal.error
+        results.score[row] = np.nan
+        for name, maps in results.maps.items():
+            if MapName.parse(name).needs_target:
+                maps[row] = np.nan
 
 
 @torch.no_grad()
-def to_host(extraction: Extraction) -> Results:
-    """Device tensors to numpy arrays."""
+def to_host(extraction: Extraction, heads: bool = False) -> Results:
+    """Device tensors to numpy arrays; with `heads`, the attention of each of the MIM's heads is stored too."""
     return Results(
+        stored={HEADS: extraction.attention_heads.contiguous().cpu().numpy()} if heads else {},
         maps={name: maps.contiguous().cpu().numpy() for name, maps in extraction.maps.items()},
         features=extraction.features.cpu().numpy(),
         score=extraction.score.cpu().numpy(),
@@ -147,6 +173,7 @@ def log_shard(report: ShardReport) -> None:
         logger.error("%s: failed: %s", report.shard, report.error)
         return
     notes = [f"{count} {reason}" for reason, count in sorted(report.failed.items())]
+    notes += [f"{count} {reason}, kept" for reason, count in sorted(report.partial.items())]
     notes += [f"{count} all-zero {name}" for name, count in report.zero_maps.items() if count]
     logger.info(
         "%s: %d images%s; reading %.1f s, model %.1f s, writing %.1f s",

@@ -24,6 +24,11 @@ METADATA_INVALID = "metadata_invalid"
 DUPLICATE_KEY = "duplicate_key"
 NAME_UNSAFE = "name_unsafe"
 NOT_A_FILE = "not_a_file"
+NOT_FINITE = "map_not_finite"
+# Rows that are kept, h5_row and all, but without the maps that the target decides.
+NO_LABEL = "no_label"
+NO_REFERENCE = "no_reference"
+KEPT = frozenset({OK, NO_LABEL, NO_REFERENCE})
 
 _KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
 _INTEGERS = {"pid": 64, "camid": 32, "seq": 32, "frame": 64}  # the metadata columns, by width in bits

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from jobs.errors import ShardError
 
 MAPS, FEATURES, KEY = "maps", "features", "key"
+HEADS = "mim_attention_heads"  # (N, heads, h, w), beside the maps where it was asked for
 _CHUNK_ROWS = 256  # a random row costs microseconds and a scan runs at disk speed (measured against 1 and 4096)
 _CHUNK_BYTES = 1 << 18
 _CHUNK_CACHE = 16 << 20  # must hold the unfinished chunk of every dataset, or each batch would rewrite it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cam.measures import MEASURES, measure_maps
-from cam.names import column_of
+from cam.names import MapName, column_of
 from jobs.commit import StagedFile, publish_together, sha256_of
 from jobs.errors import ShardError
 from jobs.events import ShardReport
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest
-from jobs.samples import Sample
+from jobs.samples import KEPT, NOT_FINITE, OK, Sample
 from jobs.schema import metadata_schema
 from jobs.shard_file import KEY, ShardMapsWriter, disk_error
-
-NOT_FINITE = "map_not_finite"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """The model's numbers for the samples of a batch that have an image, in their order, as numpy arrays.
 
-    maps: name -> (B, h, w) float32; features (B, D) float32; score, probability (B,) float32; predicted (B,) int64.
+    maps: name -> (B, h, w) float32, whole maps of NaN where a row has no such map; features (B, D) float32; score,
+    probability (B,) float32; predicted (B,) int64; stored: further datasets of any shape (B, ...), which are not measured.
     """
 
     maps: Mapping[str, NDArray[np.float32]]
@@ -41,6 +40,7 @@ class Results:
     score: NDArray[np.float32]
     predicted: NDArray[np.int64]
     probability: NDArray[np.float32]
+    stored: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 class ShardOutput:
@@ -56,23 +56,29 @@ class ShardOutput:
         self._h5 = ShardMapsWriter(self._maps.file, self._maps.final, attributes)
 
     def add(self, samples: Sequence[Sample], results: Results | None) -> None:
-        """Adds one batch: a row per sample, and maps of those whose status is ok. `results` is None if none is."""
-        good = [sample for sample in samples if sample.status == "ok"]
+        """Adds one batch: a row per sample, and maps of those that are kept. `results` is None if none is."""
+        good = [sample for sample in samples if sample.status in KEPT]
         if results is not None:
             finite = self._reject_not_finite(good, results)
             keys = [sample.key for sample, kept in zip(good, finite, strict=True) if kept]
             rows = np.where(finite, self._h5.rows + np.cumsum(finite) - 1, -1)
             if keys:
-                self._h5.append(keys, {n: m[finite] for n, m in results.maps.items()}, results.features[finite])
+                maps = {name: values[finite] for name, values in {**results.maps, **results.stored}.items()}
+                self._h5.append(keys, maps, results.features[finite])
             self._add_rows(samples, results, finite, rows)
         else:
             self._add_rows(samples, None, np.zeros(0, bool), np.zeros(0, int))
 
     def commit(self) -> tuple[bool, ShardReport]:
         """Checks both files, publishes HDF5 first and Parquet last; False if another attempt had published already."""
-        failed = Counter(status for status in self.columns["status"] if status != "ok")
+        statuses = Counter(self.columns["status"])
+        failed = Counter({status: count for status, count in statuses.items() if status not in KEPT})
         report = ShardReport(
-            shard=self.shard, images=self._h5.rows, failed=dict(failed), zero_maps=dict(self.zero_maps)
+            shard=self.shard,
+            images=self._h5.rows,
+            failed=dict(failed),
+            partial={status: count for status, count in statuses.items() if status in KEPT - {OK}},
+            zero_maps=dict(self.zero_maps),
         )
         self._refuse_too_many_failures(failed)
         self._h5.close()
@@ -91,10 +97,17 @@ class ShardOutput:
         self._maps.discard()
 
     def _reject_not_finite(self, samples: Sequence[Sample], results: Results) -> NDArray[np.bool_]:
-        """(B,) whether every number of a row is finite; the others become failed rows that name the first bad map."""
+        """(B,) whether every number of a row is finite; the others become failed rows that name the first bad map.
+
+        A row without a target has no map of it: NaN is what is meant there.
+        """
         kept = np.ones(len(samples), bool)
-        for name, values in {**results.maps, "features": results.features}.items():
-            for row in np.flatnonzero(kept & ~np.isfinite(values.reshape(len(samples), -1)).all(axis=1)).tolist():
+        meant = np.array([sample.status != OK for sample in samples])
+        for name, values in {**results.maps, **results.stored, "features": results.features}.items():
+            finite = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)
+            if name in results.maps and MapName.parse(name).needs_target:
+                finite |= meant
+            for row in np.flatnonzero(kept & ~finite).tolist():
                 kept[row] = False
                 samples[row].status, samples[row].error = NOT_FINITE, f"{name} has values that are not finite"
         return kept
@@ -110,7 +123,7 @@ class ShardOutput:
         position = -1
         for sample in samples:
             row = asdict(sample)
-            had_image = sample.status in ("ok", NOT_FINITE)
+            had_image = sample.status in KEPT or sample.status == NOT_FINITE
             position += had_image
             for name, column in self.columns.items():
                 if name in row:
@@ -127,7 +140,7 @@ class ShardOutput:
         columns: dict[str, list[Any]] = {
             "h5_row": rows.tolist(),
             "predicted": results.predicted.tolist(),
-            "score": results.score.tolist(),
+            "score": _nullable(results.score),
             "probability": results.probability.tolist(),
             "grid_h": [h] * count,
             "grid_w": [w] * count,
@@ -136,16 +149,14 @@ class ShardOutput:
             measured = measure_maps(maps)
             self.zero_maps[name] += int((measured["max"] == 0).sum())
             for measure in MEASURES:
-                values = measured[measure]
-                column = [None if v != v else v for v in values.tolist()]  # v != v: NaN, a map without mass
-                columns[f"{column_of(name)}_{measure}"] = column
+                columns[f"{column_of(name)}_{measure}"] = _nullable(measured[measure])
         return columns
 
     def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
         total, bad = len(self.columns["key"]), failed.total()
         if bad > self.max_failed_fraction * total:
             reasons = ", ".join(f"{count} {reason}" for reason, count in failed.most_common())
-            first = next(i for i, status in enumerate(self.columns["status"]) if status != "ok")
+            first = next(i for i, status in enumerate(self.columns["status"]) if status not in KEPT)
             raise ShardError(
                 f"{self.shard}: {bad} of {total} samples failed ({reasons}), more than max_failed_fraction "
                 f"{self.max_failed_fraction:g} allows; the first is {self.columns['key'][first]!r}: "
@@ -160,6 +171,7 @@ class ShardOutput:
             "h5_sha256": sha256_of(self._maps.path),
             "images": str(report.images),
             "failed": json.dumps(report.failed, sort_keys=True),
+            "partial": json.dumps(report.partial, sort_keys=True),
             "zero_maps": json.dumps(report.zero_maps, sort_keys=True),
         }
         schema = metadata_schema(self.manifest.maps).with_metadata({f"promptsg.{k}": v for k, v in facts.items()})
@@ -169,6 +181,11 @@ class ShardOutput:
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):
             raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
+
+
+def _nullable(values: NDArray[np.float32]) -> list[float | None]:
+    """(B,) numbers for a column: NaN, what a map without mass or a row without target has, becomes null."""
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _stage(final: Path) -> StagedFile:

@@ -29,6 +29,7 @@ class Status:
     missing: list[str]
     images: int
     failed_images: dict[str, int] = field(default_factory=dict)
+    partial_images: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
 
 
@@ -51,12 +52,14 @@ def status_of(root: Path) -> Status:
             failed[event["shard"]] = event["error"]
     failed = {name: error for name, error in failed.items() if name not in done}
     failed_images: Counter[str] = Counter()
+    partial_images: Counter[str] = Counter()
     zero_maps: Counter[str] = Counter()
     images = 0
     for name in done:
         report = reports.get(name) or _from_footer(layout, name)
         images += report["images"]
         failed_images.update(report["failed"])
+        partial_images.update(report.get("partial", {}))
         zero_maps.update(report["zero_maps"])
     return Status(
         root=str(root),
@@ -66,6 +69,7 @@ def status_of(root: Path) -> Status:
         missing=[name for name in names if name not in done and name not in failed],
         images=images,
         failed_images=dict(failed_images),
+        partial_images=dict(partial_images),
         zero_maps={name: count for name, count in zero_maps.items() if count},
     )
 
@@ -77,6 +81,7 @@ def _from_footer(layout: RunLayout, shard: str) -> dict:
     return {
         "images": int(facts[b"promptsg.images"]),
         "failed": json.loads(facts[b"promptsg.failed"]),
+        "partial": json.loads(facts[b"promptsg.partial"]),
         "zero_maps": json.loads(facts[b"promptsg.zero_maps"]),
     }
 
@@ -103,6 +108,7 @@ def _describe(status: Status) -> str:
         f"{status.images} images with maps, {sum(status.failed_images.values())} failed",
     ]
     lines += [f"  {count} {reason}" for reason, count in sorted(status.failed_images.items())]
+    lines += [f"  {count} {reason}: kept, without the target's maps" for reason, count in status.partial_images.items()]
     lines += [f"  {count} all-zero maps of {name}" for name, count in sorted(status.zero_maps.items())]
     shown = list(status.failed.items())[:_MANY]
     lines += [f"failed: {error}" for _, error in shown]

@@ -15,7 +15,7 @@ from jobs.errors import UserError
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest, read_manifest
 from jobs.schema import metadata_schema
-from jobs.shard_file import FEATURES, KEY, MAPS
+from jobs.shard_file import FEATURES, HEADS, KEY, MAPS
 
 Array = NDArray[np.float32]
 
@@ -48,9 +48,11 @@ class Run:
     def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 
+        `mim_attention_heads` gives (N, heads, h, w) where the run stored it. Maps of a target that a row lacks are NaN.
+
         Raises UserError naming the map or shard that is not there.
         """
-        if name not in self.maps:
+        if name not in self.maps and not (name == HEADS and self.manifest.has_heads):
             raise UserError(f"{self.layout.root} has no map {name!r}; it has {', '.join(self.maps)}")
         return self._read(f"{MAPS}/{name}", shard, rows)
 

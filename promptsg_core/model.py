@@ -27,6 +27,7 @@ class Layer:
 
     outputs: frozenset[str]
     read_through_norm: str | None = None  # the layer to take instead where only a LayerNorm reads this one
+    modules: tuple[str, ...] = ()  # submodules that older code names it by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +111,14 @@ class PromptSG(nn.Module):
         """The layers that maps can lie on, and which outputs each of them leads to."""
         both = frozenset({"logits", "features"})
         after_neck = both if self.config.neck_feat == "after" else frozenset({"logits"})
+        post = f"mim.post_blocks.{self.config.mim_layers - 1}"
+        last = f"image_encoder.transformer.resblocks.{self.config.vision_layers - 1}"
         return {
-            "mim": Layer(outputs=both),
-            "vit_last": Layer(outputs=both, read_through_norm="vit_proj"),
-            "vit_proj": Layer(outputs=both),
-            "bottleneck": Layer(outputs=after_neck),
-            "classifier": Layer(outputs=frozenset({"logits"})),
+            "mim": Layer(outputs=both, modules=("mim", "mim.cross_attn", "mim.post_blocks", post, f"{post}.norm1")),
+            "vit_last": Layer(outputs=both, read_through_norm="vit_proj", modules=("image_encoder.transformer", last)),
+            "vit_proj": Layer(outputs=both, modules=("image_encoder.ln_post", "image_encoder")),
+            "bottleneck": Layer(outputs=after_neck, modules=("bottleneck_proj",)),
+            "classifier": Layer(outputs=frozenset({"logits"}), modules=("classifier_proj",)),
         }
 
     def prepare(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cam import extract_maps
 from cam.names import column_of
+from cam.targets import similarity_target
 from promptsg_core import load_model
 from tests.test_extract import ALL
 
@@ -61,6 +62,21 @@ def test_maps_in_float32(golden: Path, mode: str) -> None:
     np.testing.assert_array_equal(result.predicted.numpy(), wanted["predicted"])
     for name in ALL:
         assert worst(result.maps[name], wanted[column_of(name)]) < 1e-3, name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_similarity_maps_in_float32(golden: Path, mode: str) -> None:
+    """Row i is compared with row 1 (i even) or row 0 (i odd)."""
+    path, wanted, images = recorded(golden, mode)
+    model = load_model(path, device="cpu", precision="fp32", prompt_mode=mode)
+    references = torch.nn.functional.normalize(torch.from_numpy(wanted["features_before"]).float(), dim=1)
+    rows = [1 - row % 2 for row in range(len(images))]
+    layers = {key.removesuffix("_similarity") for key in wanted if key.endswith("_similarity")}
+    names = [name for name in ALL if column_of(name) in layers]
+    result = extract_maps(model, images, names, similarity_target(references[rows]))
+    assert len(names) >= 8
+    for name in names:
+        assert worst(result.maps[name], wanted[f"{column_of(name)}_similarity"]) < 1e-3, name
 
 
 @pytest.mark.parametrize("mode", MODES)

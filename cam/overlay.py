@@ -1,0 +1,118 @@
+"""A map and an image to a picture, in numpy and OpenCV only.
+
+Pictures are uint8 RGB (H, W, 3); maps are (h, w) on the patch grid; sizes are (height, width). Red is high.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cam.errors import CamError
+
+Picture = NDArray[np.uint8]
+Map = NDArray[np.float32]
+Range = tuple[float, float]
+
+SCALES = ("image", "shared", "percentile")
+COLORMAPS = {
+    name.removeprefix("COLORMAP_").lower(): getattr(cv2, name) for name in sorted(dir(cv2)) if name[:9] == "COLORMAP_"
+}
+UPSAMPLE = {"bilinear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST_EXACT, "bicubic": cv2.INTER_CUBIC}
+DEFAULT_COLORMAP = "turbo"  # jet's order of colours without its false edges
+DEFAULT_ALPHA = 0.5
+_PERCENTILES = (1.0, 99.0)
+
+
+def overlay_heatmap(
+    image: Picture,
+    map: Map,
+    *,
+    alpha: float = DEFAULT_ALPHA,
+    colormap: str = DEFAULT_COLORMAP,
+    limits: Range | None = None,
+    upsample: str = "bilinear",
+) -> Picture:
+    """(H, W, 3) image and (h, w) map -> (H, W, 3): the coloured map over the image, `alpha` its share.
+
+    `limits` are the values of the colour scale's ends, by default the map's own extremes. Raises CamError on an
+    unknown colour map or way of resizing, naming the valid ones.
+    """
+    height, width = image.shape[:2]
+    heat = heatmap(map, (height, width), colormap=colormap, limits=limits, upsample=upsample)
+    return np.asarray(cv2.addWeighted(heat, alpha, image, 1 - alpha, 0), np.uint8)
+
+
+def heatmap(
+    map: Map,
+    size: tuple[int, int],
+    *,
+    colormap: str = DEFAULT_COLORMAP,
+    limits: Range | None = None,
+    upsample: str = "bilinear",
+) -> Picture:
+    """(h, w) map -> (*size, 3): scaled, resized with each patch's value at the patch's centre, coloured."""
+    return apply_colormap(resize_map(scale_map(map, limits), size, upsample), colormap)
+
+
+def scale_map(map: Map, limits: Range | None = None) -> Map:
+    """(h, w) -> (h, w) in [0, 1], from `limits` or the map's own extremes; a constant map is 0 everywhere."""
+    low, high = own_range(map) if limits is None else limits
+    if not high > low:
+        return np.zeros(map.shape, np.float32)
+    return np.clip((map.astype(np.float32) - low) / (high - low), 0, 1)
+
+
+def own_range(map: Map) -> Range:
+    """(smallest, largest) value of a map."""
+    return float(map.min()), float(map.max())
+
+
+def range_of(maps: Map, scale: str) -> Range | None:
+    """(B, h, w) maps -> the colour scale's ends: None for `image` (each map its own), one range for all else.
+
+    `shared` takes the extremes of all maps, `percentile` their 1st and 99th percentiles; maps with NaN are left out.
+    """
+    if scale not in SCALES:
+        raise CamError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
+    values = maps[np.isfinite(maps)]
+    if scale == "image" or not values.size:
+        return None
+    if scale == "shared":
+        return float(values.min()), float(values.max())
+    low, high = np.percentile(values, _PERCENTILES)
+    return float(low), float(high)
+
+
+def resize_map(map: Map, size: tuple[int, int], upsample: str = "bilinear") -> Map:
+    """(h, w) in [0, 1] -> `size`, still in [0, 1]: bicubic overshoot is cut off."""
+    if upsample not in UPSAMPLE:
+        raise CamError(f"unknown way of upsampling {upsample!r}; there are {', '.join(UPSAMPLE)}")
+    resized = cv2.resize(map.astype(np.float32), (size[1], size[0]), interpolation=UPSAMPLE[upsample])
+    return np.clip(resized, 0, 1)
+
+
+def apply_colormap(values: Map, colormap: str = DEFAULT_COLORMAP) -> Picture:
+    """(H, W) in [0, 1] -> (H, W, 3) RGB. Raises CamError on an unknown colour map, naming the nearest."""
+    if colormap not in COLORMAPS:
+        near = difflib.get_close_matches(colormap, COLORMAPS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ";"
+        raise CamError(f"unknown colour map {colormap!r}{hint} there are {', '.join(COLORMAPS)}")
+    levels = np.rint(np.asarray(values, np.float32) * 255).astype(np.uint8)
+    return cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB).astype(np.uint8)
+
+
+def denormalize_image(
+    image: Any, mean: tuple[float, float, float] = (0.5, 0.5, 0.5), std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+) -> Picture:
+    """(3, H, W) or (B, 3, H, W) normalised floats, a tensor or an array -> uint8 RGB with channels last.
+
+    `mean` and `std` must be those that normalised it: a model's are `model.config.mean` and `.std`.
+    """
+    pixels = np.asarray(image.detach().float().cpu() if hasattr(image, "detach") else image, np.float32)
+    pixels = np.moveaxis(pixels, -3, -1) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

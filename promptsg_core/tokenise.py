@@ -1,0 +1,69 @@
+"""Free text to a Prompt, with CLIP's own vocabulary from open_clip (the extra `prompts`)."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from promptsg_core.config import PROMPTS, Prompt
+from promptsg_core.errors import ModelError
+
+START, END, PLACEHOLDER = 49406, 49407, 343
+_LENGTH = 77
+_X = re.compile(r"(?<!\w)X(?!\w)")
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+_SLUG_LENGTH = 48
+
+
+def make_prompt(text: str) -> Prompt:
+    """The tokens of a text; a lone capital X stands for the person of each image, its inverted pseudo word.
+
+    The two built-in templates need no tokenizer. Raises ModelError without the extra `prompts`, for a text that is
+    empty or too long for CLIP, and for more than one X.
+    """
+    text = " ".join(text.split())
+    for prompt in PROMPTS.values():
+        if text.lower() == prompt.text.lower():
+            return prompt
+    places = [match.start() for match in _X.finditer(text)]
+    if not text or len(places) > 1:
+        raise ModelError(f"the prompt {text!r} must have some text and at most one X")
+    tokens = (START, *_tokenizer().encode(text), END)
+    if len(tokens) > _LENGTH:
+        raise ModelError(f"the prompt {text[:40]!r}... is {len(tokens)} tokens long; CLIP reads {_LENGTH}")
+    slot = 1 + len(_tokenizer().encode(text[: places[0]])) if places else None
+    if slot is not None and tokens[slot] != PLACEHOLDER:
+        raise ModelError(f"the prompt {text!r}: X must be a word of its own")
+    return Prompt(text=text, tokens=tokens, slot=slot)
+
+
+def parse_prompts(texts: tuple[str, ...]) -> dict[str, str]:
+    """`TEXT` or `NAME=TEXT` -> name: text; without a name the text itself, made safe, is the name.
+
+    Raises ModelError when two prompts have one name.
+    """
+    found: dict[str, str] = {}
+    for entry in texts:
+        named = _NAMED.fullmatch(entry)
+        name, text = (named[1], named[2]) if named else (slug_of(entry), entry)
+        if name in found:
+            raise ModelError(f"two prompts are called {name}: {found[name]!r} and {text!r}; write NAME=TEXT")
+        found[name] = text.strip()
+    return found
+
+
+def slug_of(text: str) -> str:
+    """A name for a prompt: its words in small letters, joined by underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:_SLUG_LENGTH].rstrip("_") or "prompt"
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    try:
+        from open_clip.tokenizer import SimpleTokenizer
+    except ImportError as error:
+        raise ModelError(
+            "free text needs CLIP's vocabulary: pip install 'promptsg-attention[prompts]' (open_clip_torch)"
+        ) from error
+    return SimpleTokenizer()
