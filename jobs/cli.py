@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "visualize": ("jobs.visualize", "Draw the maps of single images."),
     "compare": ("jobs.compare", "Compare two images: maps side by side, similarity, where it comes from."),
     "status": ("jobs.status", "Say what of a run is done, failed or missing."),
+    "verify": ("jobs.verify", "Read a whole run again and check every byte."),
+    "finalize": ("jobs.finalize", "Join the metadata of a finished run into one sorted file."),
     "info": ("jobs.info", "Describe a checkpoint: family, configuration, parameters, grid, classes."),
 }
 

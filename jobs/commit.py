@@ -76,14 +76,18 @@ class StagedFile:
         self.path.unlink(missing_ok=True)
 
 
-def publish_together(first: StagedFile, last: StagedFile, lock_file: Path) -> bool:
+def publish_together(first: StagedFile, last: StagedFile, lock_file: Path, *, replace: bool = False) -> bool:
     """Publishes two synced files of which `last` is the commit; False, and nothing done, if it is there already.
 
-    The lock keeps two attempts at the same shard from mixing their halves: the first one wins.
+    The lock keeps two attempts at the same shard from mixing their halves: the first one wins. To `replace` a pair, its
+    commit is taken back first: a reader or a crash in between finds an uncommitted pair, never a mixed one.
     """
     with exclusive(lock_file):
         if last.final.exists():
-            return False
+            if not replace:
+                return False
+            last.final.unlink()
+            sync_folder(last.final.parent)
         first.publish()
         last.publish()
         return True

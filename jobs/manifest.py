@@ -125,7 +125,8 @@ def refuse_other(
     differences += _shard_differences(there["shards"], asked["shards"])
     if differences:
         raise UserError(
-            f"{layout.root} holds another run: {'; '.join(differences)}. Ask for the same, or choose another --output"
+            f"{layout.root} holds another run: {'; '.join(differences)}. Ask for the same, choose another --output, "
+            "or give --overwrite to delete it and start anew"
         )
 
 

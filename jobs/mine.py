@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.anew import discard_run, has_failed_rows
 from jobs.commit import remove_leftovers
 from jobs.config import MineConfig, build_config
+from jobs.env import Environment
 from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
 from jobs.layout import RunLayout
 from jobs.logs import setup_logging
 from jobs.manifest import Manifest, asked_by, create_manifest, read_manifest, refuse_other
+from jobs.placement import idle_because, place_in_array, refuse_overwrite_by_many
 from jobs.progress import Progress, duration
+from jobs.ranks import Ranks, draw
 from jobs.shards import Shard, expand_shards
+from jobs.split import block_of
 
 if TYPE_CHECKING:
-    from jobs.batch_targets import TargetSource
+    from jobs.load import Loaded
     from jobs.pipeline import Summary
-    from promptsg_core.model import PromptSG
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +63,57 @@ logger = logging.getLogger(__name__)
               "checkpoint cannot tell.")  # fmt: skip
 @click.option("--prompt-mode", help="composed (default) or simplified.")
 @click.option("--neck-feat", help="before (default) or after.")
+@click.option("--overwrite", is_flag=True, help="Start the run anew: says what it deletes, and deletes it.")
+@click.option("--retry-failed", is_flag=True, help="Redo the shards that are done but have failed images.")
+@click.option("--array-index", type=click.IntRange(0), help="This task's block of the shard list, 0-based.  [default: "
+              "by SLURM]")  # fmt: skip
+@click.option("--array-count", type=click.IntRange(1), help="Blocks that the list is split into.  [default: by SLURM]")
+@click.option("--drain-file", type=click.Path(path_type=Path), help="Stop with status 75 once this file exists.")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
-def command(file: Path | None, settings: tuple[str, ...], overrides: tuple[str, ...], **options: Any) -> None:
+def command(
+    file: Path | None,
+    settings: tuple[str, ...],
+    overrides: tuple[str, ...],
+    overwrite: bool,
+    retry_failed: bool,
+    array_index: int | None,
+    array_count: int | None,
+    drain_file: Path | None,
+    **options: Any,
+) -> None:
     """Run PromptSG once over every image of the shards; write raw maps (HDF5) and metadata (Parquet).
 
     \b
     Example:
       promptsg mine --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --output RUN
+      torchrun --standalone --nproc-per-node=4 -m jobs mine --config RUN.yaml      # one worker per GPU
 
     The same command again goes on where it stopped. Exit status: 0 all done, 1 error, 2 usage, 3 some shards failed,
     75 stopped on request (run it again).
     """
     setup_logging()
-    sys.exit(mine(build_config(file, _with_checkpoint(options, overrides), settings), overrides))
+    if overwrite and retry_failed:
+        raise click.UsageError("--overwrite deletes what --retry-failed would mend: give one of them")
+    environment = place_in_array(Environment.from_variables(os.environ), array_index, array_count)
+    request = Request(
+        overrides=overrides,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        drain_file=drain_file,
+        environment=environment,
+    )
+    sys.exit(mine(build_config(file, _with_checkpoint(options, overrides), settings), request))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """How to go about a run, as opposed to what it is: none of this changes a result, but for the model's overrides."""
+
+    overrides: tuple[str, ...] = ()
+    overwrite: bool = False
+    retry_failed: bool = False
+    drain_file: Path | None = None
+    environment: Environment = field(default_factory=Environment)
 
 
 def _with_checkpoint(options: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -82,89 +126,103 @@ def _with_checkpoint(options: Mapping[str, Any], overrides: tuple[str, ...]) -> 
     return {**options, "checkpoint": Path(weight) if weight else None}
 
 
-def mine(config: MineConfig, overrides: tuple[str, ...] = ()) -> int:
+def mine(config: MineConfig, request: Request | None = None) -> int:
     """Mines what is not done yet and returns the exit status of the design: 0, 3 or 75."""
+    request = request or Request()
+    environment = request.environment
+    with Ranks(environment) as ranks:
+        return ranks.leave(_mine(config, request, ranks))
+
+
+def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     started = time.monotonic()
+    environment = request.environment
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
     asked = asked_by(config, shards)
-    asked["asked"]["overrides"] = list(overrides)
-    if layout.manifest.exists():
+    asked["asked"]["overrides"] = list(request.overrides)
+    if request.overwrite:
+        refuse_overwrite_by_many(environment)
+    elif layout.manifest.exists():
         refuse_other(layout, read_manifest(layout), asked)
-    done = layout.done()
-    todo = [shard for shard in shards if shard.name not in done]
+    block = [shards[i] for i in block_of(len(shards), environment.array_index, environment.array_count)]
+    if idle := idle_because(environment, len(block)):
+        logger.info(idle)
+    todo = _todo(block, layout, request)
     if not todo:
-        click.echo(f"{len(shards)} of {len(shards)} shards are done in {config.output}; nothing to do")
+        click.echo(f"{len(block)} of {len(block)} shards are done in {config.output}; nothing to do")
         return EXIT_OK
-    model, manifest, targets = _start(config, overrides, layout, asked, shards)
-    summary = _run(model, todo, config, manifest, targets)
-    return _conclude(summary, len(shards), layout, time.monotonic() - started)
+    from jobs.load import load
 
-
-def _start(
-    config: MineConfig,
-    overrides: tuple[str, ...],
-    layout: RunLayout,
-    asked: dict[str, Any],
-    shards: Sequence[Shard],
-) -> tuple[PromptSG, Manifest, TargetSource]:
-    """Loads the model, checks that every map can be had, and only then creates the run or joins it."""
-    from cam.extract import check_reachable
-    from cam.names import parse_names
-    from jobs.batch_targets import target_source
-    from promptsg_core.checkpoint import load_model
-    from promptsg_core.precision import resolve_device, resolve_precision
-    from promptsg_core.settings import read_settings
-    from promptsg_core.tokenise import make_prompt
-
-    device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    prompts = {name: make_prompt(text) for name, text in config.prompts.items()}
-    given = {"prompt_mode": config.prompt_mode, "neck_feat": config.neck_feat, "reweight": config.reweight}
-    model = load_model(
-        config.checkpoint,
-        device=str(device),
-        precision=precision,
-        settings=read_settings(config.model_settings, overrides),
-        **given,
-    )
-    model.prompts.update(prompts)
-    names = parse_names(config.maps)
-    check_reachable(model, names, config.target, config.gradcam_plus_plus)
-    targets = target_source(config, shards, model)
-    resolved = {"precision": precision, "model": model.config.to_dict()}
-    manifest = create_manifest(layout, asked, resolved, {"checkpoint": str(config.checkpoint), "versions": _versions()})
+    # Every rank draws from the same list; a shard that was done meanwhile is passed over when it is drawn.
+    drawn = draw(block if environment.world_size > 1 and not request.retry_failed else todo, ranks)
+    loaded = load(config, request.overrides, shards, environment.local_rank)
+    if request.overwrite:
+        for line in discard_run(layout):
+            click.echo(f"overwriting: deleted {line}")
+    details = {"checkpoint": str(config.checkpoint), "versions": _versions()}
+    manifest = create_manifest(layout, asked, loaded.resolved, details)
     for folder in (layout.maps, layout.metadata):
         for path in remove_leftovers(folder):
             logger.info("removed %s, left by an attempt that died", path)
-    return model, manifest, targets
+    summary = _run(loaded, drawn, todo, manifest, config, request)
+    return _conclude(summary, block, layout, time.monotonic() - started)
 
 
-def _run(model: PromptSG, todo: list[Shard], config: MineConfig, manifest: Manifest, targets: TargetSource) -> Summary:
+def _todo(block: Sequence[Shard], layout: RunLayout, request: Request) -> list[Shard]:
+    """What of this task's block is to be mined."""
+    if request.overwrite:
+        return list(block)
+    done = layout.done()
+    if not request.retry_failed:
+        return [shard for shard in block if shard.name not in done]
+    return [shard for shard in block if shard.name not in done or has_failed_rows(layout, shard.name)]
+
+
+def _run(
+    loaded: Loaded,
+    drawn: Iterable[Shard],
+    todo: Sequence[Shard],
+    manifest: Manifest,
+    config: MineConfig,
+    request: Request,
+) -> Summary:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from jobs.drain import Drain
-    from jobs.pipeline import run_worker
+    from jobs.pipeline import Worker
     from jobs.reader import default_workers
 
-    device = model.image_encoder.proj.device
-    workers = default_workers(device.type) if config.workers is None else config.workers
+    environment = request.environment
+    device = loaded.model.image_encoder.proj.device
+    workers = config.workers
+    if workers is None:
+        workers = default_workers(device.type, environment.local_world_size)
     sizes = [shard.size for shard in todo]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    resolved = manifest.content["resolved"]["precision"]
-    logger.info("%d shards to do on %s in %s; %s", len(todo), device, resolved, ", ".join(config.maps))
-    with Drain() as drain, logging_redirect_tqdm(), Progress(total) as progress:
-        return run_worker(model, todo, config, manifest, targets, workers=workers, progress=progress, drain=drain)
+    total = None if None in sizes else sum(size or 0 for size in sizes) // environment.world_size
+    precision = manifest.content["resolved"]["precision"]
+    logger.info("%d shards to do on %s in %s; %s", len(todo), device, precision, ", ".join(config.maps))
+    with Drain(request.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), Progress(total) as progress:
+        worker = Worker(
+            loaded.model,
+            config,
+            manifest,
+            loaded.targets,
+            progress=progress,
+            drain=drain,
+            replace=request.retry_failed,
+        )
+        return worker.run(drawn, workers)
 
 
-def _conclude(summary: Summary, total: int, layout: RunLayout, seconds: float) -> int:
+def _conclude(summary: Summary, block: Sequence[Shard], layout: RunLayout, seconds: float) -> int:
     """Prints the outcome and returns the exit status."""
-    done = len(layout.done())
+    done = layout.done()
     click.echo(
         f"{summary.images} images in {summary.shards} shards, {duration(seconds)}; "
         f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
         f"{summary.zero_maps} maps are all zero; "
-        f"{done} of {total} shards are done in {layout.root}"
+        f"{sum(shard.name in done for shard in block)} of {len(block)} shards are done in {layout.root}"
     )
     if summary.drained:
         click.echo(f"stopped on {summary.drained}; the same command goes on from here")

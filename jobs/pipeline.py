@@ -19,7 +19,7 @@ from jobs.events import EventLog, ShardReport
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest
 from jobs.progress import Progress
-from jobs.reader import Batch, ShardReader
+from jobs.reader import Batch, ShardEnd, ShardReader
 from jobs.samples import OK, Sample
 from jobs.shard_file import HEADS
 from jobs.shard_output import Results
@@ -62,72 +62,79 @@ def undone(shards: Iterable[Shard], layout: RunLayout) -> Iterator[Shard]:
             yield shard
 
 
-def run_worker(
-    model: PromptSG,
-    shards: Iterable[Shard],
-    config: MineConfig,
-    manifest: Manifest,
-    targets: TargetSource,
-    *,
-    workers: int,
-    progress: Progress,
-    drain: Drain,
-) -> Summary:
-    """Mines the shards in order and returns what became of them; a shard that fails does not stop the others."""
-    layout = RunLayout(config.output)
-    summary = Summary()
-    events = EventLog(layout.logs)
+class Worker:
+    """Draws shards and mines them, one pass per batch; a shard that fails does not stop the others."""
 
-    def reported(report: ShardReport) -> None:
-        summary.count(report)
-        events.shard(report)
-        log_shard(report)
+    def __init__(
+        self,
+        model: PromptSG,
+        config: MineConfig,
+        manifest: Manifest,
+        targets: TargetSource,
+        *,
+        progress: Progress,
+        drain: Drain,
+        replace: bool = False,
+    ) -> None:
+        self.model, self.config, self.manifest, self.targets = model, config, manifest, targets
+        self.progress, self.drain, self.replace = progress, drain, replace
+        self.summary = Summary()
 
-    reader = ShardReader(
-        image_size=model.config.image_size,
-        batch_size=config.batch_size,
-        workers=workers,
-        interpolation=config.interpolation,
-        max_image_pixels=config.max_image_pixels,
-    )
-    with reader, Writer(layout, manifest, config.max_failed_fraction, reported) as writer:
-        _mine(model, reader, writer, undone(shards, layout), config, targets, progress, drain, summary)
-    events.close()
-    return summary
+    def run(self, shards: Iterable[Shard], workers: int) -> Summary:
+        """Mines the shards in order, decoding in `workers` processes; with `replace` also those that are done."""
+        layout = RunLayout(self.config.output)
+        events = EventLog(layout.logs)
+
+        def reported(report: ShardReport) -> None:
+            self.summary.count(report)
+            events.shard(report)
+            log_shard(report)
+
+        reader = ShardReader(
+            image_size=self.model.config.image_size,
+            batch_size=self.config.batch_size,
+            workers=workers,
+            interpolation=self.config.interpolation,
+            max_image_pixels=self.config.max_image_pixels,
+        )
+        writer = Writer(layout, self.manifest, self.config.max_failed_fraction, reported, replace=self.replace)
+        with reader, writer:
+            self._mine(reader.read(shards if self.replace else undone(shards, layout)), writer)
+        events.close()
+        return self.summary
+
+    def _mine(self, items: Iterable[Batch | ShardEnd], writer: Writer) -> None:
+        opened: str | None = None
+        seconds, began, position = 0.0, 0.0, 0
+        for item in items:
+            if self.drain.requested:
+                left = _left(item.shard, position, time.monotonic() - began) if opened is not None else None
+                if not self.drain.allows(left):
+                    self.summary.drained = self.drain.requested
+                    return
+            if opened is None:
+                opened, seconds, began, position = item.shard.name, 0.0, time.monotonic(), 0
+                writer.begin(opened)
+            if isinstance(item, Batch):
+                started = time.perf_counter()
+                results = mine_batch(self.model, item, self.config, self.targets) if len(item.images) else None
+                seconds += time.perf_counter() - started
+                writer.add(item.samples, results)
+                position = (item.samples[-1].image_offset or 0) if item.samples else position
+                self.progress.advance(len(item.samples), position or None)
+            else:
+                error = None if item.error is None else str(item.error)
+                writer.end(error, seconds_reading=item.seconds, seconds_model=seconds)
+                self.progress.finish_shard(item.shard.size)
+                self.summary.seconds_model += seconds
+                opened = None
 
 
-def _mine(
-    model: PromptSG,
-    reader: ShardReader,
-    writer: Writer,
-    shards: Iterable[Shard],
-    config: MineConfig,
-    targets: TargetSource,
-    progress: Progress,
-    drain: Drain,
-    summary: Summary,
-) -> None:
-    opened: str | None = None
-    seconds = 0.0
-    for item in reader.read(shards):
-        if drain.requested:
-            summary.drained = drain.requested
-            return
-        if opened is None:
-            opened, seconds = item.shard.name, 0.0
-            writer.begin(opened)
-        if isinstance(item, Batch):
-            started = time.perf_counter()
-            results = mine_batch(model, item, config, targets) if len(item.images) else None
-            seconds += time.perf_counter() - started
-            writer.add(item.samples, results)
-            progress.advance(len(item.samples), item.samples[-1].image_offset if item.samples else None)
-        else:
-            error = None if item.error is None else str(item.error)
-            writer.end(error, seconds_reading=item.seconds, seconds_model=seconds)
-            progress.finish_shard(item.shard.size)
-            summary.seconds_model += seconds
-            opened = None
+def _left(shard: Shard, position: int, seconds: float) -> float | None:
+    """Seconds that the rest of a shard will take at its own pace so far; None if that cannot be told."""
+    if not shard.size or not position:
+        return None
+    return seconds * max(0.0, shard.size / position - 1)
 
 
 def mine_batch(model: PromptSG, batch: Batch, config: MineConfig, targets: TargetSource) -> Results:

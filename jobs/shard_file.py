@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -30,10 +31,12 @@ class ForgivingFile:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
+        self.extent = 0  # the bytes that the file needs, written or not
 
     def write(self, data: Any) -> int:
         """Writes, or pretends to after an error."""
         size = memoryview(data).nbytes
+        self.extent = max(self.extent, self.file.tell() + size)
         if self.error is None:
             try:
                 self.file.write(data)
@@ -142,14 +145,13 @@ class ShardMapsWriter:
 
     def _check(self) -> None:
         if self._file.error is not None:
-            raise disk_error(self.path, self._file.error)
+            raise disk_error(self.path, self._file.error, self._file.extent)
 
 
-def disk_error(path: Path, error: OSError) -> ShardError:
-    """What to tell a user whose disk refuses: the path, the reason, and the room that is left there."""
+def disk_error(path: Path, error: OSError, needed: int | None = None) -> ShardError:
+    """What to tell a user whose disk refuses: the path, the reason, the room that it takes, and what is left there."""
     with contextlib.suppress(OSError):
-        import shutil
-
         free = shutil.disk_usage(path.parent).free
-        return ShardError(f"cannot write {path}: {error.strerror or error} ({free:,} bytes are free there)")
+        takes = f"it takes at least {needed:,} bytes, " if needed else ""
+        return ShardError(f"cannot write {path}: {error.strerror or error} ({takes}{free:,} are free there)")
     return ShardError(f"cannot write {path}: {error.strerror or error}")

@@ -32,7 +32,8 @@ class Results:
     """The model's numbers for the samples of a batch that have an image, in their order, as numpy arrays.
 
     maps: name -> (B, h, w) float32, whole maps of NaN where a row has no such map; features (B, D) float32; score,
-    probability (B,) float32; predicted (B,) int64; stored: further datasets of any shape (B, ...), which are not measured.
+    probability (B,) float32; predicted (B,) int64; stored: further
+    datasets of any shape (B, ...), which are not measured.
     """
 
     maps: Mapping[str, NDArray[np.float32]]
@@ -46,8 +47,10 @@ class Results:
 class ShardOutput:
     """The two unpublished files of one shard, and the rows so far. One thread only."""
 
-    def __init__(self, layout: RunLayout, manifest: Manifest, shard: str, max_failed_fraction: float) -> None:
-        self.layout, self.manifest, self.shard = layout, manifest, shard
+    def __init__(
+        self, layout: RunLayout, manifest: Manifest, shard: str, max_failed_fraction: float, *, replace: bool = False
+    ) -> None:
+        self.layout, self.manifest, self.shard, self.replace = layout, manifest, shard, replace
         self.max_failed_fraction = max_failed_fraction
         self.columns: dict[str, list[Any]] = {name: [] for name in metadata_schema(manifest.maps).names}
         self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
@@ -87,7 +90,7 @@ class ShardOutput:
             _check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
             with _stage(self.layout.shard_metadata(self.shard)) as rows:
                 self._write_rows(rows, report)
-                return publish_together(self._maps, rows, self.layout.lock), report
+                return publish_together(self._maps, rows, self.layout.lock, replace=self.replace), report
         except OSError as error:
             raise disk_error(self._maps.final, error) from error
 

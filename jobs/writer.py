@@ -41,7 +41,8 @@ class Writer:
     """Feeds a writing thread through a short queue, so that the model waits only when the disk is slower than it.
 
     Call `begin`, `add`, `end` for one shard after another, on one thread. `reported` is called on the writing thread
-    with a ShardReport for each shard. Use as a context manager: leaving it waits for the last commit.
+    with a ShardReport for each shard; with `replace`, published shards are replaced. Use as a context manager: leaving
+    it waits for the last commit.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Writer:
         max_failed_fraction: float,
         reported: Callable[[ShardReport], None],
         ahead: int = 4,
+        replace: bool = False,
     ) -> None:
+        self._replace = replace
         self._layout, self._manifest, self._max_failed_fraction = layout, manifest, max_failed_fraction
         self._reported = reported
         self._queue: queue.Queue[_Begin | _Add | _End | None] = queue.Queue(maxsize=ahead)
@@ -112,7 +115,9 @@ class Writer:
             started = time.perf_counter()
             try:
                 if failure is None and output is None:
-                    output = ShardOutput(self._layout, self._manifest, shard, self._max_failed_fraction)
+                    output = ShardOutput(
+                        self._layout, self._manifest, shard, self._max_failed_fraction, replace=self._replace
+                    )
                 if isinstance(item, _End):
                     report = self._finish(shard, output, failure or item.error)
                     report.seconds_reading, report.seconds_model = item.seconds_reading, item.seconds_model
