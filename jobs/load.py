@@ -12,6 +12,7 @@ from cam.extract import check_reachable
 from cam.names import parse_names
 from jobs.batch_targets import TargetSource, target_source
 from jobs.config import MineConfig
+from jobs.env import Environment
 from jobs.errors import UserError
 from jobs.shards import Shard
 from promptsg_core.checkpoint import load_model
@@ -30,12 +31,14 @@ class Loaded:
     resolved: dict[str, Any]
 
 
-def load(config: MineConfig, overrides: Sequence[str], shards: Sequence[Shard], local_rank: int = 0) -> Loaded:
+def load(
+    config: MineConfig, overrides: Sequence[str], shards: Sequence[Shard], environment: Environment | None = None
+) -> Loaded:
     """Loads the model and checks that every map can be had, before anything is written.
 
     Raises UserError, ModelError or CamError, each naming what does not fit.
     """
-    device = device_of_rank(config.device, local_rank)
+    device = device_of_rank(config.device, environment or Environment())
     precision = resolve_precision(config.precision, device)
     prompts = {name: make_prompt(text) for name, text in config.prompts.items()}
     model = load_model(
@@ -53,17 +56,20 @@ def load(config: MineConfig, overrides: Sequence[str], shards: Sequence[Shard], 
     return Loaded(model=model, targets=targets, resolved={"precision": precision, "model": model.config.to_dict()})
 
 
-def device_of_rank(name: str, local_rank: int) -> torch.device:
+def device_of_rank(name: str, environment: Environment, gpus: int | None = None) -> torch.device:
     """One GPU per rank where the device is `auto` or `cuda`; any number of ranks share the CPU.
 
-    Raises UserError where a node has fewer visible GPUs than ranks.
+    `gpus` is the number of visible GPUs, by default as torch counts them. Raises UserError, on every rank and before
+    any work, where a node has fewer of them than ranks.
     """
-    if local_rank == 0 or name not in ("auto", "cuda") or (name == "auto" and not torch.cuda.is_available()):
+    count = torch.cuda.device_count() if gpus is None else gpus
+    ranks = environment.local_world_size
+    if ranks == 1 or name not in ("auto", "cuda") or (name == "auto" and count == 0):
         return resolve_device(name)
-    # srun may show each task its own GPU only: then it is number 0 there.
-    count = torch.cuda.device_count()
-    if local_rank < count:
-        return torch.device("cuda", local_rank)
-    if count == 1:
+    if environment.launcher == "srun" and count == 1:  # it may show each task its own GPU only, as number 0
         return torch.device("cuda", 0)
-    raise UserError(f"local rank {local_rank} has no GPU: {count} are visible; ask for fewer workers or more GPUs")
+    if ranks > count:
+        raise UserError(
+            f"{ranks} workers were started on this node, but {count} GPUs are visible: start at most {count}"
+        )
+    return torch.device("cuda", environment.local_rank)

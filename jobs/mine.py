@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,15 +148,16 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     block = [shards[i] for i in block_of(len(shards), environment.array_index, environment.array_count)]
     if idle := idle_because(environment, len(block)):
         logger.info(idle)
-    todo = _todo(block, layout, request)
+    wanted = _wanted(layout, request)
+    todo = list(block) if request.overwrite else _todo(block, layout, wanted)
     if not todo:
         click.echo(f"{len(block)} of {len(block)} shards are done in {config.output}; nothing to do")
         return EXIT_OK
     from jobs.load import load
 
-    # Every rank draws from the same list; a shard that was done meanwhile is passed over when it is drawn.
-    drawn = draw(block if environment.world_size > 1 and not request.retry_failed else todo, ranks)
-    loaded = load(config, request.overrides, shards, environment.local_rank)
+    # All ranks draw from one list, which must not depend on when they look: what is done is passed over when drawn.
+    drawn = (shard for shard in draw(block, ranks) if wanted(shard))
+    loaded = load(config, request.overrides, shards, environment)
     if request.overwrite:
         for line in discard_run(layout):
             click.echo(f"overwriting: deleted {line}")
@@ -169,14 +170,21 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     return _conclude(summary, block, layout, time.monotonic() - started)
 
 
-def _todo(block: Sequence[Shard], layout: RunLayout, request: Request) -> list[Shard]:
-    """What of this task's block is to be mined."""
-    if request.overwrite:
-        return list(block)
+def _todo(block: Sequence[Shard], layout: RunLayout, wanted: Callable[[Shard], bool]) -> list[Shard]:
+    """What of a block is to be mined as things stand; one listing tells most of it."""
     done = layout.done()
-    if not request.retry_failed:
-        return [shard for shard in block if shard.name not in done]
-    return [shard for shard in block if shard.name not in done or has_failed_rows(layout, shard.name)]
+    return [shard for shard in block if shard.name not in done or wanted(shard)]
+
+
+def _wanted(layout: RunLayout, request: Request) -> Callable[[Shard], bool]:
+    """Whether a shard is to be mined, looked at when it is drawn: another worker may have been faster."""
+
+    def wanted(shard: Shard) -> bool:
+        if not layout.shard_metadata(shard.name).exists():
+            return True
+        return request.retry_failed and has_failed_rows(layout, shard.name)
+
+    return wanted
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,13 +55,6 @@ class Summary:
         self.zero_maps += sum(report.zero_maps.values())
 
 
-def undone(shards: Iterable[Shard], layout: RunLayout) -> Iterator[Shard]:
-    """The shards that are not done at the moment when they are drawn: another worker may have been faster."""
-    for shard in shards:
-        if not layout.shard_metadata(shard.name).exists():
-            yield shard
-
-
 class Worker:
     """Draws shards and mines them, one pass per batch; a shard that fails does not stop the others."""
 
@@ -79,9 +72,14 @@ class Worker:
         self.model, self.config, self.manifest, self.targets = model, config, manifest, targets
         self.progress, self.drain, self.replace = progress, drain, replace
         self.summary = Summary()
+        self._shard: Shard | None = None  # in hand
+        self._began, self._position = 0.0, 0
 
     def run(self, shards: Iterable[Shard], workers: int) -> Summary:
-        """Mines the shards in order, decoding in `workers` processes; with `replace` also those that are done."""
+        """Mines the shards in the order in which they are drawn, decoding in `workers` processes.
+
+        With `replace`, a shard that is published already is published anew.
+        """
         layout = RunLayout(self.config.output)
         events = EventLog(layout.logs)
 
@@ -99,42 +97,43 @@ class Worker:
         )
         writer = Writer(layout, self.manifest, self.config.max_failed_fraction, reported, replace=self.replace)
         with reader, writer:
-            self._mine(reader.read(shards if self.replace else undone(shards, layout)), writer)
+            self._mine(reader.read(shards, stop=self._must_stop), writer)
+            if self.summary.drained is None and self._must_stop():  # while it waited for a read
+                self.summary.drained = self.drain.requested
         events.close()
         return self.summary
 
     def _mine(self, items: Iterable[Batch | ShardEnd], writer: Writer) -> None:
-        opened: str | None = None
-        seconds, began, position = 0.0, 0.0, 0
+        seconds = 0.0
         for item in items:
-            if self.drain.requested:
-                left = _left(item.shard, position, time.monotonic() - began) if opened is not None else None
-                if not self.drain.allows(left):
-                    self.summary.drained = self.drain.requested
-                    return
-            if opened is None:
-                opened, seconds, began, position = item.shard.name, 0.0, time.monotonic(), 0
-                writer.begin(opened)
+            if self._must_stop():
+                self.summary.drained = self.drain.requested
+                return
+            if self._shard is None:
+                self._shard, seconds, self._began, self._position = item.shard, 0.0, time.monotonic(), 0
+                writer.begin(item.shard.name)
             if isinstance(item, Batch):
                 started = time.perf_counter()
                 results = mine_batch(self.model, item, self.config, self.targets) if len(item.images) else None
                 seconds += time.perf_counter() - started
                 writer.add(item.samples, results)
-                position = (item.samples[-1].image_offset or 0) if item.samples else position
-                self.progress.advance(len(item.samples), position or None)
+                self._position = max(self._position, *(sample.image_offset or 0 for sample in item.samples), 0)
+                self.progress.advance(len(item.samples), self._position or None)
             else:
                 error = None if item.error is None else str(item.error)
                 writer.end(error, seconds_reading=item.seconds, seconds_model=seconds)
                 self.progress.finish_shard(item.shard.size)
                 self.summary.seconds_model += seconds
-                opened = None
+                self._shard = None
 
-
-def _left(shard: Shard, position: int, seconds: float) -> float | None:
-    """Seconds that the rest of a shard will take at its own pace so far; None if that cannot be told."""
-    if not shard.size or not position:
-        return None
-    return seconds * max(0.0, shard.size / position - 1)
+    def _must_stop(self) -> bool:
+        """Whether the job is asked to stop and the rest of the shard in hand, at its pace so far, takes too long."""
+        if not self.drain.requested:
+            return False
+        if self._shard is None or not self._shard.size or not self._position:
+            return True  # nothing begun, or nothing that the time left could be told from
+        spent = time.monotonic() - self._began
+        return not self.drain.allows(spent * max(0.0, self._shard.size / self._position - 1))
 
 
 def mine_batch(model: PromptSG, batch: Batch, config: MineConfig, targets: TargetSource) -> Results:

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from promptsg_core.preprocess import DEFAULT_MAX_PIXELS, ImageTooLargeError, dec
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 5.0  # for a read that hangs; its thread ends with the process
 _MOST_WORKERS = 8  # past this the decoders outrun any model that the maps are taken from
 
 
@@ -156,22 +157,24 @@ class ShardReader:
     ) -> None:
         self._stop.set()
         if self._thread is not None:
-            while self._thread.is_alive():  # it may be waiting for room in the queue
+            patience = time.monotonic() + _PATIENCE_SECONDS
+            while self._thread.is_alive() and time.monotonic() < patience:  # it may be waiting for room in the queue
                 _drop_one(self._queue)
                 self._thread.join(timeout=0.02)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def read(self, shards: Iterable[Shard]) -> Iterator[Batch | ShardEnd]:
+    def read(self, shards: Iterable[Shard], stop: Callable[[], bool] = lambda: False) -> Iterator[Batch | ShardEnd]:
         """Batches of each shard in tar order, then its ShardEnd, shard by shard in the order drawn from `shards`.
 
-        A shard that cannot be read on ends with its error and the next one follows. Raises UserError if a decoding
-        process dies, and whatever else goes wrong in the reading thread.
+        `stop` is asked once a second while nothing comes, and ends it: a read may hang for hours. A shard that cannot be
+        read on ends with its error and the next one follows. Raises UserError if a decoding process dies, and whatever
+        else goes wrong in the reading thread.
         """
         self._thread = threading.Thread(target=self._read_all, args=(shards,), name="promptsg-reader", daemon=True)
         self._thread.start()
         decoding = 0.0
-        while (item := self._queue.get()) is not None:
+        while (item := self._next(stop)) is not None:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, _Read):
@@ -183,6 +186,14 @@ class ShardReader:
                 for sample, outcome in zip(item.good, outcomes, strict=True):
                     _apply(sample, outcome)
                 yield Batch(item.shard, item.samples, images)
+
+    def _next(self, stop: Callable[[], bool]) -> _Pending | _Read | BaseException | None:
+        while True:
+            try:
+                return self._queue.get(timeout=1.0)
+            except queue.Empty:
+                if stop():
+                    return None
 
     def _read_all(self, shards: Iterable[Shard]) -> None:
         """The reading thread: everything it has to say goes through the queue, its own errors included."""

@@ -20,6 +20,7 @@ from jobs.manifest import Manifest, read_manifest
 from jobs.progress import duration
 from jobs.samples import KEPT
 from jobs.shards import Shard
+from jobs.slurm_queue import queued_elements
 from jobs.split import block_of
 
 _MANY = 10
@@ -33,7 +34,8 @@ class Status:
 
     failed: shard -> why its last attempt failed; missing: never finished; images: with maps; failed_images: without,
     by reason; partial_images: kept without the target's maps. rate: images a second of all workers together, lately;
-    seconds_left: at that rate, by the shards' sizes; idle: seconds since the last shard ended. None is unknown.
+    seconds_left: at that rate, by the shards' sizes; idle: seconds since the last shard ended; None is unknown.
+    queue: SLURM's state -> array elements of this run, where squeue is there.
     """
 
     root: str
@@ -48,6 +50,7 @@ class Status:
     rate: float | None = None
     seconds_left: float | None = None
     idle: float | None = None
+    queue: dict[str, list[str]] = field(default_factory=dict)
 
 
 def status_of(root: Path) -> Status:
@@ -91,6 +94,7 @@ def status_of(root: Path) -> Status:
         rate=rate,
         seconds_left=left,
         idle=idle,
+        queue=queued_elements(layout),
     )
 
 
@@ -233,6 +237,8 @@ def _describe(status: Status) -> str:
         idle = status.idle is not None and status.idle > _IDLE_SECONDS
         since = f"; no shard has ended for {duration(status.idle or 0)}" if idle else ""
         lines.append(f"{status.rate:.0f} images a second{left}{since}")
+    for state, elements in status.queue.items():
+        lines.append(f"SLURM: {len(elements)} {state.lower()}: {', '.join(elements[:_MANY])}")
     shown = list(status.failed.items())[:_MANY]
     lines += [f"failed: {error}" for _, error in shown]
     if len(status.failed) > len(shown):

@@ -1,0 +1,55 @@
+"""How well maps lie on a mask: mass ratio, pointing and AUC, each beside what a fixed map scores (numpy and OpenCV).
+
+Legend: B images, h w grid. `share` (B, h, w) is the part of each patch that the mask covers, 0 to 1. Maps are >= 0;
+one without mass says nothing, and its numbers are NaN.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+
+
+def covered_share(mask: NDArray[np.bool_], grid: tuple[int, int]) -> Doubles:
+    """(H, W) mask -> (h, w): the part of each patch that is covered, patches being equal cells of the image."""
+    return cv2.resize(mask.astype(np.float64), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+
+
+def mass_ratio(maps: NDArray[np.floating], share: Doubles) -> Doubles:
+    """(B, h, w), (B, h, w) -> (B,): the map's mass on the mask over the mask's share of the area; 1 is chance."""
+    mass = maps.sum(axis=(1, 2), dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = np.where(mass > 0, (maps * share).sum(axis=(1, 2)) / mass, np.nan)
+        return np.asarray(inside / share.mean(axis=(1, 2)))
+
+
+def pointing(maps: NDArray[np.floating], share: Doubles) -> Doubles:
+    """(B, h, w), (B, h, w) -> (B,): the covered part of the map's highest patch, its mean over patches in case of ties.
+
+    The pointing game (Zhang et al. 2016, arXiv:1608.00507) with a point drawn from the highest patch.
+    """
+    flat, covered = maps.reshape(len(maps), -1), share.reshape(len(maps), -1)
+    highest = flat == flat.max(axis=1, keepdims=True)
+    found = (covered * highest).sum(axis=1) / highest.sum(axis=1)
+    return np.where(flat.max(axis=1) > 0, found, np.nan)
+
+
+def mask_auc(maps: NDArray[np.floating], share: Doubles) -> Doubles:
+    """(B, h, w), (B, h, w) -> (B,): the probability that a point on the mask has a higher value than one off it.
+
+    The area under the ROC curve over all points of the image, values constant in each patch, ties counted half.
+    """
+    return np.array([_auc(one.ravel(), part.ravel()) for one, part in zip(maps, share, strict=True)])
+
+
+def _auc(values: NDArray[np.floating], positive: Doubles) -> float:
+    if not values.max() > 0:
+        return float("nan")
+    _, level = np.unique(values, return_inverse=True)
+    on = np.bincount(level, positive)
+    off = np.bincount(level, 1 - positive)
+    below = np.cumsum(off) - off
+    return float((on * (below + off / 2)).sum() / (on.sum() * off.sum())) if on.sum() * off.sum() else float("nan")
