@@ -14,9 +14,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from jobs.batch_script import Place, Request, array_script, directive, finalize_script
 from jobs.errors import UserError
 from jobs.layout import RunLayout
-from jobs.submit import Place, Request, array_script, command, directive, finalize_script, submission_environment
+from jobs.submit import command, submission_environment
 
 GOLDEN = Path(__file__).parent / "golden_array.sbatch"
 EVIL = "a b'c\"d$(touch HIT)`touch HIT`;touch HIT #&|*%a@RUN@"

@@ -227,7 +227,8 @@ def test_similarity_is_to_the_mean_of_the_persons_other_images(checkpoint: Path,
 def test_prompts_are_maps_of_the_run(checkpoint: Path, tmp_path: Path) -> None:
     market_shard(tmp_path / "query-0.tar", 5)
     result = invoke("mine", "--shards", tmp_path / "query-0.tar", "--checkpoint", checkpoint, "--output",
-                    tmp_path / "R", "--prompt", "plain=A photo of a person", "--maps", "mim_attention", "--workers", 0)  # fmt: skip
+                    tmp_path / "R", "--prompt", "plain=A photo of a person", "--maps", "mim_attention",
+                    "--workers", 0)  # fmt: skip
     assert result.exit_code == 0, result.output
     run = open_run(tmp_path / "R")
     assert run.maps == ("mim_attention", "mim_attention:plain")

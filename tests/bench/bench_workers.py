@@ -59,8 +59,8 @@ def main() -> None:
                 rates[processes].append(mine_with(processes, inputs, Path(folder) / f"RUN-{repetition}-{processes}"))
         ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
         quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios
-        print(json.dumps({"one": rates[1], "two": rates[2], "median ratio": statistics.median(ratios),
-                          "quartiles": quartiles, "load": os.getloadavg(), "time": time.strftime("%F %T")}))  # fmt: skip
+        found = {"one": rates[1], "two": rates[2], "median ratio": statistics.median(ratios), "quartiles": quartiles}
+        print(json.dumps({**found, "load": os.getloadavg(), "time": time.strftime("%F %T")}))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,358 @@
+"""`promptsg render`: pictures of chosen images from the stored maps and the original shards (no torch, no model)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.colour_limits import colour_limits, columns_for
+from jobs.errors import UserError
+from jobs.painter import Job, Painter, draw_all, make_chunks
+from jobs.picture_names import picture_names
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from jobs.pictures import Style
+    from jobs.store import Run
+
+STYLES = ("overlay", "heatmap", "panel", "sheet", "identity", "ranked")
+COLUMNS = (
+    "shard", "key", "tar_index", "h5_row", "status", "pid", "camid", "split", "width", "height", "image_offset",
+    "image_size",
+)  # fmt: skip
+WORTH_PROCESSES = 30_000_000  # pixels; drawing fewer takes less time than starting processes
+_ONE_MAP_EACH = ("overlay", "heatmap")
+_SHOWN = 5
+_DRY_RUN_SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to render: the selection, how it looks, and where it goes."""
+
+    output: Path
+    style: Style
+    scale: str = "image"
+    form: str = "png"
+    where: str | None = None
+    order_by: str | None = None
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+    keys: Sequence[str] | None = None
+    queries: Path | None = None
+    topk: int = 10
+    per_page: int = 8
+    name_template: str | None = None
+    shards_root: str | Path | None = None
+    workers: int = 1
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows that have maps, the pictures to draw of them, and (key, reason) of what cannot be drawn."""
+
+    table: pa.Table
+    jobs: list[Job]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of it: pictures written, those that were there and stay, and (key, reason) of what was left out."""
+
+    written: int
+    kept: int
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@click.command(name="render", short_help="Draw maps over the images of any selection.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for the pictures.  [default: RUN/pictures]")
+@click.option("--style", "kind", type=click.Choice(STYLES), default="overlay", show_default=True)
+@click.option("--where", help="SQL over the metadata's columns, such as 'pid = 12 AND camid = 3'.")
+@click.option("--order-by", help="SQL, such as 'mim_attention_entropy DESC'.")
+@click.option("--limit", type=click.IntRange(1), help="Most images, after sorting.")
+@click.option("--sample", type=click.IntRange(1), help="So many of the images at random.")
+@click.option("--seed", default=0, show_default=True, help="Of --sample.")
+@click.option("--keys", type=click.File(encoding="utf-8"), help="A file with a key on each line; - is standard input.")
+@click.option("--queries", type=click.Path(path_type=Path), help="queries.parquet or failures.txt of `evaluate`.")
+@click.option("--topk", type=click.IntRange(1), default=10, show_default=True, help="Gallery images in `ranked`.")
+@click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all for panel and sheet, else "
+              "the first]")  # fmt: skip
+@click.option("--scale", type=click.Choice(["image", "shared", "percentile"]), default="image", show_default=True,
+              help="The colours' ends: each map's own extremes, those of all selected, or their 1st and 99th "
+              "percentiles.")  # fmt: skip
+@click.option("--colormap", default="turbo", show_default=True, help="By OpenCV's name.")
+@click.option("--alpha", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="The map's share.")
+@click.option("--upsample", type=click.Choice(["bilinear", "nearest", "bicubic"]), default="bilinear",
+              show_default=True)  # fmt: skip
+@click.option("--size", help="Of each image, HEIGHTxWIDTH or its height.  [default: its own for overlay and heatmap, "
+              "else 256]")  # fmt: skip
+@click.option("--per-page", type=click.IntRange(1), default=8, show_default=True, help="Images on a page of `sheet`.")
+@click.option("--format", "form", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True)
+@click.option("--name-template", help="With {key} {shard} {pid} {camid} {map} {style}; a / makes folders.  "
+              "[default: {key}__{map}]")  # fmt: skip
+@click.option("--shards-root", help="The folder or address where the shards are now, if they moved.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one per core]")
+@click.option("--overwrite", is_flag=True, help="Draw also what is there already.")
+@click.option("--dry-run", is_flag=True, help="Say how many pictures it would be, and the first ten.")
+def command(run: Path, output: Path | None, dry_run: bool, workers: int | None, **options: Any) -> None:
+    """Draw pictures of RUN's images with their maps, any selection of them, from the stored maps and the shards.
+
+    \b
+    Styles:
+      overlay, heatmap  one picture per image and map, without captions
+      panel             an image, then heatmap and overlay of each map
+      sheet             pages of images (rows) and maps (columns)
+      identity          a page per pid, one row per camera
+      ranked            a query and its nearest gallery images, with --queries
+
+    What is there already is kept, so that an interrupted command goes on; --overwrite draws it anew.
+
+    \b
+    Examples:
+      promptsg render RUN --where "pid = 12 AND camid = 3"
+      promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
+      promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
+    """
+    from jobs.selection import read_keys
+    from jobs.store import open_run
+
+    opened = open_run(run)
+    style = take_style(opened, options)
+    keys = read_keys(options.pop("keys")) if options["keys"] is not None else options.pop("keys")
+    workers = workers or len(os.sched_getaffinity(0))
+    config = Config(output=output or run / "pictures", style=style, keys=keys, workers=workers, **options)
+    if dry_run:
+        click.echo(describe_plan(plan(opened, config), config))
+        return
+    click.echo(describe(render(opened, config), config))
+
+
+def take_style(run: Run, options: dict[str, Any]) -> Style:
+    """Takes what concerns the look out of the command's options. Raises UserError on an unknown map or size."""
+    import numpy as np
+
+    from cam.overlay import apply_colormap
+    from jobs.pictures import DEFAULT_HEIGHT, Style
+
+    kind, maps, text = (options.pop(name) for name in ("kind", "maps", "size"))
+    look = {name: options.pop(name) for name in ("colormap", "alpha", "upsample")}
+    apply_colormap(np.zeros((1, 1), np.float32), look["colormap"])  # an unknown name is told before anything is read
+    size = parse_size(text) if text else None
+    if size is None and kind not in _ONE_MAP_EACH:
+        size = (DEFAULT_HEIGHT, None)
+    return Style(kind=kind, maps=choose_maps(run, maps, everything=kind in ("panel", "sheet")), size=size, **look)
+
+
+def choose_maps(run: Run, names: Sequence[str], *, everything: bool) -> tuple[str, ...]:
+    """The maps asked for, each once; without any, all of the run or its first. Raises UserError on an unknown one."""
+    import difflib
+
+    for name in names:
+        if name not in run.maps:
+            near = difflib.get_close_matches(name, run.maps, n=1)
+            hint = f"did you mean {near[0]}? It" if near else "it"
+            raise UserError(f"{run.layout.root} has no map {name!r}; {hint} has {', '.join(run.maps)}")
+    return tuple(dict.fromkeys(names)) or (run.maps if everything else run.maps[:1])
+
+
+def parse_size(text: str) -> tuple[int, int | None]:
+    """`256x128` -> (256, 128), `256` -> (256, None). Raises UserError on anything else."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
+    if found is None or not all(8 <= int(part) <= 16384 for part in found.groups() if part):
+        raise UserError(
+            f"--size {text!r} is neither HEIGHTxWIDTH nor a height, such as 256x128 or 256, from 8 to 16384"
+        )
+    return int(found[1]), int(found[2]) if found[2] else None
+
+
+def render(run: Run, config: Config) -> Report:
+    """Draws what `config` selects and is not there yet.
+
+    Raises UserError on a selection without images, on shards that are not there or have changed, and on a full disk.
+    """
+    import tempfile
+
+    from jobs.commit import make_folder, remove_leftovers
+    from jobs.source_images import locate
+
+    planned = plan(run, config)
+    todo = (
+        planned.jobs if config.overwrite else [job for job in planned.jobs if not _is_there(config.output / job.name)]
+    )
+    kept = len(planned.jobs) - len(todo)
+    if not todo:
+        return Report(written=0, kept=kept, skipped=planned.skipped)
+    limits = colour_limits(run, planned.table, config.style.maps, config.scale)
+    style = replace(config.style, limits=limits)
+    for folder in sorted({(config.output / job.name).parent for job in todo}):
+        make_folder(folder)
+        remove_leftovers(folder)
+    needed = planned.table.take(sorted({row for job in todo for row in job.rows})).to_pylist()
+    with tempfile.TemporaryDirectory(prefix="promptsg-render-") as scratch:
+        sources = locate(run, needed, config.shards_root, Path(scratch))
+        painter = Painter(root=run.layout.root, output=config.output, style=style, form=config.form, sources=sources)
+        chunks = make_chunks(planned.table, todo, config.workers)
+        workers = config.workers if _pixels(needed, style) >= WORTH_PROCESSES else 1
+        written, skipped = draw_all(painter, chunks, len(todo), workers)
+    return Report(written=written, kept=kept, skipped=planned.skipped + skipped)
+
+
+def _pixels(rows: Sequence[Mapping[str, Any]], style: Style) -> int:
+    """About how many pixels the maps of these rows will cover."""
+    if style.size is None:
+        return sum(row["width"] * row["height"] for row in rows) * len(style.maps)
+    height, width = style.size
+    return sum(height * (width or height * row["width"] // row["height"]) for row in rows) * len(style.maps)
+
+
+def plan(run: Run, config: Config) -> Plan:
+    """Which pictures to draw of which rows, in the selection's order. Raises UserError if that is none."""
+    import pyarrow.compute as pc
+
+    from jobs.selection import read_queries, select_rows
+
+    queries, keys = None, config.keys
+    if config.queries is not None:
+        queries, listed = read_queries(config.queries, ranked=config.style.kind == "ranked")
+        keys = listed if keys is None else [key for key in keys if listed is None or key in set(listed)]
+    elif config.style.kind == "ranked":
+        raise UserError("--style ranked needs --queries: queries.parquet or failures.txt of `promptsg evaluate`")
+    columns = [*COLUMNS, *columns_for(config.style.maps, config.scale)]
+    table = select_rows(
+        run, config.where, config.order_by, config.limit, config.sample, config.seed, keys, joined=queries,
+        columns=columns,
+    )  # fmt: skip
+    if not table.num_rows:
+        raise UserError(f"no image of {run.layout.root} fits the selection; give another --where, --keys or --queries")
+    has_maps = pc.is_valid(table["h5_row"])
+    failed = table.filter(pc.invert(has_maps))
+    skipped = list(zip(failed["key"].to_pylist(), failed["status"].to_pylist(), strict=True))
+    table = table.filter(has_maps)
+    planners: dict[str, Callable[..., tuple[pa.Table, list[Job]]]] = {
+        "sheet": _plan_sheets, "identity": _plan_identities, "ranked": _plan_ranked,
+    }  # fmt: skip
+    if config.name_template is not None and config.style.kind in ("sheet", "identity"):
+        raise UserError(
+            f"--name-template does not apply to --style {config.style.kind}, whose pictures show many images"
+        )
+    table, jobs = planners.get(config.style.kind, _plan_images)(run, config, table, queries, skipped)
+    return Plan(table, jobs, skipped)
+
+
+def _plan_images(run: Run, config: Config, table: pa.Table, *_: Any) -> tuple[pa.Table, list[Job]]:
+    maps: Sequence[str | None] = config.style.maps if config.style.kind in _ONE_MAP_EACH else [None]
+    places = [(row, map) for row in range(table.num_rows) for map in maps]
+    names = picture_names(
+        run, table, places, style=config.style.kind, form=config.form, name_template=config.name_template
+    )
+    return table, [Job(name, (row,), map) for name, (row, map) in zip(names, places, strict=True)]
+
+
+def _plan_sheets(run: Run, config: Config, table: pa.Table, *_: Any) -> tuple[pa.Table, list[Job]]:
+    starts = range(0, table.num_rows, config.per_page)
+    pages = [tuple(range(start, min(start + config.per_page, table.num_rows))) for start in starts]
+    return table, [Job(f"sheet_{page:04d}.{config.form}", rows) for page, rows in enumerate(pages, start=1)]
+
+
+def _plan_identities(
+    run: Run, config: Config, table: pa.Table, queries: Any, skipped: list[tuple[str, str]]
+) -> tuple[pa.Table, list[Job]]:
+    by_pid: dict[int, list[int]] = {}
+    for row, (pid, key) in enumerate(zip(table["pid"].to_pylist(), table["key"].to_pylist(), strict=True)):
+        if pid is None:
+            skipped.append((key, "no pid"))
+        else:
+            by_pid.setdefault(pid, []).append(row)
+    return table, [Job(f"pid_{pid:04d}__identity.{config.form}", tuple(rows)) for pid, rows in by_pid.items()]
+
+
+def _plan_ranked(
+    run: Run, config: Config, table: pa.Table, queries: pa.Table, skipped: list[tuple[str, str]]
+) -> tuple[pa.Table, list[Job]]:
+    """A figure per query; the table then also has the gallery images that the figures show."""
+    import pyarrow as pa
+
+    from jobs.pictures import Hit
+    from jobs.selection import rows_by_key
+
+    ids = list(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True))
+    known = {(query["shard"], query["key"]): query for query in _chosen(queries, set(ids)).to_pylist()}
+    found = {id: list(zip(known[id]["topk_shards"], known[id]["topk_keys"], strict=True))[: config.topk] for id in ids}
+    gallery = rows_by_key(run, {hit for hits in found.values() for hit in hits}, table.column_names)
+    place = {
+        id: table.num_rows + row
+        for row, id in enumerate(zip(gallery["shard"].to_pylist(), gallery["key"].to_pylist(), strict=True))
+    }
+    places = [(row, None) for row in range(table.num_rows)]
+    names = picture_names(
+        run, table, places, style=config.style.kind, form=config.form, name_template=config.name_template
+    )
+    jobs = []
+    for row, (id, name) in enumerate(zip(ids, names, strict=True)):
+        if missing := [hit for hit in found[id] if hit not in place]:
+            raise UserError(f"--queries names {missing[0]}, which {run.layout.root} has not; evaluate this run again")
+        marks = zip(known[id]["topk_distances"], known[id]["topk_correct"], strict=True)
+        hits = tuple(Hit(distance, correct) for distance, correct in marks)[: config.topk]
+        ap = known[id].get("ap")
+        note = "" if ap is None else f"AP {ap:.3f}"
+        jobs.append(Job(name, (row, *(place[hit] for hit in found[id])), hits=hits, note=note))
+    return pa.concat_tables([table, gallery]), jobs
+
+
+def describe_plan(planned: Plan, config: Config) -> str:
+    """What would be drawn: how many, and the first ten."""
+    there = 0 if config.overwrite else sum(_is_there(config.output / job.name) for job in planned.jobs)
+    lines = [f"{_count(len(planned.jobs), 'picture')} in {config.output}, {there} of them there already"]
+    lines += [f"  {job.name}" for job in planned.jobs[:_DRY_RUN_SHOWN]]
+    if len(planned.jobs) > _DRY_RUN_SHOWN:
+        lines.append(f"  ... and {len(planned.jobs) - _DRY_RUN_SHOWN} more")
+    return "\n".join([*lines, *_left_out(planned.skipped)])
+
+
+def describe(report: Report, config: Config) -> str:
+    """One line on what was done, and what was left out."""
+    kept = f", {report.kept} were there and stay (--overwrite draws them anew)" if report.kept else ""
+    return "\n".join(
+        [f"{_count(report.written, 'picture')} written to {config.output}{kept}", *_left_out(report.skipped)]
+    )
+
+
+def _left_out(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """A line per reason with its count and the first keys."""
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in skipped:
+        by_reason.setdefault(reason, []).append(key)
+    return [
+        f"left out, {reason}: {len(keys)} ({', '.join(keys[:_SHOWN])}" + (", ...)" if len(keys) > _SHOWN else ")")
+        for reason, keys in sorted(by_reason.items())
+    ]
+
+
+def _chosen(queries: pa.Table, ids: set[tuple[str, str]]) -> pa.Table:
+    import pyarrow as pa
+
+    pairs = zip(queries["shard"].to_pylist(), queries["key"].to_pylist(), strict=True)
+    return queries.filter(pa.array([pair in ids for pair in pairs], pa.bool_()))
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a picture was drawn: an empty file is what a crash of the machine may leave."""
+    try:
+        return path.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
