@@ -15,7 +15,8 @@ Doubles = NDArray[np.float64]
 
 def covered_share(mask: NDArray[np.bool_], grid: tuple[int, int]) -> Doubles:
     """(H, W) mask -> (h, w): the part of each patch that is covered, patches being equal cells of the image."""
-    return cv2.resize(mask.astype(np.float64), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+    found = cv2.resize(mask.astype(np.float64), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(found, np.float64)
 
 
 def mass_ratio(maps: NDArray[np.floating], share: Doubles) -> Doubles:
@@ -27,11 +28,11 @@ def mass_ratio(maps: NDArray[np.floating], share: Doubles) -> Doubles:
 
 
 def pointing(maps: NDArray[np.floating], share: Doubles) -> Doubles:
-    """(B, h, w), (B, h, w) -> (B,): the covered part of the map's highest patch, its mean over patches in case of ties.
+    """(B, h, w), (B, h, w) -> (B,): 1 if the map's highest patch is covered by half or more, else 0; ties are averaged.
 
-    The pointing game (Zhang et al. 2016, arXiv:1608.00507) with a point drawn from the highest patch.
+    The pointing game (Zhang et al. 2016, arXiv:1608.00507) at the resolution of the patches.
     """
-    flat, covered = maps.reshape(len(maps), -1), share.reshape(len(maps), -1)
+    flat, covered = maps.reshape(len(maps), -1), share.reshape(len(maps), -1) >= 0.5
     highest = flat == flat.max(axis=1, keepdims=True)
     found = (covered * highest).sum(axis=1) / highest.sum(axis=1)
     return np.where(flat.max(axis=1) > 0, found, np.nan)

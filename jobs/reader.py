@@ -168,8 +168,8 @@ class ShardReader:
         """Batches of each shard in tar order, then its ShardEnd, shard by shard in the order drawn from `shards`.
 
         `stop` is asked once a second while nothing comes, and ends it: a read may hang for hours. A shard that cannot
-        be read on ends with its error and the next one follows. Raises UserError if a decoding process dies, and whatever
-        else goes wrong in the reading thread.
+        be read on ends with its error and the next one follows. Raises UserError if a decoding process dies, and
+        whatever else goes wrong in the reading thread.
         """
         self._thread = threading.Thread(target=self._read_all, args=(shards,), name="promptsg-reader", daemon=True)
         self._thread.start()

@@ -49,7 +49,7 @@ def select_rows(
 
     Raises UserError on a column that does not exist, naming the nearest, and on any other error in the SQL.
     """
-    con = _connect(run)
+    con = connect_metadata(run)
     source, order = "samples", "shard, tar_index"
     if joined is not None:
         source, order = _join(con, joined), f"{_POSITION}, {order}"
@@ -126,13 +126,13 @@ def keys_in_several_shards(run: Run, keys: Iterable[str]) -> set[str]:
     """Those of the keys that more than one row of the run has."""
     import pyarrow as pa
 
-    con = _connect(run)
+    con = connect_metadata(run)
     con.register("wanted", pa.table({"key": pa.array(sorted(set(keys)), pa.string())}))
     sql = "SELECT key FROM samples WHERE key IN (SELECT key FROM wanted) GROUP BY key HAVING count(*) > 1"
     return {key for (key,) in con.execute(sql).fetchall()}
 
 
-def _connect(run: Run) -> duckdb.DuckDBPyConnection:
+def connect_metadata(run: Run) -> duckdb.DuckDBPyConnection:
     """A connection that sees the run's metadata as `samples`, and neither files, network nor Python's variables."""
     import duckdb
 
@@ -195,7 +195,7 @@ def _check_expressions(con: duckdb.DuckDBPyConnection, source: str, where: str |
             # Parsed as one expression and nothing else, and bound; nothing runs before it is asked for rows.
             (rows.filter if option == "--where" else rows.order)(text)
         except duckdb.Error as error:
-            raise _sql_error(error, rows.columns, option) from error
+            raise sql_error(error, rows.columns, option) from error
 
 
 def _ask(con: duckdb.DuckDBPyConnection, run: Run, sql: str) -> pa.Table:
@@ -204,10 +204,11 @@ def _ask(con: duckdb.DuckDBPyConnection, run: Run, sql: str) -> pa.Table:
     try:
         return con.sql(sql).to_arrow_table()
     except duckdb.Error as error:
-        raise _sql_error(error, run.schema.names, "the selection") from error
+        raise sql_error(error, run.schema.names, "the selection") from error
 
 
-def _sql_error(error: Exception, columns: Sequence[str], option: str) -> UserError:
+def sql_error(error: Exception, columns: Sequence[str], option: str) -> UserError:
+    """DuckDB's complaint as one line; an unknown column is answered with the nearest right ones."""
     text = _one_line(error)
     found = _UNKNOWN_COLUMN.search(text)
     if found is None:

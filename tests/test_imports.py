@@ -12,19 +12,19 @@ MODULES = {
     "promptsg_core": ["promptsg_core", "promptsg_core.checkpoint", "promptsg_core.preprocess"],
     "cam": ["cam", "cam.extract", "cam.measures"],
 }
+OFFLINE = """
+" accumulate agreement batch_script bootstrap cli colour_limits compare compose datasets demo evaluate
+evaluation_report failures faithfulness finalize gallery gallery_pictures info localise mine painter pedestrians
+picture_names pictures references render rerank retrieval selection shard source_images stats stats_figures
+stats_findings stats_page stats_partial stats_report stats_selection stats_shares stats_stored status store submit
+test train verify visualize writer
+"""
 WITHOUT_TORCH = [
     "cam.measures",
     "cam.overlay",
     "cam.panels",
     "cam.localisation",
-    *(
-        f"jobs.{name}"
-        for name in (
-            "agreement accumulate bootstrap cli compare datasets evaluate failures finalize gallery info mine pedestrians "
-            "pictures references render rerank retrieval selection shard source_images stats stats_report status store "
-            "submit train verify visualize writer"
-        ).split()
-    ),
+    *(f"jobs.{name}" for name in OFFLINE.split()),
 ]
 
 

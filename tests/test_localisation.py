@@ -22,9 +22,10 @@ def test_mass_and_pointing_by_hand() -> None:
     share = np.array([[[1, 0], [0, 0.5]]] * 3)
     maps = np.array([[[3, 1], [0, 0]], [[0, 0], [0, 2]], [[0, 0], [0, 0]]], np.float32)
     np.testing.assert_allclose(mass_ratio(maps, share), [0.75 / 0.375, 0.5 / 0.375, np.nan])
-    np.testing.assert_allclose(pointing(maps, share), [1, 0.5, np.nan])
+    np.testing.assert_allclose(pointing(maps, share), [1, 1, np.nan])
+    np.testing.assert_allclose(pointing(maps[:1, :, ::-1], share[:1]), [0])
     assert mass_ratio(np.ones((1, 2, 2)), share[:1]) == pytest.approx([1])  # a uniform map is chance
-    assert pointing(np.ones((1, 2, 2)), share[:1]) == pytest.approx([0.375])
+    assert pointing(np.ones((1, 2, 2)), share[:1]) == pytest.approx([0.5])
 
 
 def test_auc_is_scikit_learns() -> None:

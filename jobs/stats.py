@@ -1,0 +1,204 @@
+"""`promptsg stats`: where the model looks, per group of images, with intervals over identities (no torch)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jobs.stats_partial import Partial
+    from jobs.stats_selection import Question, Selection
+    from jobs.store import Run
+
+
+def ask(run: Run, by: Sequence[str], where: str, maps: Sequence[str], seed: int, sample: int) -> Question:
+    """The question that the options put. Raises UserError on an unknown map or column, and if no row is selected.
+
+    `by` are columns or SQL expressions over one row, each with an optional `AS name`.
+    """
+    import difflib
+
+    from jobs.stats_selection import Question, check_expressions, count_images
+
+    for name in maps:
+        if name not in run.maps:
+            near = difflib.get_close_matches(name, run.maps, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{run.layout.root} has no map {name!r}{hint} It has {', '.join(run.maps)}")
+    pairs = tuple(_named(text) for text in by)
+    names = [name for name, _ in pairs]
+    reserved = {"map", "map_a", "map_b", "measure", "value", "low", "high", "n_images", "n_identities"}
+    for name in names:
+        if names.count(name) > 1 or name in reserved:
+            raise UserError(f"--by: the column {name!r} is taken; give this expression another name with AS")
+    check_expressions(run, pairs, where)
+    count = count_images(run, where)
+    if not count:
+        raise UserError(f"no image of {run.layout.root} is selected{f' by --where {where!r}' if where else ''}")
+    return Question(
+        by=pairs,
+        where=where,
+        maps=tuple(dict.fromkeys(maps)) or run.maps,
+        seed=seed,
+        fraction=min(1.0, sample / count),
+        fingerprint=run.manifest.fingerprint,
+    )
+
+
+def block_of(names: Sequence[str], text: str) -> list[str]:
+    """The shards at positions i, i + n, ... of the run's full list, for `i/n` with i from 0 to n - 1."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise UserError(f"--block is {text!r}; give i/n with i from 0 to n - 1, such as 0/4")
+    return list(names)[int(found[1]) :: int(found[2])]
+
+
+def merged(run: Run, paths: Sequence[Path]) -> Partial:
+    """The parts of one question about this run as one. Raises UserError on parts of another run, or missing ones."""
+    from jobs.stats_partial import Partial
+
+    if not paths:
+        raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
+    total: Partial | None = None
+    for path in paths:
+        part = Partial.load(path)
+        if part.question.fingerprint != run.manifest.fingerprint:
+            raise UserError(f"{path} is not of the run {run.layout.root}")
+        total = part if total is None else total + part
+    assert total is not None
+    if missing := run.layout.done() - set(total.shards):
+        raise UserError(f"{len(missing)} shards are in no part, such as {min(missing)}: give every block's file")
+    return total
+
+
+def _named(text: str) -> tuple[str, str]:
+    found = re.fullmatch(r"(.+?)\s+AS\s+(\w+)", text.strip(), re.IGNORECASE | re.DOTALL)
+    return (found[2], found[1]) if found else (text.strip(), text)
+
+
+def available_threads() -> int:
+    """Processor cores that this process may use, at most four."""
+    import os
+
+    return max(1, min(4, len(os.sched_getaffinity(0))))
+
+
+@click.command(name="stats", short_help="Where the model looks, per group, with intervals.")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
+@click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
+@click.option("--where", default="", help="SQL condition that selects images; `run` is the table of all.")
+@click.option("--map", "maps", multiple=True, help="A map of the run. Repeatable.  [default: all]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
+@click.option("--outliers", default=50, show_default=True, type=click.IntRange(0), help="How many to list; 0: none.")
+@click.option("--sample", default=20_000, show_default=True, type=click.IntRange(1), help="Images for agreement.")
+@click.option("--resamples", default=1000, show_default=True, type=click.IntRange(10), help="Bootstrap resamples.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="Of every random draw.")
+@click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
+@click.option("--merge", is_flag=True, help="Join PARTs; what was asked is taken from them.")
+def command(
+    run: Path,
+    parts: tuple[Path, ...],
+    by: tuple[str, ...],
+    where: str,
+    maps: tuple[str, ...],
+    output: Path | None,
+    outliers: int,
+    sample: int,
+    resamples: int,
+    seed: int,
+    block: str | None,
+    merge: bool,
+) -> None:
+    """Say where the model looks in RUN: mean maps, entropy, area, centre and stripes of mass per group of images.
+
+    Intervals are 95 % bootstrap intervals over identities. Junk (pid below 0, or none) counts as one identity; it is
+    in the groups' means and in nothing about identities. Agreement and consistency use whole identities drawn at
+    random, about --sample images. Outliers are told by the first map.
+
+    \b
+    Example:
+      promptsg stats RUN --by camid --by split --where "pid > 0"
+      promptsg stats RUN --by camid --block 0/2; promptsg stats RUN --by camid --block 1/2
+      promptsg stats RUN --merge RUN/stats/parts/*.npz
+    """
+    import os
+
+    # Products of small matrices in our own threads: more of them inside would wait for each other. Before numpy comes.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from jobs.accumulate import accumulate
+    from jobs.commit import make_folder, write_whole
+    from jobs.stats_selection import Selection
+    from jobs.stats_stored import stored_columns
+    from jobs.store import open_run
+
+    opened = open_run(run)
+    folder = output or run / "stats"
+    selection: Selection | None
+    if merge and (block or by or where or maps):
+        raise UserError("--merge takes what was asked from the parts: leave out --by, --where, --map and --block")
+    if parts and not merge:
+        raise UserError(f"{parts[0]} is one word too many; files are joined with --merge")
+    done = sorted(opened.layout.done())
+    if merge:
+        part = merged(opened, parts)
+        selection = Selection(opened, part.question, part.shards) if outliers else None
+    else:
+        question = ask(opened, by, where, maps, seed, sample)
+        shards = done if block is None else block_of([shard.name for shard in opened.manifest.shards], block)
+        chosen = [name for name in done if name in set(shards)]
+        selection = Selection(opened, question, chosen, stored_columns(question.maps))
+        part = accumulate(selection, available_threads())
+    if block is not None:
+        index, number = (int(word) for word in block.split("/"))
+        path = folder / "parts" / f"part-{index:05d}-of-{number:05d}.npz"
+        make_folder(path.parent)
+        write_whole(path, part.save())
+        click.echo(f"{path}: {int(part.images.sum())} images of {len(part.shards)} shards")
+        return
+    if not len(part.images):
+        raise UserError("the parts have no image between them")
+    files = write_results(opened, part, selection, folder, outliers, resamples)
+    click.echo(f"{int(part.images.sum())} images in {part.groups.num_rows} groups: {files['report']}")
+
+
+def write_results(
+    run: Run, part: Partial, selection: Selection | None, folder: Path, number: int, resamples: int
+) -> dict[str, Path]:
+    """Every output of a whole question, each written atomically; what -> its path."""
+    from jobs.agreement import agreement_rows, consistency, outliers
+    from jobs.bootstrap import summarise
+    from jobs.stats_findings import Findings
+    from jobs.stats_report import write_findings
+
+    summary = summarise(part, resamples)
+    found = Findings(
+        run=str(run.layout.root),
+        part=part,
+        summary=summary,
+        agreement=agreement_rows(part, resamples),
+        consistency=consistency(part.sample, part.question.maps, part.question.seed),
+        outliers=outliers(selection, part, number, available_threads()) if selection is not None and number else [],
+        keys={},
+        resamples=resamples,
+    )
+    for outlier in found.outliers:
+        found.keys[outlier.shard, outlier.row] = _key(run, outlier.shard, outlier.row)
+    return write_findings(found, folder)
+
+
+def _key(run: Run, shard: str, row: int) -> str:
+    import h5py
+
+    from jobs.shard_file import KEY
+
+    with h5py.File(run.layout.shard_maps(shard), "r", locking=False) as file:
+        return str(file[KEY][row].decode())

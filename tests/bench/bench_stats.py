@@ -1,0 +1,130 @@
+"""`promptsg stats` over many maps, against reading the same datasets with h5py in a bare loop.
+
+    python -m tests.bench.bench_stats RUN [--by camid] [--repetitions 5]
+    python -m tests.bench.bench_stats RUN --make 1000000
+
+The arms take turns, so that a busy machine slows all, on files that the operating system already has in memory:
+`bare` reads every dataset of the first map slice by slice and does nothing with it; `pass` chooses the images and adds
+up all their maps; `command` is a whole `promptsg stats` in a process of its own, with intervals, figures and report,
+whose peak memory is taken. `--make` first writes a run of that many made-up 16x8 maps.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command does
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from jobs.accumulate import accumulate
+from jobs.samples import Sample
+from jobs.shard_file import MAPS
+from jobs.stats import ask, available_threads
+from jobs.stats_selection import Selection
+from jobs.stats_stored import stored_columns
+from jobs.store import Run, open_run
+from tests.made_runs import made_manifest, made_shard
+
+SHARD, STEP = 10_000, 1024
+COMMAND = "import sys; from jobs.stats import command; command(sys.argv[1:])"
+
+
+def make(root: Path, count: int) -> None:
+    """Shards of 10,000 images in no order, about 50 of an identity, before six cameras; one in a hundred is junk."""
+    names = [f"train-{index:06d}" for index in range(-(-count // SHARD))]
+    manifest = made_manifest(root, names)
+    rows, columns = np.mgrid[0:16, 0:8]
+    for index, name in enumerate(names):
+        rng = np.random.default_rng(index)
+        size = min(SHARD, count - index * SHARD)
+        pid = np.where(rng.random(size) < 0.01, -1, rng.integers(max(1, count // 50), size=size))
+        y, x = 6 + pid % 5 + rng.normal(0, 1, size), 3.5 + rng.normal(0, 0.7, size)
+        peak = np.exp(-((rows - y[:, None, None]) ** 2) / 18 - (columns - x[:, None, None]) ** 2 / 5)
+        maps = (peak * rng.gamma(2, 0.5, peak.shape)).astype(np.float32)
+        samples = [
+            Sample(key=f"{name}-{i:05d}", tar_index=i, pid=int(p), camid=int(c), split="train")
+            for i, (p, c) in enumerate(zip(pid, rng.integers(6, size=size), strict=True))
+        ]
+        made_shard(root, manifest, name, samples, mim_attention=maps)
+
+
+def bare_loop(run: Run) -> int:
+    """Values read."""
+    total = 0
+    for shard in sorted(run.layout.done()):
+        with h5py.File(run.layout.shard_maps(shard), "r", locking=False) as file:
+            dataset = file[f"{MAPS}/{run.maps[0]}"]
+            for start in range(0, len(dataset), STEP):
+                total += dataset[start : start + STEP].size
+    return total
+
+
+def one_pass(run: Run, by: list[str]) -> int:
+    """Images chosen; from the question to all sums over the first map."""
+    question = ask(run, by, "", run.maps[:1], 0, 20_000)
+    selection = Selection(run, question, sorted(run.layout.done()), stored_columns(question.maps))
+    return int(accumulate(selection, available_threads()).images.sum())
+
+
+def whole(run: Run, by: list[str], folder: str) -> None:
+    """The command in a new process."""
+    words = [str(run.layout.root), "--map", run.maps[0], "--output", folder, *(w for b in by for w in ("--by", b))]
+    subprocess.run([sys.executable, "-c", COMMAND, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def spread(values: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:7.2f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    """Prints the seconds of each arm, how many times the bare loop's they are, and the command's peak memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--by", action="append")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--make", type=int, metavar="COUNT", help="Write RUN, of this many images.")
+    asked = parser.parse_args()
+    if asked.make:
+        make(asked.run, asked.make)
+    run, by = open_run(asked.run), asked.by or ["camid"]
+    seconds: dict[str, list[float]] = {"bare": [], "pass": [], "command": []}
+    processor: dict[str, list[float]] = {name: [] for name in seconds}
+    with tempfile.TemporaryDirectory() as folder:
+        arms = {
+            "bare": lambda: bare_loop(run),
+            "pass": lambda: one_pass(run, by),
+            "command": lambda: whole(run, by, folder),
+        }
+        for repetition in range(asked.repetitions + 1):
+            for name, arm in arms.items():
+                started, used = time.perf_counter(), sum(os.times()[:4])
+                arm()
+                if repetition:  # the first warms the caches
+                    seconds[name].append(time.perf_counter() - started)
+                    processor[name].append(sum(os.times()[:4]) - used)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(
+        f"{bare_loop(run):,} values, {asked.repetitions} repetitions, {available_threads()} threads: median [quartiles]"
+    )
+    for kind, times in (("wall seconds", seconds), ("processor seconds", processor)):
+        for name, values in times.items():
+            ratios = [value / bare for value, bare in zip(values, times["bare"], strict=True)]
+            print(f"{kind:18s} {name:8s} {spread(values)}   times bare {spread(ratios)}")
+    print(f"peak memory of the command: {peak:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
