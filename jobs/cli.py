@@ -13,6 +13,7 @@ from jobs.errors import EXIT_ERROR, UserError
 
 # name -> (module, one line for `promptsg --help`). The click command in each module is called `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("jobs.demo", "See all of it in a minute: drawn pedestrians and a tiny trained model."),
     "shard": ("jobs.shard", "Pack a dataset folder into tar shards."),
     "mine": ("jobs.mine", "Run the model over shards; write maps (HDF5) and metadata (Parquet)."),
     "visualize": ("jobs.visualize", "Draw the maps of single images."),
@@ -20,6 +21,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("jobs.status", "Say what of a run is done, failed or missing."),
     "verify": ("jobs.verify", "Read a whole run again and check every byte."),
     "finalize": ("jobs.finalize", "Join the metadata of a finished run into one sorted file."),
+    "render": ("jobs.render", "Draw any subset of a run from its stored maps."),
+    "gallery": ("jobs.gallery", "Write a page to look through images and maps in a browser."),
+    "stats": ("jobs.stats", "Where the model looks, by group: mean maps, stripes, entropy, with intervals."),
+    "test": ("jobs.test", "Mine, evaluate and draw the first images, in one call."),
+    "faithfulness": ("jobs.faithfulness", "Deletion and insertion curves, and the randomisation check."),
+    "evaluate": ("jobs.evaluate", "Retrieval from the stored features: mAP, CMC, and why queries fail."),
+    "train": ("jobs.train", "Train a PromptSG, from CLIP or from scratch."),
+    "submit": ("jobs.submit", "Submit a run as a SLURM job array."),
+    "bench": ("jobs.bench", "How fast this machine mines these shards, and what a dataset will take."),
     "info": ("jobs.info", "Describe a checkpoint: family, configuration, parameters, grid, classes."),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -95,6 +96,25 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return strip_parallel_prefix(content)
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The ModelConfig fields that a safetensors file states of itself, as `promptsg train` writes them; else nothing.
+
+    `promptsg.config` is ModelConfig.to_dict() as JSON; `promptsg.token_rows` a trimmed embedding's token ids.
+    Raises CheckpointError when they are not what they should be.
+    """
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    try:
+        stated = ModelConfig.fields_from(json.loads(metadata.get("promptsg.config", "{}")))
+        if "promptsg.token_rows" in metadata:
+            stated["token_rows"] = tuple(int(token) for token in json.loads(metadata["promptsg.token_rows"]))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the file's own promptsg metadata is damaged: {error}") from error
+    return stated
+
+
 def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
@@ -134,7 +154,8 @@ def _understand(
     try:
         family = family_of(state)
         state = to_family_h(state, family)
-        config = infer_config(state, {**settings.model, **{k: v for k, v in given.items() if v is not None}})
+        stated = {**settings.model, **{k: v for k, v in given.items() if v is not None}}
+        config = infer_config(state, {**read_metadata(path), **stated})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return family, config, state

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from promptsg_core.errors import ModelError
@@ -33,6 +34,8 @@ PROMPTS: dict[str, Prompt] = {
 class ModelConfig:
     """Everything that fixes the computation; sizes are (height, width) in pixels, the grid is in patches.
 
+    `token_rows` lists the token ids of the embedding's rows where it holds but a few of them; None: row n is token n.
+
     Raises ModelError when a name is unknown or the sizes do not fit each other.
     """
 
@@ -48,6 +51,7 @@ class ModelConfig:
     text_heads: int = 8
     context_length: int = 77
     vocab_size: int = 49408
+    token_rows: tuple[int, ...] | None = None
     inversion_widths: tuple[int, int] = (512, 512)
     inversion_affine: bool = True
     mim_heads: int = 8
@@ -72,6 +76,8 @@ class ModelConfig:
             raise ModelError(f"image size {self.image_size} is smaller than one {self.patch_size}-pixel patch")
         if self.mim_layers < 1:
             raise ModelError("a MIM has at least one post block: no score reaches the patch tokens without one")
+        if self.token_rows is not None and len(self.token_rows) != self.vocab_size:
+            raise ModelError(f"{len(self.token_rows)} token rows are named, but the embedding has {self.vocab_size}")
         if min(self.std) <= 0:
             raise ModelError(f"std {self.std} must be positive")
 
@@ -89,6 +95,13 @@ class ModelConfig:
     def feature_dim(self) -> int:
         """Length of the retrieval feature: [CLS_final, v_final], 1280 for ViT-B/16."""
         return self.vision_width + self.embed_dim
+
+    @classmethod
+    def fields_from(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What `to_dict` gave, with its lists as tuples again. Raises ModelError on a name that is no field."""
+        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
+            raise ModelError(f"the configuration has no field {unknown[0]!r}")
+        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, tuples as lists."""

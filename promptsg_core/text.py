@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig, Prompt
+from promptsg_core.errors import ModelError
 from promptsg_core.transformer import ClipTransformer, merge_heads
 
 KeysValues = list[tuple[Tensor, Tensor]]
@@ -72,11 +73,17 @@ class PromptComposer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        # Where a token's row is, if the embedding holds but a few.
+        rows = config.token_rows
+        self._row_of = None if rows is None else {token: row for row, token in enumerate(rows)}
         self._cache: dict[tuple[int, ...], tuple[tuple[int, ...], KeysValues | Tensor]] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
-        """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*."""
-        tokens = torch.tensor(prompt.tokens, device=self.token_embedding.weight.device)
+        """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*.
+
+        Raises ModelError for a prompt with words that a trimmed embedding does not hold.
+        """
+        tokens = torch.tensor(self._rows(prompt), device=self.token_embedding.weight.device)
         embeddings = self.token_embedding(tokens).unsqueeze(0)
         if prompt.slot is None or pseudo_words is None:
             return embeddings
@@ -84,6 +91,16 @@ class PromptComposer(nn.Module):
         rows = len(pseudo_words)
         words = pseudo_words.to(embeddings.dtype).unsqueeze(1)
         return torch.cat([before.expand(rows, -1, -1), words, after.expand(rows, -1, -1)], dim=1)
+
+    def _rows(self, prompt: Prompt) -> tuple[int, ...]:
+        if self._row_of is None:
+            return prompt.tokens
+        if missing := [token for token in prompt.tokens if token not in self._row_of]:
+            raise ModelError(
+                f"the prompt {prompt.text!r} has token {missing[0]}, but the embedding of this checkpoint holds only "
+                f"{len(self._row_of)} tokens"
+            )
+        return tuple(self._row_of[token] for token in prompt.tokens)
 
     def forward(self, tower: TextTower, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
         """Text features (B, E), or (1, E) for a template without S*.

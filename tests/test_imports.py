@@ -13,7 +13,7 @@ MODULES = {
     "cam": ["cam", "cam.extract", "cam.measures"],
 }
 OFFLINE = """
-" accumulate agreement batch_script bootstrap cli colour_limits compare compose datasets demo evaluate
+accumulate agreement batch_script bootstrap cli colour_limits compare compose datasets demo evaluate
 evaluation_report failures faithfulness finalize gallery gallery_pictures info localise mine painter pedestrians
 picture_names pictures references render rerank retrieval selection shard source_images stats stats_figures
 stats_findings stats_page stats_partial stats_report stats_selection stats_shares stats_stored status store submit

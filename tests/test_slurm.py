@@ -175,6 +175,7 @@ def test_a_killed_element_leaves_its_shards_to_the_next_submission(
     assert re.findall(r"(train-[0-9]{6}): 6 images", again) == ["train-000004", "train-000005"]
 
 
+@pytest.mark.slow  # limits have minutes as their unit, and a requeued element waits two more
 def test_an_element_at_its_time_limit_requeues_itself_alone(
     slurm: Slurm, inputs: Path, reference: Path, tmp_path: Path
 ) -> None:

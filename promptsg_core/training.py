@@ -1,0 +1,224 @@
+"""Training a PromptSG: its forward pass with gradients, the objective, what is frozen, and a learning rate per group.
+
+Legend: B batch, M patches, D channels, E joint width, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from promptsg_core.config import PROMPTS, ModelConfig
+from promptsg_core.losses import contrastive_loss, identity_loss, triplet_loss
+from promptsg_core.model import PromptSG
+from promptsg_core.taps import Taps
+from promptsg_core.vision import VisionTower
+
+# The vocabulary entries that the templates consist of; a model trained from scratch has learnt no others.
+PROMPT_TOKENS = tuple(sorted({token for prompt in PROMPTS.values() for token in prompt.tokens}))
+_QK = ("mim.cross_attn.q_proj.", "mim.cross_attn.k_proj.", "mim.q_ln.", "mim.kv_ln.")
+_TOWERS = ("image_encoder.", "text_encoder.", "prompt_composer.")
+_TEXT = ("text_encoder.", "prompt_composer.")
+_UNDECAYED = ("positional_embedding", "token_embedding.weight")
+
+
+def small_config(num_classes: int, **changes: Any) -> ModelConfig:
+    """A model of a million parameters for 128x64 images, small enough to be trained from scratch on two cores."""
+    small: dict[str, Any] = {
+        "image_size": (128, 64),
+        "patch_size": 8,
+        "stride": 8,
+        "vision_width": 128,
+        "vision_layers": 2,
+        "vision_heads": 2,
+        "embed_dim": 128,
+        "text_width": 64,
+        "text_layers": 2,
+        "text_heads": 8,
+        "inversion_widths": (128, 128),
+        "mim_heads": 8,
+    }
+    return ModelConfig(**{**small, **changes, "num_classes": num_classes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOutput:
+    """What the objective reads.
+
+    cls_intermediate and cls_final (B, D), the CLS after the last block but one and after `ln_post`; v, text and v_final
+    (B, E); logits_cls and logits (B, C) of the CLS and the MIM head; attention (B, M), the mean over heads.
+    """
+
+    cls_intermediate: Tensor
+    cls_final: Tensor
+    v: Tensor
+    text: Tensor
+    v_final: Tensor
+    logits_cls: Tensor
+    logits: Tensor
+    attention: Tensor
+
+
+def training_forward(model: PromptSG, images: Tensor) -> TrainingOutput:
+    """(B, 3, H, W) uint8 RGB or normalised floats -> TrainingOutput, with gradients to every parameter that has them.
+
+    Under autocast the towers and the MIM compute in low precision; the necks and classifiers never do.
+    """
+    tower = model.image_encoder
+    before_last, tokens = _last_states(tower, model.prepare(images))
+    post = tower.ln_post(tokens)
+    projected = post @ tower.proj
+    v, patches = projected[:, 0], projected[:, 1:]
+    text = model.encode_text(v).expand(len(v), -1)
+    mim = model.mim(text, v, patches, Taps())
+    with torch.autocast(images.device.type, enabled=False):
+        cls_final, v_final = post[:, 0].to(model.head_dtype), mim.v_final.to(model.head_dtype)
+        return TrainingOutput(
+            cls_intermediate=before_last[:, 0],
+            cls_final=cls_final,
+            v=v,
+            text=text,
+            v_final=v_final,
+            logits_cls=model.classifier(model.bottleneck(cls_final)),
+            logits=model.classifier_proj(model.bottleneck_proj(v_final)),
+            attention=mim.attention_heads.mean(dim=1),
+        )
+
+
+def _last_states(tower: VisionTower, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, H, W) -> the (B, 1+M, D) outputs of the last block but one and of the last, which is `tower(images)`."""
+    patches = tower.conv1(images).flatten(2).transpose(1, 2)
+    cls = tower.class_embedding.expand(len(images), 1, -1)
+    tokens = tower.ln_pre(torch.cat([cls, patches], dim=1) + tower.positional_embedding)
+    *blocks, last = tower.transformer.blocks
+    for block in blocks:
+        tokens = block(tokens)
+    return tokens, last(tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The weights and constants of the training loss; the defaults are the paper's."""
+
+    id_weight: float = 1.0
+    triplet_weight: float = 1.0
+    contrastive_weight: float = 0.5
+    smoothing: float = 0.1
+    margin: float = 0.3
+    temperature: float = 0.1
+    unit_triplets: bool = False  # triplet distances between features of unit length
+
+    def __call__(self, out: TrainingOutput, labels: Tensor) -> dict[str, Tensor]:
+        """Each term, unweighted, by name, and `loss`, their weighted sum, first."""
+        identity = {
+            "id_cls": identity_loss(out.logits_cls, labels, self.smoothing),
+            "id_mim": identity_loss(out.logits, labels, self.smoothing),
+        }
+        features = {
+            "triplet_intermediate": out.cls_intermediate,
+            "triplet_cls": out.cls_final,
+            "triplet_mim": out.v_final,
+        }
+        if self.unit_triplets:
+            features = {name: F.normalize(tensor.float(), dim=1) for name, tensor in features.items()}
+        triplet = {name: triplet_loss(tensor, labels, self.margin) for name, tensor in features.items()}
+        contrastive = contrastive_loss(out.v, out.text, labels, self.temperature)
+        total = self.id_weight * torch.stack(list(identity.values())).sum()
+        total = total + self.triplet_weight * torch.stack(list(triplet.values())).sum()
+        return {
+            "loss": total + self.contrastive_weight * contrastive,
+            **identity,
+            **triplet,
+            "contrastive": contrastive,
+        }
+
+
+@torch.no_grad()
+def progress_of(out: TrainingOutput, labels: Tensor) -> dict[str, Tensor]:
+    """accuracy: the share of the batch that the MIM head names rightly; attention_entropy: of the maps, over log M.
+
+    An entropy of 1 is a uniform map: text that guides nothing.
+    """
+    accuracy = (out.logits.argmax(dim=1) == labels).float().mean()
+    entropy = -torch.xlogy(out.attention, out.attention).sum(dim=1).mean() / math.log(out.attention.shape[1])
+    return {"accuracy": accuracy, "attention_entropy": entropy}
+
+
+def prepare_training(model: PromptSG, *, freeze_text: bool) -> PromptSG:
+    """Puts a model into train mode, sets its classifiers' start, and freezes what is not trained; returns it.
+
+    Frozen are the text tower and the token embeddings with `freeze_text`, and always the two necks' biases (the BNNeck
+    of Luo et al. 2019, arXiv:1903.07071, whose classifiers have no bias either).
+    """
+    for classifier in (model.classifier, model.classifier_proj):
+        nn.init.normal_(classifier.weight, std=0.001)
+    model.train().requires_grad_(True)
+    for name, parameter in model.named_parameters():
+        if name in ("bottleneck.bias", "bottleneck_proj.bias") or (freeze_text and name.startswith(_TEXT)):
+            parameter.requires_grad_(False)
+    return model
+
+
+def parameter_groups(model: PromptSG, rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups of the trained parameters; `rates` are the learning rates of `tower`, `new` and `qk`.
+
+    tower: CLIP's modules. qk: the MIM's q_proj, k_proj, q_ln and kv_ln, which alone form the map; at the rate of the
+    others it stays uniform. new: the rest. Vectors and embeddings are not decayed. Groups have `name` and `base_lr`.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "tower" if name.startswith(_TOWERS) else "qk" if name.startswith(_QK) else "new"
+            decayed = parameter.ndim > 1 and not name.endswith(_UNDECAYED)
+            members.setdefault((kind, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "name": f"{kind}{'' if decayed else '_undecayed'}",
+            "lr": rates[kind],
+            "base_lr": rates[kind],
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (kind, decayed), parameters in members.items()
+    ]
+
+
+def step_factor(step: int, warmup: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
+    """What learning rates are multiplied by at a 0-based step: a linear warm-up, then gamma at each milestone."""
+    return min(1.0, (step + 1) / warmup if warmup else 1.0) * gamma ** sum(step >= m for m in milestones)
+
+
+def cosine_factor(step: int, warmup: int, steps: int) -> float:
+    """What learning rates are multiplied by at a 0-based step: a linear warm-up, then half a cosine down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def checkpoint_bytes(model: PromptSG, *, half: bool = False, token_rows: Sequence[int] | None = None) -> bytes:
+    """A safetensors file of family H that `load_model` reads, with the configuration in its metadata.
+
+    `promptsg.config` is the ModelConfig as JSON. With `token_rows` only these rows of the token embedding are kept, in
+    this order, and `promptsg.token_rows` lists their token ids; the configuration's `vocab_size` is then their number.
+    `half` stores matrices as float16; vectors, running statistics among them, stay float32.
+    """
+    state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+    config = model.config.to_dict()
+    metadata = {"format": "pt"}
+    if token_rows is not None:
+        key = "prompt_composer.token_embedding.weight"
+        state[key] = state[key][list(token_rows)]
+        config["vocab_size"] = len(token_rows)
+        metadata["promptsg.token_rows"] = json.dumps(list(token_rows))
+    if half:
+        state = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in state.items()}
+    metadata["promptsg.config"] = json.dumps(config)
+    return save({key: tensor.contiguous() for key, tensor in state.items()}, metadata)
