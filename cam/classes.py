@@ -110,8 +110,10 @@ def visualize_gradcam(
     any of gradcam, gradcam++, hirescam, mim_attention, rollout, chefer or all.
     """
     batch = image_tensor if image_tensor.ndim == 4 else image_tensor.unsqueeze(0)
-    names = map_names(model, method, target_layers)
-    found = extract_maps(model, batch, names, _target(target_category))
+    target = _target(target_category)
+    name_of_target = target if isinstance(target, str) else getattr(target, "name", "label")
+    names = map_names(model, method, target_layers, name_of_target)
+    found = extract_maps(model, batch, names, target)
     images = _pictures(model, batch)
     rows = []
     for number, image in enumerate(images):
@@ -180,6 +182,8 @@ def _layer_name(model: Any, known: Mapping[str, Any], layer: str | nn.Module) ->
 def _target(category: Category) -> str | Target | int | Tensor:
     if category is None:
         return "predicted"
+    if isinstance(category, np.integer):
+        return int(category)
     if isinstance(category, (str, int, Target, Tensor)):
         return category
     return torch.as_tensor(list(category))

@@ -99,7 +99,8 @@ def extract_maps(
     names = parse_names(maps)
     chosen = resolve_target(target)
     check_reachable(model, names, chosen, gradcam_plus_plus)
-    with evaluating(model):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
+        images = images.clone() if images.is_inference() else images
         return _extract(model, images, names, chosen, gradcam_plus_plus)
 
 

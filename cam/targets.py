@@ -59,7 +59,11 @@ def class_target(classes: Tensor, name: str = "label") -> Target:
     """The logit of a given class (B,) int64 per image. The score raises CamError for a class that the head lacks."""
 
     def score(out: Scored) -> Tensor:
-        index = classes.to(out.logits.device)
+        index = classes.to(out.logits.device).reshape(-1)
+        if classes.ndim == 0:
+            index = index.expand(len(out.logits))
+        if len(index) != len(out.logits):
+            raise CamError(f"{len(index)} classes were given for {len(out.logits)} images")
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < out.logits.shape[1]:
             raise CamError(
                 f"classes {int(index.min())} to {int(index.max())} were asked for; the head has {out.logits.shape[1]}"

@@ -36,10 +36,15 @@ class StagedFile:
         self.final = final
         # A long shard name must still leave room for the attempt's own suffix (255 bytes in most file systems).
         stem = final.name.encode()[:200].decode(errors="ignore")
-        attempt = f"{os.uname().nodename[:24]}.{os.getpid()}.{secrets.token_hex(4)}"
-        self.path = final.with_name(f".{stem}.{attempt}{TEMPORARY}")
-        self.file: IO[bytes] = self.path.open("x+b")
-        _lock(self.file, block=False)
+        self.file: IO[bytes]
+        while True:  # a sweeper may take the file for a leftover before it is locked: then begin again
+            attempt = f"{os.uname().nodename[:24]}.{os.getpid()}.{secrets.token_hex(4)}"
+            self.path = final.with_name(f".{stem}.{attempt}{TEMPORARY}")
+            self.file = self.path.open("x+b")
+            if _lock(self.file, block=False) and os.fstat(self.file.fileno()).st_nlink:
+                break
+            self.file.close()
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> StagedFile:
         return self
@@ -122,8 +127,7 @@ def remove_leftovers(folder: Path) -> list[Path]:
     removed = []
     for path in sorted(folder.glob(f".*{TEMPORARY}")):
         with contextlib.suppress(FileNotFoundError):  # published or removed by its owner meanwhile
-            if _is_dead(path):
-                path.unlink()
+            if _remove_if_dead(path):
                 removed.append(path)
     return removed
 
@@ -166,15 +170,18 @@ def _lock(file: IO[bytes], block: bool) -> bool:
     return True
 
 
-def _is_dead(path: Path) -> bool:
-    with path.open("rb") as file:
+def _remove_if_dead(path: Path) -> bool:
+    """Unlinks a file whose owner is gone, holding its lock meanwhile, so that no owner takes it in between."""
+    with path.open("r+b") as file:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
             # By the file system's own clock, not this host's: the two may differ, and either may jump.
-            return _now_of(path.parent) - path.stat().st_mtime > STALE_SECONDS
+            if _now_of(path.parent) - path.stat().st_mtime <= STALE_SECONDS:
+                return False
+        path.unlink()
     return True
 
 

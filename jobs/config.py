@@ -56,7 +56,11 @@ class MineConfig(BaseModel):
     @field_validator("prompts", mode="before")
     @classmethod
     def _named_prompts(cls, value: Any) -> Any:
-        return value if isinstance(value, Mapping) else parse_prompts((value,) if isinstance(value, str) else value)
+        if isinstance(value, Mapping):
+            return value
+        if not isinstance(value, (str, list, tuple)) or not all(isinstance(text, str) for text in value):
+            raise ValueError("expected texts, or names and texts")
+        return parse_prompts((value,) if isinstance(value, str) else tuple(value))
 
     @field_validator("maps")
     @classmethod

@@ -43,13 +43,14 @@ class Environment:
     deadline: float | None = None
 
     @classmethod
-    def from_variables(cls, variables: Mapping[str, str]) -> Environment:
+    def from_variables(cls, variables: Mapping[str, str], *, placed: bool = False) -> Environment:
         """Reads `os.environ` or the like. Raises UserError naming the variables that are odd or contradict each other.
 
-        torchrun's ranks win over srun's, since torchrun runs inside a task; a batch script's SLURM_PROCID is no rank.
+        With `placed` the place in the array is given otherwise, and SLURM's own is not looked at. torchrun's ranks win
+        over srun's, since torchrun runs inside a task; a batch script's SLURM_PROCID is no rank.
         """
         read = _Variables(variables)
-        index, count = _array(read)
+        index, count = (0, 1) if placed else _array(read)  # a redone list such as 0-3,7 has gaps
         parent, own = read.count("SLURM_ARRAY_JOB_ID"), read.count("SLURM_JOB_ID")
         end = read.count("SLURM_JOB_END_TIME")
         found = cls(

@@ -40,9 +40,17 @@ def finalize(run: Run, memory: str = _MEMORY) -> int:
     final = run.layout.root / "metadata.parquet"
     remove_leftovers(run.layout.root)
     schema = run.schema.with_metadata({"promptsg.fingerprint": run.manifest.fingerprint})
+    try:
+        rows = _merge(run, paths, final, schema, memory, expected)
+    except (OSError, duckdb.Error) as error:
+        raise UserError(f"cannot write {final}: {' '.join(str(error).split())}") from error
+    return rows
+
+
+def _merge(run: Run, paths: list[Path], final: Path, schema: pa.Schema, memory: str, expected: int) -> int:
     rows = 0
     with StagedFile(final) as staged, tempfile.TemporaryDirectory(dir=run.layout.logs, prefix=".sort.") as spill:
-        with pq.ParquetWriter(staged.file, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(staged.file, schema, compression="zstd", write_page_checksum=True) as writer:
             for batch in _sorted(paths, run.schema, memory, Path(spill)):
                 writer.write_batch(batch)
                 rows += len(batch)
@@ -55,7 +63,10 @@ def finalize(run: Run, memory: str = _MEMORY) -> int:
 
 def _vouched(path: Path, manifest: Manifest) -> int:
     """A shard's number of rows, from its footer, which must be of this run."""
-    footer = pq.read_metadata(path)
+    try:
+        footer = pq.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the same `promptsg mine` again") from error
     made_by = (footer.metadata or {}).get(b"promptsg.fingerprint", b"").decode()
     if made_by != manifest.fingerprint:
         raise UserError(f"{path} was made by another run; `promptsg verify` tells more")

@@ -13,8 +13,8 @@ from jobs.tar import TarReader
 
 
 def class_of_pids(pids: Iterable[int]) -> dict[int, int]:
-    """pid -> class: its rank among the sorted distinct pids; junk (-1) and distractors (0) have none."""
-    return {pid: rank for rank, pid in enumerate(sorted({pid for pid in pids if pid > 0}))}
+    """pid -> class: its rank among the sorted distinct pids of the training split, from 0 on; junk has none."""
+    return {pid: rank for rank, pid in enumerate(sorted({pid for pid in pids if pid >= 0}))}
 
 
 def read_label_map(path: Path) -> dict[int, int]:

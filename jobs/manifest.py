@@ -98,12 +98,23 @@ def create_manifest(
         make_folder(folder)
     content = {"schema_version": SCHEMA_VERSION, **asked, "resolved": dict(resolved), **details}
     content["fingerprint"] = fingerprint_of(content)
+    refuse_orphans(layout)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if write_once(layout.manifest, text.encode()):
         return Manifest(content)
     manifest = read_manifest(layout)
     refuse_other(layout, manifest, asked, resolved)
     return manifest
+
+
+def refuse_orphans(layout: RunLayout) -> None:
+    """Raises UserError for shards without a run.json: nobody can tell which run published them."""
+    done = layout.done()  # first: another worker may write its run.json, and only then its shards
+    if done and not layout.manifest.exists():
+        raise UserError(
+            f"{layout.root} has {len(done)} published shards but no run.json: give --overwrite to delete them, "
+            "or another --output"
+        )
 
 
 def fingerprint_of(content: Mapping[str, Any]) -> str:

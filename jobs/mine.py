@@ -20,7 +20,7 @@ from jobs.env import Environment
 from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
 from jobs.layout import RunLayout
 from jobs.logs import setup_logging
-from jobs.manifest import Manifest, asked_by, create_manifest, read_manifest, refuse_other
+from jobs.manifest import Manifest, asked_by, create_manifest, read_manifest, refuse_orphans, refuse_other
 from jobs.placement import idle_because, place_in_array, refuse_overwrite_by_many
 from jobs.progress import Progress, duration
 from jobs.ranks import Ranks, draw
@@ -94,7 +94,9 @@ def command(
     setup_logging()
     if overwrite and retry_failed:
         raise click.UsageError("--overwrite deletes what --retry-failed would mend: give one of them")
-    environment = place_in_array(Environment.from_variables(os.environ), array_index, array_count)
+    environment = place_in_array(
+        Environment.from_variables(os.environ, placed=None not in (array_index, array_count)), array_index, array_count
+    )
     request = Request(
         overrides=overrides,
         overwrite=overwrite,
@@ -145,6 +147,8 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
         refuse_overwrite_by_many(environment)
     elif layout.manifest.exists():
         refuse_other(layout, read_manifest(layout), asked)
+    else:
+        refuse_orphans(layout)
     block = [shards[i] for i in block_of(len(shards), environment.array_index, environment.array_count)]
     if idle := idle_because(environment, len(block)):
         logger.info(idle)
@@ -159,8 +163,7 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     drawn = (shard for shard in draw(block, ranks) if wanted(shard))
     loaded = load(config, request.overrides, shards, environment)
     if request.overwrite:
-        for line in discard_run(layout):
-            click.echo(f"overwriting: deleted {line}")
+        discard_run(layout, lambda what: click.echo(f"overwriting: deleting {what}"))
     details = {"checkpoint": str(config.checkpoint), "versions": _versions()}
     manifest = create_manifest(layout, asked, loaded.resolved, details)
     for folder in (layout.maps, layout.metadata):

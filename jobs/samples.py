@@ -141,7 +141,12 @@ def _read_group(sample: Sample, group: _Group) -> bytes | None:
 def _read_key(sample: Sample) -> None:
     parsed = parse_key(sample.key.rsplit("/", 1)[-1])
     if parsed is not None:
-        sample.pid, sample.camid, sample.seq, sample.frame = parsed.pid, parsed.camid, parsed.seq, parsed.frame
+        for name, bits in _INTEGERS.items():
+            value = getattr(parsed, name)
+            if value is not None and not _fits(value, bits):
+                sample.fail(METADATA_INVALID, f"the key {sample.key!r} has the {name} {value}, which is too large")
+                value = None
+            setattr(sample, name, value)
 
 
 def _read_json(sample: Sample, member: Member) -> None:
@@ -156,7 +161,7 @@ def _read_json(sample: Sample, member: Member) -> None:
         return
     for name, bits in _INTEGERS.items():
         value = content.get(name, getattr(sample, name))
-        if value is not None and (type(value) is not int or not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)):
+        if value is not None and (type(value) is not int or not _fits(value, bits)):
             sample.fail(METADATA_INVALID, f"member {member.name!r}: {name} is {value!r}, expected an integer or null")
             return
         setattr(sample, name, value)
@@ -164,4 +169,12 @@ def _read_json(sample: Sample, member: Member) -> None:
     if split is not None and not isinstance(split, str):
         sample.fail(METADATA_INVALID, f"member {member.name!r}: split is {split!r}, expected a string or null")
         return
+    if split is not None and any("\ud800" <= char <= "\udfff" for char in split):
+        sample.fail(METADATA_INVALID, f"member {member.name!r}: split is {split!r}, which is not text")
+        return
     sample.split = split
+
+
+def _fits(value: int, bits: int) -> bool:
+    """Whether a signed integer of so many bits holds the value."""
+    return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)

@@ -93,6 +93,8 @@ class ShardOutput:
                 return publish_together(self._maps, rows, self.layout.lock, replace=self.replace), report
         except OSError as error:
             raise disk_error(self._maps.final, error) from error
+        except (pa.ArrowException, ValueError) as error:  # a row that no column takes must cost this shard alone
+            raise ShardError(f"{self.shard}: its metadata cannot be written: {' '.join(str(error).split())}") from error
 
     def discard(self) -> None:
         """Removes what was not published."""
@@ -179,7 +181,7 @@ class ShardOutput:
         }
         schema = metadata_schema(self.manifest.maps).with_metadata({f"promptsg.{k}": v for k, v in facts.items()})
         table = pa.table(self.columns, schema=schema)
-        pq.write_table(table, staged.file, compression="zstd")
+        pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
         staged.sync()
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):

@@ -53,12 +53,14 @@ class ImageMaps:
     probability: float
     score: float
     target: str
+    category: int | None = None  # the class, where one was asked for
 
     @property
     def score_text(self) -> str:
         """What was differentiated and its value, for a caption."""
         if self.target in ("predicted", "label"):
-            chosen = f"class {self.predicted}, p {self.probability:.2f}" if self.target == "predicted" else "class"
+            known = self.target == "predicted" or self.category is None
+            chosen = f"class {self.predicted}, p {self.probability:.2f}" if known else f"class {self.category}"
             return f"{self.target} ({chosen}): {self.score:.3g}"
         return f"{self.target}: {self.score:.3g}"
 
@@ -126,6 +128,7 @@ def mine_images(
                 probability=float(found.probability[number]),
                 score=float(found.score[number]),
                 target=target if isinstance(target, str) else getattr(target, "name", "label"),
+                category=target if isinstance(target, int) else None,
             )
 
 

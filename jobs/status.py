@@ -99,9 +99,13 @@ def status_of(root: Path) -> Status:
 
 
 def _from_footer(layout: RunLayout, shard: str) -> dict[str, Any]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    facts = pq.read_schema(layout.shard_metadata(shard)).metadata
+    try:
+        facts = pq.read_schema(layout.shard_metadata(shard)).metadata
+    except pa.ArrowException:  # `verify` names it; the other shards still count
+        return {"images": 0, "failed": {"metadata_damaged": 1}, "partial": {}, "zero_maps": {}}
     return {
         "images": int(facts[b"promptsg.images"]),
         "failed": json.loads(facts[b"promptsg.failed"]),

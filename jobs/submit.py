@@ -112,10 +112,17 @@ def submit(config: MineConfig, request: Request, *, dry_run: bool = False) -> No
     settings = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_whole(place.scripts / "config.yaml", settings.encode())
     job = _sbatch(_written(place, "array.sbatch", array), request.options)
-    after = _sbatch(
-        _written(place, "finalize.sbatch", finalize), request.finalize_options, f"--dependency=afterany:{job}"
-    )
-    remember_jobs(place.layout, job, after)
+    remember_jobs(place.layout, job)
+    try:
+        after = _sbatch(
+            _written(place, "finalize.sbatch", finalize), request.finalize_options, f"--dependency=afterany:{job}"
+        )
+    except UserError as error:
+        raise UserError(
+            f"array job {job} is submitted, but finalize is not: {error}; scancel {job}, or run `promptsg finalize` "
+            "after it"
+        ) from error
+    remember_jobs(place.layout, after)
     _say(job, after, count, tasks, place.layout.root)
 
 
@@ -146,7 +153,7 @@ def _refuse_other_run(config: MineConfig, layout: RunLayout) -> None:
     asked = asked_by(config, expand_shards(config.shards))
     if layout.manifest.exists():
         manifest = read_manifest(layout)
-        asked["asked"]["overrides"] = manifest.content["asked"].get("overrides", [])
+        asked["asked"]["overrides"] = []  # a configuration file cannot carry KEY VALUE pairs
         refuse_other(layout, manifest, asked)
 
 

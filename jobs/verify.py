@@ -71,7 +71,7 @@ def verify(root: Path, show_progress: bool | None = False) -> Verdict:
 
 
 def _check_shard(name: str, maps: Path, metadata: Path, manifest: Manifest) -> Iterator[str]:
-    table = pq.read_table(metadata)
+    table = pq.read_table(metadata, page_checksum_verification=True)
     schema = metadata_schema(manifest.maps)
     if not table.schema.equals(schema):
         yield f"{name}: {metadata.name} has other columns than the run"

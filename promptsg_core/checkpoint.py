@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from promptsg_core.model import PromptSG
 from promptsg_core.precision import PRECISIONS, resolve_device, resolve_precision
 from promptsg_core.settings import Settings, read_settings
 
+_DAMAGE = (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, UnicodeDecodeError, struct.error,
+           AssertionError, TypeError, OverflowError)  # fmt: skip
 _MANY = 8  # keys named in an error before the rest is counted
 
 
@@ -90,7 +93,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path}: holds {type(content).__name__}, not a state dict of named tensors")
-    strange = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    strange = [str(k) for k, v in content.items() if not isinstance(v, Tensor) or not isinstance(k, str)]
     if strange:
         raise CheckpointError(f"{path}: not a state dict: {_some(strange)} are not tensors")
     return strip_parallel_prefix(content)
@@ -132,7 +135,7 @@ def _read_pickle(path: Path) -> Any:
         elif "Unsupported" in str(error) or "GLOBAL" in str(error):
             reason = "it holds more than tensors, and code in a checkpoint is never run; save only the state dict"
         raise CheckpointError(f"{path}: not loaded: {reason}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, UnicodeDecodeError) as error:
+    except _DAMAGE as error:
         # torch reports a truncated or foreign file in any of these ways.
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{path}: truncated, damaged or not a PyTorch checkpoint ({reason})") from error

@@ -76,7 +76,7 @@ class PromptComposer(nn.Module):
         # Where a token's row is, if the embedding holds but a few.
         rows = config.token_rows
         self._row_of = None if rows is None else {token: row for row, token in enumerate(rows)}
-        self._cache: dict[tuple[int, ...], tuple[tuple[int, ...], KeysValues | Tensor]] = {}
+        self._cache: dict[tuple[tuple[int, ...], int | None], tuple[tuple[int, ...], KeysValues | Tensor]] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
         """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*.
@@ -123,7 +123,7 @@ class PromptComposer(nn.Module):
         """
         parameters = [self.token_embedding.weight, *tower.parameters()]
         state = tuple(n for p in parameters for n in (p.data_ptr(), p._version))
-        known = self._cache.get(prompt.tokens)
+        known = self._cache.get((prompt.tokens, prompt.slot))
         if known is not None and known[0] == state:
             return known[1]
         embeddings = self.embed(prompt, None)
@@ -132,5 +132,5 @@ class PromptComposer(nn.Module):
             constant = tower(embeddings, len(prompt.tokens) - 1)
         else:
             constant = tower.prefix(embeddings[:, : prompt.slot])
-        self._cache[prompt.tokens] = (state, constant)
+        self._cache[prompt.tokens, prompt.slot] = (state, constant)
         return constant

@@ -50,6 +50,19 @@ def test_categories(model: PromptSG) -> None:
     assert not np.allclose(many[0], cam(images)[0]) or predicted[0] == 0
     with pytest.raises(CamError, match="the head has 7"):
         cam(images, 7)
+    with pytest.raises(CamError, match="2 classes were given for 3 images"):
+        cam(images, [1, 2])
+    for one in (np.int64(4), torch.tensor(4)):  # as argmax gives it
+        np.testing.assert_array_equal(cam(images, one), cam(images, 4))
+
+
+def test_the_callers_grad_mode_does_not_matter(model: PromptSG) -> None:
+    images = random_images(model.config, 2)
+    wanted = GradCAM(model, "mim")(images)
+    with torch.no_grad():
+        np.testing.assert_array_equal(GradCAM(model, "mim")(images), wanted)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(GradCAM(model, "mim")(images), wanted)
 
 
 def test_layers_may_be_the_modules_that_older_code_named(model: PromptSG) -> None:

@@ -273,3 +273,12 @@ def test_under_torchrun_the_last_to_leave_answers_for_all(statuses: tuple[int, i
     agent = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     both = [Ranks(replace(rank_of(rank, 2, agent.port, "torchrun"), agent_store=True)) for rank in range(2)]
     assert [one.leave(status) for one, status in zip(both, statuses, strict=True)] == [EXIT_OK, answer]
+
+
+def test_a_list_with_gaps_may_be_redone_where_the_place_is_given() -> None:
+    """`sbatch --array=0-3,7` of `status --missing`: SLURM cannot tell a position, the script's options do."""
+    gaps = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "0",
+            "SLURM_ARRAY_TASK_MAX": "7", "SLURM_ARRAY_TASK_COUNT": "5", "SLURM_ARRAY_TASK_STEP": "1"}  # fmt: skip
+    with pytest.raises(UserError, match="--array-index"):
+        Environment.from_variables(gaps)
+    assert Environment.from_variables(gaps, placed=True).element == "5_7"

@@ -95,6 +95,8 @@ SAMPLES: dict[str, tuple[list[tuple[str, bytes]], str | None]] = {
     "unicode": ([("größe 漢字.jpg", picture())], None),
     "255 bytes": ([("n" * 251 + ".jpg", picture())], None),
     "junk": ([("-1_c1s1_000451_03.jpg", picture())], None),
+    "a huge number": ([("0002_c99999999999s1_000001_05.jpg", picture())], "metadata_invalid"),
+    "no text": ([("x.json", b'{"split": "\\ud800"}'), ("x.jpg", picture())], "metadata_invalid"),
     "two images": ([("x.jpg", picture()), ("x.png", picture("PNG"))], "image_ambiguous"),
 }
 
@@ -306,9 +308,21 @@ def test_overwrite_names_what_it_deletes_and_keeps_what_is_not_its_own(
     assert verify(output).intact == 1
     assert run(checkpoint, tmp_path / "s-*.tar", output, Request(overwrite=True)) == 0
     said = capsys.readouterr().out
-    assert f"overwriting: deleted 1 files {output}/metadata/*.parquet" in said and f"deleted {output}/run.json" in said
+    assert (
+        f"overwriting: deleting 1 files {output}/metadata/*.parquet" in said and f"deleting {output}/run.json" in said
+    )
     assert (output / "notes.txt").read_text() == "mine"
     assert verify(output).images == 14
+
+
+def test_shards_without_a_run_json_are_nobodys(checkpoint: Path, tmp_path: Path) -> None:
+    market_shard(tmp_path / "s.tar", 5)
+    assert run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN") == 0
+    (tmp_path / "RUN" / "run.json").unlink()
+    with pytest.raises(Exception, match=r"1 published shards but no run\.json"):
+        run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN", target="feature")
+    assert run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN", Request(overwrite=True), target="feature") == 0
+    assert verify(tmp_path / "RUN").exit_status == 0
 
 
 def test_retry_failed_redoes_only_the_shards_with_failed_rows(checkpoint: Path, tmp_path: Path) -> None:

@@ -61,6 +61,20 @@ def test_names() -> None:
         parse_prompts(("bag=a", "bag=b"))
 
 
+def test_prompts_of_the_same_tokens_with_and_without_a_person_are_kept_apart() -> None:
+    """CLIP knows no capitals: "an X" and "an x" differ only in the slot."""
+    from dataclasses import replace
+
+    config, state = tiny_state()
+    model = build(config, state)
+    v = model.encode(random_images(config, 3)).v
+    with torch.no_grad():
+        own = model.encode_text(v)
+        plain = model.encode_text(v, replace(PROMPTS["composed"], slot=None))
+        assert own.shape == (3, 32) and plain.shape == (1, 32)
+        torch.testing.assert_close(model.encode_text(v), own)
+
+
 @pytest.mark.parametrize("mode", ["composed", "simplified"])
 def test_a_prompts_attention_is_the_models_own_under_that_template(mode: str) -> None:
     """Asked with the other built-in template, a model attends as one whose own template it is."""
