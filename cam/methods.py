@@ -37,7 +37,8 @@ def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     Chattopadhay et al. 2018, arXiv:1710.11063, equation 19, assumes A >= 0. Signed activations are split into two
     non-negative channels, A = relu(A) - relu(-A), with gradients g and -g; where A >= 0 this is the paper's formula.
     """
-    positive, negative = activations.clamp(min=0), (-activations).clamp(min=0)
+    positive = activations.clamp(min=0)
+    negative = positive - activations  # relu(-A), exactly
     w_positive = _alpha_weights(positive.sum(dim=1, keepdim=True), gradients, activations.shape[1])
     w_negative = _alpha_weights(negative.sum(dim=1, keepdim=True), -gradients, activations.shape[1])
     return _weighted(positive, w_positive) + _weighted(negative, w_negative)
@@ -56,10 +57,10 @@ def _alpha_weights(total: Tensor, gradients: Tensor, patches: int) -> Tensor:
     """(B, 1, D) sum of A, (B, M or 1, D) g -> (B, D): the sum over the patches of alpha relu(g).
 
     alpha = g^2 / (2 g^2 + sum(A) g^3) is 1 / (2 + sum(A) g) for g != 0; g is never squared, which would underflow.
-    Where g <= 0 relu(g) is 0, so alpha need not be masked there unless it is infinite.
+    With relu(g) in the denominator too, alpha relu(g) is the same where g > 0 and 0 elsewhere, with nothing to mask.
     """
-    weights = torch.relu(gradients) / (2 + total * gradients)
-    weights = torch.where(gradients > 0, weights, torch.zeros_like(weights)).sum(dim=1)
+    positive = torch.relu(gradients)
+    weights = positive.div_((total * positive).add_(2)).sum(dim=1)
     return weights * (patches // gradients.shape[1])
 
 
