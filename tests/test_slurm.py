@@ -19,7 +19,6 @@ from jobs.config import build_config
 from jobs.layout import RunLayout
 from jobs.mine import mine
 from jobs.slurm_queue import queued_elements
-from jobs.status import status_of
 from jobs.store import open_run
 from jobs.submit import command
 from tests.private_slurm import Slurm, missing_programs, private_slurm
@@ -164,15 +163,19 @@ def test_a_killed_element_leaves_its_shards_to_the_next_submission(
     assert states.pop(f"{job}_1") in {"FAILED", "CANCELLED"} and set(states.values()) == {"COMPLETED"}
     assert set(slurm.wait(after, 60).values()) == {"FAILED"}  # afterany: it runs behind a failure, and says what lacks
     said = (run / "logs" / f"finalize_{after}.out").read_text()
-    assert "2 of 12 shards are not done" in said and "train-000004" in said and not (run / "metadata.parquet").exists()
-    assert status_of(run).missing == ["train-000004", "train-000005"]
+    # The reading process may die a moment before the mining one, which then still reaches the last shard.
+    undone = sorted(
+        shard.name for shard in open_run(run).manifest.shards if shard.name not in open_run(run).layout.done()
+    )
+    assert undone in (["train-000004"], ["train-000004", "train-000005"])
+    assert f"{len(undone)} of 12 shards are not done" in said and not (run / "metadata.parquet").exists()
     marker.unlink()
     job, after = submit(slurm, config)
     assert set(slurm.wait(job, 120).values()) == {"COMPLETED"}
     assert_finalized(slurm, after, run, SHARDS * IMAGES)
     assert_same(run, reference)
     again = (run / "logs" / f"{job}_1.out").read_text()
-    assert re.findall(r"(train-[0-9]{6}): 6 images", again) == ["train-000004", "train-000005"]
+    assert re.findall(r"(train-[0-9]{6}): 6 images", again) == undone
 
 
 @pytest.mark.slow  # limits have minutes as their unit, and a requeued element waits two more
