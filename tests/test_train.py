@@ -175,16 +175,18 @@ def test_paper_defaults_and_epochs(data: TrainingImages, tmp_path: Path) -> None
 
 
 def test_a_short_training_lowers_the_loss(data: TrainingImages, tmp_path: Path) -> None:
-    training = Training(settings("--steps", "30", "--warmup", "5", "--erase", "0", "--raw-triplets"), data, tmp_path)
+    training = Training(
+        settings("--steps", "30", "--warmup", "5", "--erase", "0", "--raw-triplets", "--lr-qk", "0.01"), data, tmp_path
+    )
     assert run(training)
     losses = [row["loss"] for row in training.figures]
     assert len(losses) == 15
-    assert np.mean(losses[-3:]) < 0.92 * np.mean(losses[:3])
+    assert np.mean(losses[-3:]) < 0.85 * np.mean(losses[:3])
     with (tmp_path / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(2, 31, 2))
     assert float(rows[-1]["loss"]) == losses[-1]
-    assert float(rows[4]["lr_qk"]) == pytest.approx(5e-3 * cosine_factor(9, 5, 30))
+    assert float(rows[4]["lr_qk"]) == pytest.approx(1e-2 * cosine_factor(9, 5, 30))
     assert Image.open(tmp_path / "curve.png").size == (1440, 432)
     assert not (tmp_path / "resume.pt").exists()
     about = json.loads((tmp_path / "train.json").read_text())
