@@ -10,22 +10,17 @@ Legend: B images, O orders, M patches, F fills, K steps, S scores, h w grid, n i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cam.errors import CamError
 from cam.extract import TappedModel
 
 KINDS = ("deletion", "insertion")
-LEVEL = 0.95
 _TRUNCATE = 4.0  # standard deviations at which the Gaussian ends; beyond lies 0.006 % of it
-_DRAW_BYTES = 32 << 20
-Doubles = NDArray[np.float64]
 # (n, 3, H, W) uint8 images, and the (n,) numbers of the images that they were made of -> (n, S) scores.
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -164,37 +159,3 @@ def _scored(
 def area(values: Tensor, counts: Tensor) -> Tensor:
     """(..., K+1) scores -> (...) area under them by the trapezoidal rule, over the share of patches from 0 to 1."""
     return torch.trapezoid(values.double(), counts / counts[-1], dim=-1)
-
-
-def mean_over_identities(
-    values: Doubles, identities: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
-) -> tuple[Doubles, Doubles, Doubles]:
-    """(N, V) values, (N,) identities -> mean (V,) over images, and the ends of its 95 % interval.
-
-    Percentile bootstrap (Efron 1979) that redraws whole identities, as images of one person are not independent. NaN
-    values are passed over; the interval is NaN with fewer than two identities.
-    """
-    people, who = np.unique(identities, return_inverse=True)
-    known = np.isfinite(values)
-    sums, counts = (np.zeros((len(people), values.shape[1])) for _ in range(2))
-    np.add.at(sums, who, np.where(known, values, 0))
-    np.add.at(counts, who, known)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean = sums.sum(axis=0) / counts.sum(axis=0)
-        if len(people) < 2 or not resamples:
-            return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        drawn = [picked @ sums / (picked @ counts) for picked in _draws(len(people), resamples, seed)]
-    enough = (counts > 0).sum(axis=0) >= 2
-    low, high = np.nanpercentile(
-        np.where(enough, np.concatenate(drawn), 0), [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0
-    )
-    return mean, np.where(enough, low, np.nan), np.where(enough, high, np.nan)
-
-
-def _draws(people: int, resamples: int, seed: int) -> Iterator[Doubles]:
-    """(r, people) how often each identity was drawn, in blocks that keep the memory bounded."""
-    generator = np.random.default_rng(seed)
-    block = max(1, _DRAW_BYTES // (8 * people))
-    for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        yield generator.multinomial(people, np.full(people, 1 / people), size=size).astype(np.float64)

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.redraws import EDGES, redraws
 from jobs.stats_partial import Partial
 from jobs.stats_selection import JUNK
 
-LEVEL = 0.95
-_BLOCK_BYTES = 16 << 20  # of the weights as float32
 _KEPT_BYTES = 64 << 20
 _RATIO_BYTES = 128 << 20
 
@@ -23,10 +22,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Draws:
-    """`resamples` redraws of `identities` identities with replacement, the same for every group and measure.
-
-    Resample r is `default_rng(seed).integers(identities, size=identities)`, the r-th such call.
-    """
+    """`resamples` redraws of `identities` identities, the same for every group and measure; see `redraws`."""
 
     identities: int
     resamples: int
@@ -38,13 +34,7 @@ class Draws:
         if self._kept:
             yield from self._kept
             return
-        generator = np.random.default_rng(self.seed)
-        block = max(1, _BLOCK_BYTES // (4 * max(1, self.identities)))
-        for start in range(0, self.resamples, block):
-            weights = np.empty((min(block, self.resamples - start), self.identities), np.uint16)
-            for row in weights:
-                drawn = generator.integers(self.identities, size=self.identities)
-                row[:] = np.bincount(drawn, minlength=self.identities)
+        for weights in redraws(self.identities, self.resamples, self.seed):
             if 2 * self.resamples * self.identities <= _KEPT_BYTES:
                 self._kept.append(weights)
             yield weights
@@ -71,7 +61,7 @@ def intervals(
             if enough.any():
                 kept = values[:, enough]
                 percentile = np.nanpercentile if np.isnan(kept).any() else np.percentile  # the first is slow
-                low[g, enough], high[g, enough] = percentile(kept, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=0)
+                low[g, enough], high[g, enough] = percentile(kept, EDGES, axis=0)
     return low, high
 
 

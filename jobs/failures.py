@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cam.names import column_of
+from jobs.redraws import EDGES, redraws
 from jobs.retrieval import Floats, Integers
 from jobs.store import Run
 
@@ -30,7 +31,7 @@ CONSISTENCY = "consistency"
 _FLAT = 1e-5  # relative range below which a stored float32 measure says nothing: an attention map's mass is 1 +- 1e-7
 _FEWEST = 3  # two points always lie on a line
 _ROWS = 4096  # maps read at a time
-_CELLS = 1 << 22  # numbers per array of a bootstrap's block: 32 MB
+_ARRAYS = 4  # of float64, per query and resample, that a correlation holds at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,9 @@ def correlate_all(
         pearson, spearman = (_number(f(x, y, one)[0]) for f in (weighted_pearson, weighted_spearman))
         intervals: list[tuple[float | None, float | None]] = [(None, None), (None, None)]
         if count > 1 and len(x) >= _FEWEST:
-            both = [(weighted_pearson(x, y, w), weighted_spearman(x, y, w)) for w in _resample(identity, samples, seed)]
+            drawn = redraws(count, samples, seed, width=len(identity) * _ARRAYS)
+            weights = (block[:, identity].astype(np.float64) for block in drawn)
+            both = [(weighted_pearson(x, y, w), weighted_spearman(x, y, w)) for w in weights]
             intervals = [_interval(np.concatenate(values)) for values in zip(*both, strict=True)]
         (p_low, p_high), (s_low, s_high) = intervals
         found.append(
@@ -179,24 +182,12 @@ def _ranks(values: Floats, weights: Floats) -> Floats:
     return np.asarray(middle[:, group])
 
 
-def _resample(identity: Integers, samples: int, seed: int) -> Iterator[Floats]:
-    """Blocks of (b, N) weights: how often each query's identity was drawn, with replacement, from all identities."""
-    count = int(identity.max()) + 1
-    rng = np.random.default_rng(seed)
-    block = max(1, _CELLS // max(len(identity), count))
-    for start in range(0, samples, block):
-        rows = min(block, samples - start)
-        drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        yield times[:, identity].astype(np.float64)
-
-
 def _interval(values: Floats) -> tuple[float | None, float | None]:
     """The middle 95 %; a sample in which one side does not vary has no correlation and is left out."""
     values = values[np.isfinite(values)]
     if len(values) == 0:
         return None, None
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.percentile(values, EDGES)
     return float(low), float(high)
 
 

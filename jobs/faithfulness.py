@@ -82,13 +82,12 @@ def command(run: Path, output: Path | None, as_json: bool, **options: Any) -> No
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --map gradcam++/mim --map mim_attention --no-sanity
     """
     from jobs.logs import setup_logging
-    from jobs.render import choose_maps
     from jobs.selection import read_keys
     from jobs.store import open_run
 
     setup_logging()
     opened = open_run(run)
-    options["maps"] = choose_maps(opened, options["maps"], everything=True)
+    options["maps"] = opened.choose_maps(options["maps"]) or opened.maps
     if options["keys"] is not None:
         options["keys"] = read_keys(options["keys"])
     config = Config(**options)

@@ -97,7 +97,7 @@ def _with_intervals(values: NDArray[Any], who: NDArray[np.int64], config: Config
     """(N, ...) -> (3, ...): mean over images, low and high end of its interval."""
     import numpy as np
 
-    from cam.faithfulness import mean_over_identities
+    from jobs.redraws import mean_over_identities
 
     flat = values.reshape(len(values), -1).astype(np.float64)
     found = mean_over_identities(flat, who, resamples=config.resamples, seed=config.seed)

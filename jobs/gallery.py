@@ -11,7 +11,6 @@ import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +80,7 @@ def command(
 
     opened = open_run(run)
     style = Style(
-        maps=_chosen_maps(opened, options["maps"]),
+        maps=opened.choose_maps(options["maps"]) or opened.maps,
         **{name: options[name] for name in ("colormap", "alpha", "scale", "thumb_height")},
     )
     selection = {name: options[name] for name in ("where", "order_by", "sample", "seed")}
@@ -177,17 +176,6 @@ def page_data(
         "thumb_height": style.thumb_height,
         "rows": {name: [_short(value) for value in table[name].to_pylist()] for name in (*TEXTS, *numbers)},
     }
-
-
-def _chosen_maps(run: Run, names: Sequence[str]) -> tuple[str, ...]:
-    import difflib
-
-    for name in names:
-        if name not in run.maps:
-            near = difflib.get_close_matches(name, run.maps, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UserError(f"{run.layout.root} has no map {name!r}; {hint}it has {', '.join(run.maps)}")
-    return tuple(dict.fromkeys(names)) or run.maps
 
 
 def select_images(run: Run, selection: dict[str, Any], style: Style, limit: int) -> tuple[pa.Table, Report]:

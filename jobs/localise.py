@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from cam.localisation import covered_share, mask_auc, mass_ratio, pointing
 from jobs.errors import UserError
 from jobs.pedestrians import MASK_SUFFIX
+from jobs.redraws import mean_over_identities
 from jobs.store import Run
 
 Doubles = NDArray[np.float64]
-_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +77,8 @@ def _fixed(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def _score(name: str, maps: NDArray[np.floating], share: Doubles, people: NDArray[np.int64], seed: int) -> Localisation:
     numbers = {"ratio": mass_ratio(maps, share), "pointing": pointing(maps, share), "auc": mask_auc(maps, share)}
-    means = {kind: float(np.nanmean(values)) for kind, values in numbers.items()}
-    interval = {kind: _interval(values, people, seed) for kind, values in numbers.items()}
+    mean, low, high = mean_over_identities(np.stack(list(numbers.values()), axis=1), people, seed=seed)
+    means = dict(zip(numbers, mean.tolist(), strict=True))
+    interval = dict(zip(numbers, zip(low.tolist(), high.tolist(), strict=True), strict=True))
     zero = int((maps.reshape(len(maps), -1).max(axis=1) <= 0).sum())
     return Localisation(name=name, **means, zero=zero, images=len(maps), interval=interval)
-
-
-def _interval(values: Doubles, people: NDArray[np.int64], seed: int) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean; whole identities are drawn: their images are not independent."""
-    known = np.isfinite(values)
-    _, person = np.unique(people[known], return_inverse=True)
-    sums, counts = np.bincount(person, values[known]), np.bincount(person)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (_RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)

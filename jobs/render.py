@@ -151,19 +151,8 @@ def take_style(run: Run, options: dict[str, Any]) -> Style:
     size = parse_size(text) if text else None
     if size is None and kind not in _ONE_MAP_EACH:
         size = (DEFAULT_HEIGHT, None)
-    return Style(kind=kind, maps=choose_maps(run, maps, everything=kind in ("panel", "sheet")), size=size, **look)
-
-
-def choose_maps(run: Run, names: Sequence[str], *, everything: bool) -> tuple[str, ...]:
-    """The maps asked for, each once; without any, all of the run or its first. Raises UserError on an unknown one."""
-    import difflib
-
-    for name in names:
-        if name not in run.maps:
-            near = difflib.get_close_matches(name, run.maps, n=1)
-            hint = f"did you mean {near[0]}? It" if near else "it"
-            raise UserError(f"{run.layout.root} has no map {name!r}; {hint} has {', '.join(run.maps)}")
-    return tuple(dict.fromkeys(names)) or (run.maps if everything else run.maps[:1])
+    chosen = run.choose_maps(maps) or (run.maps if kind in ("panel", "sheet") else run.maps[:1])
+    return Style(kind=kind, maps=chosen, size=size, **look)
 
 
 def parse_size(text: str) -> tuple[int, int | None]:

@@ -23,15 +23,9 @@ def ask(run: Run, by: Sequence[str], where: str, maps: Sequence[str], seed: int,
 
     `by` are columns or SQL expressions over one row, each with an optional `AS name`.
     """
-    import difflib
-
     from jobs.stats_selection import Question, check_expressions, count_images
 
-    for name in maps:
-        if name not in run.maps:
-            near = difflib.get_close_matches(name, run.maps, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{run.layout.root} has no map {name!r}{hint} It has {', '.join(run.maps)}")
+    run.choose_maps(maps)
     pairs = tuple(_named(text) for text in by)
     names = [name for name, _ in pairs]
     reserved = {"map", "map_a", "map_b", "measure", "value", "low", "high", "n_images", "n_identities"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,15 @@ class Run:
         paths = [str(self.layout.shard_metadata(shard)) for shard in sorted(self.layout.done())]
         return ds.dataset(paths, schema=self.schema, format="parquet")
 
+    def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The named maps, each once. Raises UserError on one that the run has not, naming the nearest and all."""
+        for name in names:
+            if name not in self.maps:
+                near = difflib.get_close_matches(name, self.maps, n=1)
+                hint = f"did you mean {near[0]}? It" if near else "it"
+                raise UserError(f"{self.layout.root} has no map {name!r}; {hint} has {', '.join(self.maps)}")
+        return tuple(dict.fromkeys(names))
+
     def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 
@@ -52,8 +62,8 @@ class Run:
 
         Raises UserError naming the map or shard that is not there.
         """
-        if name not in self.maps and not (name == HEADS and self.manifest.has_heads):
-            raise UserError(f"{self.layout.root} has no map {name!r}; it has {', '.join(self.maps)}")
+        if not (name == HEADS and self.manifest.has_heads):
+            self.choose_maps([name])
         return self._read(f"{MAPS}/{name}", shard, rows)
 
     def read_features(self, shard: str, rows: slice | Sequence[int] | None = None) -> Array:

@@ -30,7 +30,6 @@ from cam.faithfulness import (
     curves,
     descending_order,
     mean_colour,
-    mean_over_identities,
     passes,
     patch_of_pixel,
     removal_counts,
@@ -41,6 +40,7 @@ from jobs.errors import UserError
 from jobs.faithfulness import FILLS, RANDOM, command, random_orders
 from jobs.mine import mine
 from jobs.randomise import HEAD, LEVELS, correlations, reinitialised
+from jobs.redraws import mean_over_identities
 from jobs.store import open_run
 from promptsg_core import load_model
 from promptsg_core.model import PromptSG
