@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import ctypes
-import io
 import json
 import math
 import os
-import statistics
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.bench_stages import (
+    Tried,
+    decode_all,
+    rate_of_job,
+    rate_of_writing,
+    rates_of_stages,
+    read_some,
+    repeated,
+    try_batch_sizes,
+)
 from jobs.config import MineConfig, build_config
-from jobs.errors import UserError
-from jobs.manifest import Manifest, asked_by, create_manifest
-from jobs.samples import Sample, read_samples
-from jobs.shards import Shard, expand_shards
-from jobs.tar import TarReader
+from jobs.shards import expand_shards
 
 if TYPE_CHECKING:
-    import torch
-
-    from jobs.events import ShardReport
     from jobs.load import Loaded
-    from jobs.shard_output import Results
-    from promptsg_core.model import PromptSG
-
-LARGEST_BATCH = 256
 LIMIT = 512
-_GAIN = 1.03  # anything less than this over the best smaller batch is noise
 _HOURS = 4.0  # of an array element: scheduled soon, and long beside loading the model
 _SPARE = 1.25  # of the estimated time, for uneven shards and busy file systems
-_NAME = "sample"  # the temporary shard
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tried:
-    """The model's images per second at one batch size, and the process's (or the GPU's) peak memory in bytes then."""
-
-    batch_size: int
-    images_per_second: float
-    peak_bytes: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +59,6 @@ class Report:
     rates: dict[str, float]
     peak_bytes: int | None
     estimate: Estimate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Read:
-    """The first samples of the shards: rows, bytes of their images, and how many images there are in all, about."""
-
-    samples: list[Sample]
-    images: list[bytes]
-    total: int
-    seconds: float
 
 
 def bench(config: MineConfig, loaded: Loaded, *, limit: int, seconds: float, images: int | None = None) -> Report:
@@ -126,271 +96,6 @@ def bench(config: MineConfig, loaded: Loaded, *, limit: int, seconds: float, ima
         peak_bytes=best.peak_bytes,
         estimate=estimate(count, rates["whole job"], size, max(1, round(len(shards) * count / read.total))),
     )
-
-
-def read_some(shards: Sequence[Shard], limit: int) -> Read:
-    """The first `limit` samples with an image. The total is exact if that is all, else told by the shards' sizes."""
-    samples, images, read_bytes, ended = [], [], 0, 0
-    started = time.perf_counter()
-    for shard in shards:
-        with TarReader(shard) as tar:
-            rows = read_samples(tar, shard.name)
-            for sample, data in rows:
-                if data is not None:
-                    samples.append(sample)
-                    images.append(data)
-                if len(images) == limit:
-                    break
-            else:
-                ended += 1
-            read_bytes += tar.bytes_read
-        if len(images) == limit:
-            break
-    seconds = time.perf_counter() - started
-    if not images:
-        raise UserError(f"the {len(shards)} shards hold no image that could be measured with")
-    sizes = [shard.size for shard in shards]
-    if ended == len(shards):
-        total = len(images)
-    elif None in sizes:  # not local: as if the shards were all as far read as these
-        total = round(len(images) / max(1, ended + 1) * len(shards))
-    else:
-        total = max(len(images), round(len(images) * sum(size or 0 for size in sizes) / max(1, read_bytes)))
-    return Read(samples=samples, images=images, total=total, seconds=seconds)
-
-
-def decode_all(read: Read, size: tuple[int, int], config: MineConfig) -> tuple[torch.Tensor, float]:
-    """uint8 (n, 3, H, W) of the images that decode, and the seconds that it took on one thread."""
-    import torch
-
-    from jobs.reader import Decoding, decode_batch
-
-    how = Decoding(image_size=size, interpolation=config.interpolation, max_image_pixels=config.max_image_pixels)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as a decoding process has it
-    try:
-        decode_batch(read.images[:8], how)
-        pixels, outcomes, seconds = decode_batch(read.images, how)
-    finally:
-        torch.set_num_threads(threads)
-    if not len(pixels):
-        raise UserError(f"none of the first {len(read.images)} images decodes; the first says: {outcomes[0][1]}")
-    return pixels, seconds
-
-
-def repeated(pixels: torch.Tensor, size: int) -> torch.Tensor:
-    """(n, 3, H, W) -> (size, 3, H, W): the images over and over."""
-    import torch
-
-    return pixels[torch.arange(size) % len(pixels)]
-
-
-def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, seconds: float) -> list[Tried]:
-    """1, 2, 4, ... 256 images, until two sizes in a row gain nothing or the memory ends."""
-    import torch
-
-    device = loaded.model.image_encoder.proj.device
-    tried: list[Tried] = []
-    size, best, idle = 1, 0.0, 0
-    while size <= LARGEST_BATCH and idle < 2 and _fits(tried, device):
-        once = partial(run_model, loaded, repeated(pixels, size), config)
-        try:
-            _, peak = peak_memory(once, device)  # warms up, too
-            rate = size / median_seconds(once, device, seconds / 2)
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        idle = 0 if rate > _GAIN * best else idle + 1
-        best = max(best, rate)
-        tried.append(Tried(batch_size=size, images_per_second=rate, peak_bytes=peak))
-        size *= 2
-    if not tried:
-        raise UserError(f"{device} has not the memory for one image: try --precision bf16 or another device")
-    return tried
-
-
-def _fits(tried: Sequence[Tried], device: torch.device) -> bool:
-    """Whether twice the last batch will surely fit into the host's memory; a GPU says so itself."""
-    meminfo = Path("/proc/meminfo")
-    if device.type == "cuda" or not tried or tried[-1].peak_bytes is None or not meminfo.exists():
-        return True
-    return tried[-1].peak_bytes < 1024 * _kibibytes(meminfo, "MemAvailable")
-
-
-def run_model(loaded: Loaded, images: torch.Tensor, config: MineConfig) -> Results:
-    """uint8 (B, 3, H, W) on the host -> results on the host: what a worker does with one batch."""
-    from jobs.pipeline import mine_batch
-    from jobs.reader import Batch
-
-    samples = [Sample(key=str(row), tar_index=row) for row in range(len(images))]
-    return mine_batch(
-        loaded.model, Batch(Shard(name=_NAME, url="", size=None), samples, images), config, loaded.targets
-    )
-
-
-class Halfway:
-    """A model whose `encode` has run already, so that what comes after it can be timed alone."""
-
-    def __init__(self, model: PromptSG, images: torch.Tensor) -> None:
-        self.model, self.encoded = model, model.encode(images)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def encode(self, images: torch.Tensor) -> Any:
-        """What was encoded before."""
-        return self.encoded
-
-
-def rates_of_stages(model: PromptSG, images: torch.Tensor, config: MineConfig, seconds: float) -> dict[str, float]:
-    """Images per second of the model's three parts, on uint8 (B, 3, H, W)."""
-    import torch
-
-    from cam.extract import extract_maps
-
-    halfway, device = Halfway(model, images), model.image_encoder.proj.device
-    v, form = halfway.encoded.v, config.gradcam_plus_plus
-    with torch.no_grad():
-        stages: dict[str, Callable[[], object]] = {
-            "image tower": torch.no_grad()(lambda: model.image_encoder(model.prepare(images))),
-            "text tower": torch.no_grad()(lambda: model.encode_text(v)),
-            "head and maps": lambda: extract_maps(halfway, images, maps=config.maps, gradcam_plus_plus=form),
-        }
-    rates = {}
-    for name, stage in stages.items():
-        stage()
-        rates[name] = len(images) / median_seconds(stage, device, seconds)
-    return rates
-
-
-def median_seconds(work: Callable[[], object], device: torch.device, seconds: float) -> float:
-    """The median time of at least two calls, of more while `seconds` last."""
-    import torch
-
-    taken: list[float] = []
-    while len(taken) < 2 or sum(taken) < seconds:
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
-
-
-def peak_memory(work: Callable[[], object], device: torch.device) -> tuple[int | None, int | None]:
-    """Bytes held before and at the peak of one call: allocated on the GPU, or resident in the process.
-
-    (None, None) where the system does not tell, after the call all the same.
-    """
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work()
-        return before, torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # memory that the allocator kept of earlier work would hide this one's
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    except (OSError, AttributeError):
-        work()
-        return None, None
-    before = 1024 * _kibibytes(status, "VmRSS")
-    work()
-    return before, 1024 * _kibibytes(status, "VmHWM")
-
-
-def _kibibytes(file: Path, field: str) -> int:
-    return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(field + ":"))
-
-
-def _temporary_run(folder: Path, config: MineConfig, loaded: Loaded, shards: Sequence[Shard]) -> Manifest:
-    from jobs.layout import RunLayout
-
-    return create_manifest(RunLayout(folder), asked_by(config, shards), loaded.resolved, {})
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for name in ("maps", "metadata") for path in (folder / name).iterdir())
-
-
-def rate_of_writing(
-    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], pixels: torch.Tensor, batches: int
-) -> float:
-    """Images per second from results in memory to a published shard."""
-    from jobs.layout import RunLayout
-    from jobs.writer import Writer
-
-    size = config.batch_size
-    results = run_model(loaded, repeated(pixels, size), config)
-    reports: list[ShardReport] = []
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        folder = Path(name)
-        manifest = _temporary_run(folder, config, loaded, shards)
-        started = time.perf_counter()
-        with Writer(RunLayout(folder), manifest, 1.0, reports.append) as writer:
-            writer.begin(_NAME)
-            for batch in range(batches):
-                rows = range(batch * size, (batch + 1) * size)
-                writer.add([Sample(key=str(row), tar_index=row) for row in rows], results)
-            writer.end()
-        seconds = time.perf_counter() - started
-        _refuse_failure([report.error for report in reports])
-        return batches * size / seconds
-
-
-class _Clock:
-    """In the place of a progress bar: notes when images are done."""
-
-    def __init__(self) -> None:
-        self.times: list[tuple[float, int]] = []
-
-    def advance(self, images: int, position: int | None) -> None:
-        self.times.append((time.perf_counter(), images))
-
-    def finish_shard(self, size: int | None) -> None:
-        pass
-
-
-def rate_of_job(
-    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], read: Read, batches: int
-) -> tuple[float, int]:
-    """Images per second of a worker, tar to published shard, and the bytes that one image takes on disk.
-
-    Timed from the end of the first batch: starting the decoding processes is no matter in a long job.
-    """
-    from jobs.drain import Drain
-    from jobs.pipeline import Worker
-    from jobs.reader import default_workers
-
-    device, clock = loaded.model.image_encoder.proj.device, _Clock()
-    workers = default_workers(device.type) if config.workers is None else config.workers
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        folder, tar = Path(name) / "run", Path(name) / f"{_NAME}.tar"
-        pack(tar, read, (batches + 1) * config.batch_size)
-        manifest = _temporary_run(folder, config, loaded, shards)
-        there = config.model_copy(update={"output": folder, "max_failed_fraction": 1.0})
-        worker = Worker(loaded.model, there, manifest, loaded.targets, progress=clock, drain=Drain())  # type: ignore[arg-type]
-        summary = worker.run(expand_shards([str(tar)]), workers)
-        ended = time.perf_counter()
-        _refuse_failure([report.error for report in summary.failed_shards])
-        images = sum(count for _, count in clock.times[1:])
-        return images / (ended - clock.times[0][0]), _size_of(folder) // max(1, summary.images)
-
-
-def pack(path: Path, read: Read, count: int) -> None:
-    """A tar of `count` samples: those that were read, over and over under new keys."""
-    with tarfile.open(path, "w") as tar:
-        for number, data in enumerate(islice(cycle(read.images), count)):
-            info = tarfile.TarInfo(f"{number:08d}.jpg")  # the decoder looks at the bytes, not at the name
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def _refuse_failure(errors: Sequence[str | None]) -> None:
-    if found := [error for error in errors if error is not None]:
-        raise UserError(f"writing a run for the measurement failed: {found[0]}")
 
 
 def estimate(images: int, rate: float, bytes_each: int, shards: int) -> Estimate:

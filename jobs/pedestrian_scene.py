@@ -10,22 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.pedestrian_drawing import (
-    IMAGE_SIZE,
-    Canvas,
-    Cloth,
-    Colour,
-    Look,
-    Pixels,
-    Place,
-    Point,
-    Pose,
-    box,
-    draw_person,
-    ellipse,
-    limb,
-    shaded,
-)
+from jobs.pedestrian_drawing import IMAGE_SIZE, Canvas, Cloth, Colour, Pixels, Place, Point, box, ellipse, limb, shaded
+from jobs.pedestrian_figure import Look, Pose, draw_person
 
 HEIGHT, WIDTH = IMAGE_SIZE
 

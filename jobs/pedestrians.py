@@ -11,7 +11,6 @@ import json
 import shutil
 import tarfile
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,20 +24,16 @@ from jobs.commit import StagedFile, make_folder, remove_leftovers, write_once
 from jobs.datasets import ParsedKey
 from jobs.errors import UserError
 from jobs.packing import PLAN
-from jobs.pedestrian_drawing import Cloth, Look, Pixels, shaded
+from jobs.pedestrian_drawing import Pixels
+from jobs.pedestrian_looks import choose_look, looks
 from jobs.pedestrian_scene import (
-    CLOTHES,
-    HAIRS,
-    SKINS,
     Camera,
     Scene,
     choose_bad_place,
-    choose_cloth,
     choose_place,
     choose_pose,
     draw_scene,
     make_camera,
-    pick,
     take_picture,
 )
 
@@ -47,14 +42,8 @@ FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding
 MASK_SUFFIX = ".mask.png"  # in a shard; a reader of images passes it over
 
 _JPEG_QUALITY = 90
-# Repeated as often as they are likely.
-_BAGS = ("none",) * 3 + ("backpack",) * 3 + ("shoulder",) * 2 + ("handbag",) * 2
-_HATS = ("none",) * 7 + ("cap",) * 2 + ("brimmed",)
-_LOWER_KINDS = ("trousers",) * 3 + ("shorts", "skirt")
-_LOOK, _CAMERA, _SHOT = range(3)  # streams of random numbers
-_DISTINCT = 2  # traits in which any two identities differ, at least
+_CAMERA, _SHOT = 1, 2  # streams of random numbers; looks have 0
 _EMPTY_DISTRACTORS = 3  # one of so many distractors shows nobody, as a detector's false alarm does
-_GROWING = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,54 +215,6 @@ def draw(shot: Shot, seed: int) -> tuple[Scene, Pixels]:
 def camera_of(seed: int, camid: int) -> Camera:
     """The camera of a 0-based id."""
     return make_camera(np.random.default_rng((seed, _CAMERA, camid)), camid)
-
-
-def looks(seed: int, count: int) -> Sequence[Look]:
-    """The first looks of a seed, at least `count`: any two differ in two traits or more, whatever they share."""
-    with _GROWING:
-        known, traits, rng = _known_looks(seed)
-        while len(known) < count:
-            look = choose_look(rng)
-            own = _traits(look)
-            if all(sum(a != b for a, b in zip(own, other, strict=True)) >= _DISTINCT for other in traits):
-                known.append(look)
-                traits.append(own)
-    return known
-
-
-@functools.lru_cache(maxsize=8)
-def _known_looks(seed: int) -> tuple[list[Look], list[tuple[object, ...]], np.random.Generator]:
-    """A list that only grows, in the order of its own generator: looks do not depend on how many are asked for."""
-    return [], [], np.random.default_rng((seed, _LOOK))
-
-
-def _traits(look: Look) -> tuple[object, ...]:
-    """What most views tell. Hair, skin and build are not counted: a camera blurs them."""
-    return look.upper.colour, look.upper.pattern, look.lower.colour, look.lower_kind, (look.bag, look.bag_colour)
-
-
-def choose_look(rng: np.random.Generator) -> Look:
-    """Any person at all."""
-    lower, bag = choose_cloth(rng), pick(rng, _BAGS)
-    patterned = lower.pattern in ("stripes", "checks") and rng.random() < 0.5
-    bag_colour = pick(rng, CLOTHES)
-    width, hip, sleeves, hair = rng.uniform((0.85, 0.485, 0, 0), (1.2, 0.535, 1, 1)).tolist()
-    return Look(
-        upper=choose_cloth(rng),
-        lower=lower if patterned else Cloth(lower.colour),
-        lower_kind=pick(rng, _LOWER_KINDS),
-        long_sleeves=sleeves < 0.5,
-        bag=bag,
-        bag_colour=bag_colour if bag != "none" else (0, 0, 0),
-        hat=pick(rng, _HATS),
-        hat_colour=pick(rng, CLOTHES),
-        hair=pick(rng, HAIRS),
-        long_hair=hair < 0.4,
-        skin=pick(rng, SKINS),
-        shoes=shaded(pick(rng, CLOTHES), 0.8),
-        width=width,
-        hip=hip,
-    )
 
 
 def _frame(pid: int, number: int) -> int:

@@ -115,7 +115,9 @@ def test_the_store_reads_by_name_and_row(mined: Path) -> None:
         assert opened.read_keys(row["shard"])[row["h5_row"]] == row["key"]
         np.testing.assert_array_equal(found, opened.read_maps("gradcam++/mim", row["shard"])[row["h5_row"]])
     assert opened.read_features("query-000000", slice(2, 5)).shape == (3, 96)
-    with pytest.raises(UserError, match=r"has no map 'gradcam/vit_last'; did you mean gradcam/mim\? It has mim_attention"):
+    with pytest.raises(
+        UserError, match=r"has no map 'gradcam/vit_last'; did you mean gradcam/mim\? It has mim_attention"
+    ):
         opened.read_maps("gradcam/vit_last", "query-000000")
     with pytest.raises(UserError, match="'nothing' is not done"):
         opened.read_maps("mim_attention", "nothing")

@@ -17,9 +17,11 @@ import pytest
 from jobs import pedestrians
 from jobs.datasets import list_dataset, parse_key
 from jobs.errors import UserError
-from jobs.pedestrian_drawing import BAG, HEAD, LEGS, TORSO, Canvas, Cloth, Look, Place, Pose, draw_person
+from jobs.pedestrian_drawing import BAG, HEAD, LEGS, TORSO, Canvas, Cloth, Place
+from jobs.pedestrian_figure import Look, Pose, draw_person
+from jobs.pedestrian_looks import looks, traits_of
 from jobs.pedestrian_scene import choose_pose, draw_scene, take_picture
-from jobs.pedestrians import Counts, Crowd, camera_of, draw, looks, make_pedestrians, write_pedestrian_shards
+from jobs.pedestrians import Counts, Crowd, camera_of, draw, make_pedestrians, write_pedestrian_shards
 from jobs.samples import read_samples
 from jobs.shards import expand_shards
 from jobs.tar import TarReader
@@ -258,7 +260,7 @@ def test_the_person_tells_who_it_is_and_the_background_does_not() -> None:
 
 def test_looks_differ_in_two_traits_and_share_colours() -> None:
     known = looks(3, 100)[:100]
-    traits = [pedestrians._traits(look) for look in known]
+    traits = [traits_of(look) for look in known]
     assert min(sum(a != b for a, b in zip(*pair, strict=True)) for pair in combinations(traits, 2)) >= 2
     assert sum(a.upper.colour == b.upper.colour for a, b in combinations(known, 2)) > 100
     assert looks(3, 150)[:100] == known

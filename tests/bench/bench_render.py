@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 
 from jobs.painter import Painter, make_chunks
+from jobs.picture_plan import COLUMNS, Config, plan
 from jobs.pictures import FORMATS, Style
-from jobs.render import COLUMNS, Config, plan
 from jobs.selection import select_rows
 from jobs.source_images import SourceImages, locate
 from jobs.store import open_run
