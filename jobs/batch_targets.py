@@ -11,9 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from cam.targets import Target, class_target, resolve_target, similarity_target
+from jobs.commit import sha256_of
 from jobs.config import MineConfig
 from jobs.errors import UserError
 from jobs.labels import labels_for
+from jobs.manifest import Manifest
 from jobs.references import References
 from jobs.samples import NO_LABEL, NO_REFERENCE, Sample
 from jobs.shards import Shard
@@ -50,14 +52,23 @@ def target_source(config: MineConfig, shards: Sequence[Shard], model: PromptSG) 
             raise UserError("the target similarity needs --reference RUN: an earlier run with the features to compare")
         references = References(config.reference, config.reference_split)
         wanted = model.config.feature_dim
-        if references.dimension != wanted:
-            raise UserError(
-                f"the reference run {config.reference} has features of {references.dimension} numbers, "
-                f"this model of {wanted}"
-            )
+        _refuse_other_features(config, references.run.manifest, model)
         return lambda samples: _compared(samples, references, wanted)
     fixed = BatchTarget(resolve_target(config.target))
     return lambda samples: fixed
+
+
+def _refuse_other_features(config: MineConfig, manifest: Manifest, model: PromptSG) -> None:
+    """Raises UserError where the reference run's features are another model's: their cosines would mean nothing."""
+    there, here = manifest.content["resolved"]["model"], model.config.to_dict()
+    differing = [
+        f"{name} {there.get(name)} there, {value} here" for name, value in here.items() if there.get(name) != value
+    ]
+    before, now = manifest.content["asked"]["checkpoint_sha256"], sha256_of(config.checkpoint)
+    if before != now:
+        differing.insert(0, f"checkpoint {before[:12]}... there, {now[:12]}... here")
+    if differing:
+        raise UserError(f"the reference run {config.reference} has features of another model: {'; '.join(differing)}")
 
 
 def _labelled(samples: Sequence[Sample], labels: Mapping[int, int]) -> BatchTarget:

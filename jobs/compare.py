@@ -52,14 +52,15 @@ def compare(
     from cam.names import parse_names
     from cam.panels import column, padded, text_block
     from cam.targets import similarity_target
-    from jobs.single import Style, draw_panel, limits_of, mine_images, names_for, read_all, save_arrays, save_picture
+    from jobs.single import Style, draw_panel, limits_of, mine_images, names_for, read_images, save_arrays, save_picture
 
     model = model_options.load()
     layers = "all" if "all" in options["layers"] else list(options["layers"])
     names = [name for method in options["methods"] for name in map_names(model, method, layers, "similarity")]
     names = list(dict.fromkeys([*names, *(f"mim_attention:{prompt}" for prompt in model.prompts)]))
     check_reachable(model, parse_names(names), "similarity")
-    images, problems = read_all([query, gallery])
+    problems: list[str] = []
+    images = list(read_images([query, gallery], problems))
     if problems:
         raise UserError("; ".join(problems))
     features = [_feature(model, pixels) for _, pixels in images]

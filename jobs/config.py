@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from cam.names import ATTENTION, parse_names
 from jobs.errors import UserError
 from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+from promptsg_core.settings import WEIGHT, read_settings
 from promptsg_core.tokenise import parse_prompts
 
 DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
@@ -88,14 +89,23 @@ class MineConfig(BaseModel):
         return None if value is None else value.expanduser().absolute()
 
 
-def build_config(file: Path | None, options: Mapping[str, Any], settings: Sequence[str] = ()) -> MineConfig:
+def build_config(
+    file: Path | None, options: Mapping[str, Any], settings: Sequence[str] = (), overrides: Sequence[str] = ()
+) -> MineConfig:
     """MineConfig from a YAML file, options that were given (None is not given) and `key=value` words, in that order.
+
+    Where none of them names a checkpoint, TEST.WEIGHT does, of `overrides` (KEY VALUE words) or of `model_settings`.
 
     Raises UserError naming the key, the value and what is valid.
     """
     values = _read(file) if file is not None else {}
     values |= {key: value for key, value in options.items() if value not in (None, ())}
     values |= dict(_assignment(text) for text in settings)
+    if overrides or values.get("model_settings"):
+        stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are no pairs
+        values.setdefault("checkpoint", stated.weight)
+        if values["checkpoint"] is None:
+            del values["checkpoint"]
     for key in values:
         if key not in MineConfig.model_fields:
             near = difflib.get_close_matches(key, MineConfig.model_fields, n=1)
@@ -105,6 +115,12 @@ def build_config(file: Path | None, options: Mapping[str, Any], settings: Sequen
         return MineConfig(**values)
     except ValidationError as error:
         raise UserError("; ".join(_explain(problem) for problem in error.errors())) from error
+
+
+def without_weight(overrides: Sequence[str]) -> list[str]:
+    """KEY VALUE words but for TEST.WEIGHT, which says where the checkpoint lies and not what it is."""
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    return [word for key, value in pairs if key != WEIGHT for word in (key, value)]
 
 
 def _explain(problem: Any) -> str:

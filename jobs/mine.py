@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 
 from jobs.anew import discard_run, has_failed_rows
 from jobs.commit import remove_leftovers
-from jobs.config import MineConfig, build_config
+from jobs.config import MineConfig, build_config, without_weight
 from jobs.env import Environment
 from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
 from jobs.layout import RunLayout
@@ -104,7 +104,7 @@ def command(
         drain_file=drain_file,
         environment=environment,
     )
-    sys.exit(mine(build_config(file, _with_checkpoint(options, overrides), settings), request))
+    sys.exit(mine(build_config(file, options, settings, overrides), request))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +116,6 @@ class Request:
     retry_failed: bool = False
     drain_file: Path | None = None
     environment: Environment = field(default_factory=Environment)
-
-
-def _with_checkpoint(options: Mapping[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Fills in the checkpoint from TEST.WEIGHT where no option names one."""
-    if options.get("checkpoint") is not None or not (overrides or options.get("model_settings")):
-        return dict(options)
-    from promptsg_core.settings import read_settings
-
-    weight = read_settings(options.get("model_settings"), overrides).weight
-    return {**options, "checkpoint": Path(weight) if weight else None}
 
 
 def mine(config: MineConfig, request: Request | None = None) -> int:
@@ -142,7 +132,7 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
     asked = asked_by(config, shards)
-    asked["asked"]["overrides"] = list(request.overrides)
+    asked["asked"]["overrides"] = without_weight(request.overrides)  # the checkpoint's hash stands for it
     if request.overwrite:
         refuse_overwrite_by_many(environment)
     elif layout.manifest.exists():

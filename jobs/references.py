@@ -53,18 +53,20 @@ class References:
 
     def of(self, samples: Sequence[Sample], dimension: int) -> tuple[Array, NDArray[np.bool_]]:
         """(B, dimension) references, zero where there is none, and (B,) whether there is one."""
-        found = np.zeros((len(samples), dimension), np.float32)
-        known = np.zeros(len(samples), bool)
+        totals, counts = np.zeros((len(samples), dimension)), np.zeros(len(samples), np.int64)
+        whose: list[int] = []
+        own: list[int] = []
         for number, sample in enumerate(samples):
             person = self._people.get((sample.split in _TRAINING, -1 if sample.pid is None else sample.pid))
             if person is None:
                 continue
-            own = self._own(sample.key, person)
-            count = self._counts[person] - len(own)
-            if count > 0:
-                total = self._sums[person] - sum((self._feature(int(i)) for i in own), np.zeros(dimension))
-                found[number], known[number] = total / count, True
-        return found, known
+            mine = self._own(sample.key, person).tolist()
+            totals[number], counts[number] = self._sums[person], self._counts[person] - len(mine)
+            whose += [number] * len(mine)
+            own += mine
+        np.subtract.at(totals, np.array(whose, np.int64), self._features(np.array(own, np.int64), dimension))
+        known = counts > 0
+        return np.where(known[:, None], totals / np.maximum(counts, 1)[:, None], 0).astype(np.float32), known
 
     def _rows(self, split: str | None) -> pa.Table:
         dataset = self.run.metadata()
@@ -93,9 +95,14 @@ class References:
         same = self._order[first:last]
         return same[self._person[same] == person]
 
-    def _feature(self, position: int) -> NDArray[np.float64]:
-        shard = self._shards[int(self._shard[position])]
-        return _unit(self.run.read_features(shard, [int(self._row[position])]))[0]
+    def _features(self, positions: NDArray[np.int64], dimension: int) -> NDArray[np.float64]:
+        """(n, dimension) unit features at these positions; each shard that they lie in is opened once."""
+        found = np.zeros((len(positions), dimension))
+        for number in np.unique(self._shard[positions]):
+            here = np.flatnonzero(self._shard[positions] == number)
+            rows = self._row[positions[here]].tolist()
+            found[here] = _unit(self.run.read_features(self._shards[int(number)], rows))
+        return found
 
 
 def _finished(root: Path) -> Run:

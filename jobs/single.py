@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,23 +85,21 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_all(paths: Sequence[Path]) -> tuple[list[tuple[Path, Tensor]], list[str]]:
-    """The images that can be read, uint8 (3, H, W) each, and one line for each that cannot."""
+def read_images(paths: Sequence[Path], problems: list[str]) -> Iterator[tuple[Path, Tensor]]:
+    """The images that can be read, uint8 (3, H, W) each, one at a time; adds a line to `problems` for each other."""
     from promptsg_core.errors import ImageError
     from promptsg_core.preprocess import read_image
 
-    images, problems = [], []
     for path in paths:
         try:
-            images.append((path, read_image(path)))
+            yield path, read_image(path)
         except ImageError as error:
             problems.append(str(error))
-    return images, problems
 
 
 def mine_images(
     model: PromptSG,
-    images: Sequence[tuple[Path, Tensor]],
+    images: Iterable[tuple[Path, Tensor]],
     maps: Sequence[str],
     target: str | int | Target,
     batch_size: int,
@@ -112,9 +111,8 @@ def mine_images(
     from cam.extract import extract_maps
     from promptsg_core.preprocess import resize_image
 
-    size = model.config.image_size
-    for start in range(0, len(images), batch_size):
-        part = images[start : start + batch_size]
+    size, waiting = model.config.image_size, iter(images)
+    while part := list(islice(waiting, batch_size)):
         batch = torch.stack([resize_image(pixels, size, interpolation) for _, pixels in part])
         found = extract_maps(model, batch, maps, target)
         for number, (path, pixels) in enumerate(part):

@@ -63,7 +63,7 @@ def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str,
         limits_of,
         mine_images,
         names_for,
-        read_all,
+        read_images,
         save_arrays,
         save_picture,
     )
@@ -73,7 +73,8 @@ def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str,
     names = _maps(model, options)
     target = options["target"] if options["target_class"] is None else options["target_class"]
     style = Style(**{key: options[key] for key in ("colormap", "alpha", "scale", "upsample", "height")})
-    images, problems = read_all(paths)
+    problems: list[str] = []
+    images = read_images(paths, problems)
     results = mine_images(model, images, names, target, options["batch_size"], options["interpolation"])
     limits: dict[str, Any] = dict.fromkeys(names)
     if style.scale != "image":  # only a scale of all pictures needs all maps before the first picture
@@ -81,7 +82,7 @@ def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str,
         limits = limits_of(kept, style.scale) or limits
         results = iter(kept)
     stems, output = names_for(paths), options["output"]
-    for result in tqdm(results, total=len(images), unit=" images", disable=None):
+    for result in tqdm(results, total=len(paths), unit=" images", disable=None):
         stem = stems[result.path]
         save_picture(output / f"{stem}__panel.png", draw_panel(result, style, limits))
         for name in result.maps:
@@ -89,7 +90,7 @@ def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str,
             save_picture(output / f"{stem}__{column_of(name)}__heatmap.png", heat)
             save_picture(output / f"{stem}__{column_of(name)}__overlay.png", over)
         save_arrays(output / f"{stem}.npz", result)
-    click.echo(f"{len(images)} images, {len(names)} maps each, in {output}")
+    click.echo(f"{len(paths) - len(problems)} images, {len(names)} maps each, in {output}")
     for problem in problems:
         click.echo(f"not drawn: {problem}", err=True)
     return EXIT_ERROR if problems else EXIT_OK

@@ -22,7 +22,7 @@ import torch
 from cam import extract_maps
 from cam.measures import MEASURES, measure_maps
 from cam.names import column_of
-from jobs.config import build_config
+from jobs.config import build_config, without_weight
 from jobs.errors import UserError
 from jobs.mine import mine
 from jobs.status import status_of
@@ -279,6 +279,18 @@ def test_configuration_file_options_and_set_in_that_order(tmp_path: Path) -> Non
         build_config(None, {"shards": ("a.tar",), "output": "x"})
     with pytest.raises(UserError, match="--set takes key=value, got 'workers'"):
         build_config(file, {}, ["workers"])
+
+
+def test_the_checkpoint_comes_from_test_weight_only_where_nothing_else_names_it(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.yml").write_text(f"TEST: {{WEIGHT: {inputs}/m.pth}}\n")
+    (tmp_path / "c.yaml").write_text(f"shards: a.tar\noutput: R\nmodel_settings: {tmp_path}/m.yml\n")
+    assert build_config(tmp_path / "c.yaml", {}).checkpoint == inputs / "m.pth"
+    words = ("TEST.WEIGHT", "other.pth", "TEST.NECK_FEAT", "after")
+    assert build_config(tmp_path / "c.yaml", {}, (), words).checkpoint.name == "other.pth"
+    assert build_config(tmp_path / "c.yaml", {"checkpoint": Path("mine.pth")}, (), words).checkpoint.name == "mine.pth"
+    assert without_weight(words) == ["TEST.NECK_FEAT", "after"]
+    with pytest.raises(ValueError, match="KEY VALUE pairs"):
+        build_config(tmp_path / "c.yaml", {}, (), ("TEST.NECK_FEAT",))
 
 
 def test_a_file_size_limit_fails_the_shard_and_leaves_no_litter(inputs: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from jobs.cli import main
 from jobs.config import build_config
+from jobs.errors import UserError
 from jobs.mine import mine
 from jobs.single import find_images, names_for
 from jobs.store import open_run
@@ -222,6 +223,14 @@ def test_similarity_is_to_the_mean_of_the_persons_other_images(checkpoint: Path,
     missing = invoke("mine", "--shards", tmp_path / "gallery-0.tar", "--checkpoint", checkpoint, "--output",
                      tmp_path / "X", "--target", "similarity")  # fmt: skip
     assert missing.exit_code == 1 and "--reference RUN" in missing.output
+    tiny_checkpoint(tmp_path / "other.pth", seed=1, image_size=(64, 32))
+    for changed, word in (
+        ({"checkpoint": tmp_path / "other.pth"}, "checkpoint"),
+        ({"neck_feat": "after"}, "neck_feat"),
+    ):
+        with pytest.raises(UserError, match=f"features of another model: {word}"):
+            mine(build_config(None, {**second, "reference": tmp_path / "F", "output": tmp_path / "O", **changed}))
+    assert not (tmp_path / "O").exists()
 
 
 def test_prompts_are_maps_of_the_run(checkpoint: Path, tmp_path: Path) -> None:
