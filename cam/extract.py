@@ -24,44 +24,55 @@ FP16_SCALE = 1024.0
 
 
 class TapLike(Protocol):
-    """Activations (B, M, D) of the patches; `source` (B, 1+M, D) with CLS first, or one (B, D) vector for all."""
+    """A place where a model's activations were kept."""
 
     @property
-    def activations(self) -> Tensor: ...
+    def activations(self) -> Tensor:
+        """(B, M, D) of the patches."""
 
     @property
-    def source(self) -> Tensor: ...
+    def source(self) -> Tensor:
+        """What to differentiate by: (B, 1+M, D), CLS first, or (B, D), one vector whose gradient all patches share."""
 
 
 class LayerLike(Protocol):
-    """The outputs ("logits", "features") that depend on a layer; what to take if only a LayerNorm reads it."""
+    """What a map on a layer has to know."""
 
     @property
-    def outputs(self) -> frozenset[str]: ...
+    def outputs(self) -> frozenset[str]:
+        """The outputs, "logits" or "features", that depend on the layer."""
 
     @property
-    def read_through_norm(self) -> str | None: ...
+    def read_through_norm(self) -> str | None:
+        """The layer to take instead, if only a LayerNorm reads this one."""
 
 
 class TappedModel(Protocol):
     """A model that maps can be taken from: encode without gradient, then a head with named taps."""
 
     @property
-    def grid(self) -> tuple[int, int]: ...
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patches, the shape of every map."""
 
     @property
-    def layers(self) -> Mapping[str, Any]: ...
+    def layers(self) -> Mapping[str, Any]:
+        """A LayerLike by the name of each layer that maps can lie on."""
 
     @property
-    def prompts(self) -> Mapping[str, Any]: ...
+    def prompts(self) -> Mapping[str, Any]:
+        """Further prompts by name; empty for a model that is not asked with text."""
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    def modules(self) -> Iterator[nn.Module]:
+        """As of torch.nn.Module: all parts whose training flag counts."""
 
-    def encode(self, images: Tensor) -> Any: ...
+    def encode(self, images: Tensor) -> Any:
+        """(B, 3, H, W) -> what `head` takes, without gradient."""
 
-    def head(self, encoded: Any, taps: Collection[str] = ()) -> Any: ...
+    def head(self, encoded: Any, taps: Collection[str] = ()) -> Any:
+        """Logits, features, attention and a TapLike for each named layer, with gradients from these layers on."""
 
-    def trace(self, images: Tensor, gradient: bool = True) -> tuple[Any, list[Tensor]]: ...
+    def trace(self, images: Tensor, gradient: bool = True) -> tuple[Any, list[Tensor]]:
+        """The head's output and the (B, H, N, N) attention of every block, first to last, for rollout and chefer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,15 @@ from cam.errors import CamError
 
 
 class Scored(Protocol):
-    """What a target reads of a model's output: logits (B, C) and features (B, F)."""
+    """What a target reads of a model's output."""
 
     @property
-    def logits(self) -> Tensor: ...
+    def logits(self) -> Tensor:
+        """(B, C) of the head that the maps explain."""
 
     @property
-    def features(self) -> Tensor: ...
+    def features(self) -> Tensor:
+        """(B, F) retrieval features."""
 
 
 @dataclass(frozen=True)

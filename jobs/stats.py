@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.errors import UserError
+from jobs.split import block_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,12 +47,12 @@ def ask(run: Run, by: Sequence[str], where: str, maps: Sequence[str], seed: int,
     )
 
 
-def block_of(names: Sequence[str], text: str) -> list[str]:
-    """The shards at positions i, i + n, ... of the run's full list, for `i/n` with i from 0 to n - 1."""
+def parse_block(text: str) -> tuple[int, int]:
+    """`i/n` -> (i, n). Raises UserError unless i is from 0 to n - 1."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not int(found[1]) < int(found[2]):
         raise UserError(f"--block is {text!r}; give i/n with i from 0 to n - 1, such as 0/4")
-    return list(names)[int(found[1]) :: int(found[2])]
+    return int(found[1]), int(found[2])
 
 
 def merged(run: Run, paths: Sequence[Path]) -> Partial:
@@ -128,40 +129,54 @@ def command(
     # Products of small matrices in our own threads: more of them inside would wait for each other. Before numpy comes.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from jobs.accumulate import accumulate
-    from jobs.commit import make_folder, write_whole
-    from jobs.stats_selection import Selection
-    from jobs.stats_stored import stored_columns
     from jobs.store import open_run
 
-    opened = open_run(run)
-    folder = output or run / "stats"
-    selection: Selection | None
     if merge and (block or by or where or maps):
         raise UserError("--merge takes what was asked from the parts: leave out --by, --where, --map and --block")
     if parts and not merge:
         raise UserError(f"{parts[0]} is one word too many; files are joined with --merge")
-    done = sorted(opened.layout.done())
+    opened = open_run(run)
+    folder = output or run / "stats"
     if merge:
+        from jobs.stats_selection import Selection
+
         part = merged(opened, parts)
         selection = Selection(opened, part.question, part.shards) if outliers else None
     else:
-        question = ask(opened, by, where, maps, seed, sample)
-        shards = done if block is None else block_of([shard.name for shard in opened.manifest.shards], block)
-        chosen = [name for name in done if name in set(shards)]
-        selection = Selection(opened, question, chosen, stored_columns(question.maps))
-        part = accumulate(selection, available_threads())
+        part, selection = measured(opened, ask(opened, by, where, maps, seed, sample), block)
     if block is not None:
-        index, number = (int(word) for word in block.split("/"))
-        path = folder / "parts" / f"part-{index:05d}-of-{number:05d}.npz"
-        make_folder(path.parent)
-        write_whole(path, part.save())
-        click.echo(f"{path}: {int(part.images.sum())} images of {len(part.shards)} shards")
+        click.echo(f"{save_part(part, folder, block)}: {int(part.images.sum())} images of {len(part.shards)} shards")
         return
     if not len(part.images):
         raise UserError("the parts have no image between them")
     files = write_results(opened, part, selection, folder, outliers, resamples)
     click.echo(f"{int(part.images.sum())} images in {part.groups.num_rows} groups: {files['report']}")
+
+
+def measured(run: Run, question: Question, block: str | None) -> tuple[Partial, Selection]:
+    """One pass over the finished shards, or over those of a block of the run's full list."""
+    from jobs.accumulate import accumulate
+    from jobs.stats_selection import Selection
+    from jobs.stats_stored import stored_columns
+
+    names, done = [shard.name for shard in run.manifest.shards], run.layout.done()
+    if block is not None:
+        index, count = parse_block(block)
+        names = [names[position] for position in block_of(len(names), index, count)]
+    chosen = sorted(name for name in names if name in done)
+    selection = Selection(run, question, chosen, stored_columns(question.maps))
+    return accumulate(selection, available_threads()), selection
+
+
+def save_part(part: Partial, folder: Path, block: str) -> Path:
+    """Writes a block's part for --merge; returns its path."""
+    from jobs.commit import make_folder, write_whole
+
+    index, count = parse_block(block)
+    path = folder / "parts" / f"part-{index:05d}-of-{count:05d}.npz"
+    make_folder(path.parent)
+    write_whole(path, part.save())
+    return path
 
 
 def write_results(
