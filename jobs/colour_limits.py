@@ -1,9 +1,9 @@
-"""The ends of the colour scales that many maps share, and reading maps by their metadata rows (no torch)."""
+"""The ends of the colour scales that many maps share (no torch)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,23 +72,4 @@ def _values(run: Run, name: str, table: pa.Table) -> Iterator[NDArray[np.float32
     """Maps of a table's rows, block by block, without order."""
     rows = table.select(["shard", "h5_row"]).sort_by([("shard", "ascending"), ("h5_row", "ascending")])
     for batch in rows.to_batches(max_chunksize=_BLOCK):
-        yield maps_of(run, name, batch.to_pylist())
-
-
-def maps_of(run: Run, name: str, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-    """(N, h, w) maps of metadata rows, in their order; dense rows of a shard are read as one slice, which is faster."""
-    import numpy as np
-
-    by_shard: dict[str, list[int]] = {}
-    for position, row in enumerate(rows):
-        by_shard.setdefault(row["shard"], []).append(position)
-    parts = []
-    for shard, positions in by_shard.items():
-        wanted = np.array([rows[position]["h5_row"] for position in positions])
-        first, end = int(wanted.min()), int(wanted.max()) + 1
-        if end - first <= 8 * len(wanted):
-            parts.append(run.read_maps(name, shard, slice(first, end))[wanted - first])
-        else:
-            parts.append(run.read_maps(name, shard, wanted.tolist()))
-    order = np.argsort(np.concatenate([np.array(positions) for positions in by_shard.values()]))
-    return np.concatenate(parts)[order]
+        yield run.maps_of(name, batch.to_pylist())

@@ -111,7 +111,6 @@ def measure(run: Run, config: Config) -> Measured:
 
     digest = check_checkpoint(run, config)
     rows = select(run, config)
-    table = _table(rows)
     model, precision = load(run, config)
     explained = explain(run, config, model)
     counts = removal_counts(model.grid[0] * model.grid[1], config.steps)
@@ -124,11 +123,11 @@ def measure(run: Run, config: Config) -> Measured:
     with tqdm(total=len(rows), unit="image", disable=None) as progress:
         for start, images in read_images(run, rows, config, model):
             some = rows[start : start + len(images)]
-            maps = {name: run.maps_of(name, table.slice(start, len(images))) for name in config.maps}
+            maps = {name: run.maps_of(name, rows[start : start + len(images)]) for name in config.maps}
             found.append(chunk_curves(images, some, maps, explained, config, model, sigma))
             kept.append(images[[i - start for i in checked if start <= i < start + len(images)]].cpu())
             progress.update(len(images))
-    stored = {name: run.maps_of(name, table) for name in config.maps}
+    stored = {name: run.maps_of(name, rows) for name in config.maps}
     correlations = {}
     if checked:
         first = {name: values[checked] for name, values in stored.items()}
@@ -254,10 +253,3 @@ def check_sanity(
     form = run.manifest.content["asked"]["gradcam_plus_plus"]
     return correlations(model, images, stored, subject.target, gradcam_plus_plus=form, seed=config.seed,
                         batch_size=_CHUNK)  # fmt: skip
-
-
-def _table(rows: Sequence[Row]) -> Any:
-    """The rows as the table that `Run.maps_of` takes."""
-    import pyarrow as pa
-
-    return pa.table({name: [row[name] for row in rows] for name in ("shard", "h5_row")})

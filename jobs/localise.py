@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cam.localisation import covered_share, mask_auc, mass_ratio, pointing
@@ -60,9 +59,8 @@ def localise(run: Run, masks: dict[str, NDArray[np.bool_]], seed: int = 0) -> li
     """
     rows = run.metadata().to_table(columns=["shard", "key", "h5_row", "pid", "status"]).to_pylist()
     rows = [row for row in rows if row["status"] == "ok" and (row["pid"] or 0) > 0 and row["key"] in masks]
-    table = pa.table({name: [row[name] for row in rows] for name in ("shard", "h5_row")})
     people = np.array([row["pid"] for row in rows])
-    maps = {name: run.maps_of(name, table) for name in run.maps}
+    maps = {name: run.maps_of(name, rows) for name in run.maps}
     grid = next(iter(maps.values())).shape[1:]
     share = np.stack([covered_share(masks[row["key"]], (grid[0], grid[1])) for row in rows])
     found = [_score(name, values, share, people, seed) for name, values in maps.items()]

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.colour_limits import maps_of
 from jobs.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class Painter:
         from jobs.store import open_run
 
         run = open_run(self.root)
-        maps = {name: maps_of(run, name, chunk.rows) for name in self.style.maps}
+        maps = {name: run.maps_of(name, chunk.rows) for name in self.style.maps}
         drawn = Drawn()
         with SourceImages(self.sources) as images:
             data = list(images.read(chunk.rows))

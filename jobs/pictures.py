@@ -12,7 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cam.names import ATTENTION
 from cam.overlay import (
@@ -27,6 +27,7 @@ from cam.overlay import (
 )
 from cam.panels import BLACK, GREEN, RED, bordered, captioned, column, legend, padded, row, text_block
 from jobs.source_images import Header
+from promptsg_core.images import plain_jpeg, upright_rgb
 
 FORMATS = {
     "png": [cv2.IMWRITE_PNG_COMPRESSION, 3],
@@ -35,7 +36,6 @@ FORMATS = {
 }
 DEFAULT_HEIGHT = 256  # of an image inside of a composition
 PER_LINE = 6  # images side by side for one camera
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I")
 _LABEL_WIDTH = 180
 _LEGEND_HEIGHT = 72
 _SMALL = 12
@@ -103,17 +103,9 @@ def decode(data: bytes, header: Header) -> Picture:
     Raises one of `source_images.IMAGE_ERRORS` for bytes that do not decode.
     """
     if header.plain:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if pixels is None:
-            raise ValueError("damaged JPEG")
-        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), np.uint8)
+        return plain_jpeg(data)
     with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BIT:  # convert("RGB") would clip at 255
-            grey = np.asarray(upright).astype(np.int64).clip(0, 65535)
-            return np.repeat(((grey * 255 + 32767) // 65535).astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(upright.convert("RGB"))
+        return upright_rgb(image)
 
 
 def encode(picture: Picture, form: str) -> bytes:

@@ -30,7 +30,8 @@ from jobs.samples import IMAGE_CORRUPT, IMAGE_TOO_LARGE, Sample, read_samples
 from jobs.shards import Shard
 from jobs.tar import TarReader
 from promptsg_core.errors import ImageError
-from promptsg_core.preprocess import DEFAULT_MAX_PIXELS, ImageTooLargeError, decode_image, resize_image
+from promptsg_core.images import DEFAULT_MAX_PIXELS, ImageTooLargeError
+from promptsg_core.preprocess import decode_image, resize_image
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ from jobs.schema import metadata_schema
 from jobs.shard_file import FEATURES, HEADS, KEY, MAPS
 
 Array = NDArray[np.float32]
+_DENSE = 8  # rows to a wanted one, up to which a slice is faster
 
 
 class Run:
@@ -75,22 +77,25 @@ class Run:
         with self._open(shard) as file:
             return [key.decode() for key in file[KEY][:]]
 
-    def maps_of(self, name: str, table: pa.Table) -> Array:
-        """(N, h, w) float32 maps for the rows of a metadata table (columns `shard` and `h5_row`), in its order.
+    def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> Array:
+        """(N, h, w) float32 maps of metadata rows (`shard` and `h5_row` of a table or of mappings), in their order.
 
         Raises UserError if a row has no map.
         """
-        rows = table["h5_row"].to_pylist()
-        if None in rows:
+        if isinstance(rows, pa.Table):
+            shards, numbers = rows["shard"].to_pylist(), rows["h5_row"].to_pylist()
+        else:
+            shards, numbers = [row["shard"] for row in rows], [row["h5_row"] for row in rows]
+        if None in numbers:
             raise UserError("a row without h5_row has no map; select status = 'ok'")
         by_shard: dict[str, list[int]] = {}
-        for position, shard in enumerate(table["shard"].to_pylist()):
+        for position, shard in enumerate(shards):
             by_shard.setdefault(shard, []).append(position)
         found: Array | None = None
         for shard, positions in by_shard.items():
-            maps = self.read_maps(name, shard, [rows[position] for position in positions])
+            maps = self.read_maps(name, shard, [numbers[position] for position in positions])
             if found is None:
-                found = np.empty((len(rows), *maps.shape[1:]), np.float32)
+                found = np.empty((len(numbers), *maps.shape[1:]), np.float32)
             found[positions] = maps
         return np.empty((0, 0, 0), np.float32) if found is None else found
 
@@ -106,8 +111,13 @@ class Run:
                 return np.empty((0, 0, 0) if dataset != FEATURES else (0, 0), np.float32)
             if rows is None or isinstance(rows, slice):
                 return np.asarray(file[dataset][rows or slice(None)])
-            # h5py wants rising, distinct rows.
+            # h5py wants rising, distinct rows, and is slow at picking: rows that lie close are read as one slice.
             unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
+            if not len(unique):
+                return np.asarray(file[dataset][:0])
+            first, end = int(unique[0]), int(unique[-1]) + 1
+            if end - first <= _DENSE * len(unique):
+                return np.asarray(file[dataset][first:end])[unique - first][inverse]
             return np.asarray(file[dataset][unique])[inverse]
 
 

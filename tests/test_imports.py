@@ -25,6 +25,7 @@ WITHOUT_TORCH = [
     "cam.overlay",
     "cam.panels",
     "cam.localisation",
+    "promptsg_core.images",
     *(f"jobs.{name}" for name in OFFLINE.split()),
 ]
 

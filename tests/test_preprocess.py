@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from promptsg_core.errors import ImageError
-from promptsg_core.preprocess import ImageTooLargeError, decode_image, normalise, read_image, resize_image
+from promptsg_core.images import ImageTooLargeError
+from promptsg_core.preprocess import decode_image, normalise, read_image, resize_image
 from tests.shard_files import image_bytes, textured_image
 
 

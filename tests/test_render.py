@@ -25,7 +25,7 @@ from cam.overlay import overlay_heatmap, range_of
 from cam.panels import GREEN, RED
 from jobs import render as module
 from jobs import source_images
-from jobs.colour_limits import colour_limits, maps_of, percentiles
+from jobs.colour_limits import colour_limits, percentiles
 from jobs.errors import UserError
 from jobs.picture_names import safe_name
 from jobs.pictures import Style, decode
@@ -401,7 +401,7 @@ def test_shared_scales_are_those_of_all_selected_maps(mined: Path, tmp_path: Pat
     assert found == pytest.approx(wanted, rel=1 / 2048)
     assert found == pytest.approx(range_of(maps, "percentile"), rel=0.05)
     assert colour_limits(run, table, [MAPS[1]], "image") == {MAPS[1]: None}
-    np.testing.assert_array_equal(maps_of(run, MAPS[1], table.take([40, 3, 7, 3]).to_pylist()), maps[[40, 3, 7, 3]])
+    np.testing.assert_array_equal(run.maps_of(MAPS[1], table.take([40, 3, 7, 3]).to_pylist()), maps[[40, 3, 7, 3]])
     render(mined / "RUN", "--limit", 1, "--scale", "shared", "--output", tmp_path)
     shared = picture(next(tmp_path.iterdir()))
     assert shared.shape[1] > 60  # the legend stands beside 16 pixels of image
