@@ -6,6 +6,7 @@ Legend: B batch, M patches, D channels, C classes, h w grid.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from cam.errors import CamError
-from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS
+from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS, Method
 from cam.names import ATTENTION, MapName, parse_names
 from cam.relevance import chefer, rollout
 from cam.targets import Target, output_of, resolve_target
 
 # Gradients of a score in fp16 fall below its smallest number; the score is scaled up by this and g down again.
 FP16_SCALE = 1024.0
+_CACHED = 1 << 17  # numbers in hand: tensors of 0.5 MB stay in a core's own cache
 
 
 class TapLike(Protocol):
@@ -134,11 +136,9 @@ def _extract(
     layers = tuple(dict.fromkeys(name.layer for name in names if name.layer is not None))
     out = model.head(model.encode(images), taps=layers)
     score = chosen.score(out)
-    gradients = _gradients(score, {layer: out.taps[layer] for layer in layers})
+    traced = _gradient_maps(names, score, {layer: out.taps[layer] for layer in layers}, gradcam_plus_plus)
     relevance = _relevance(model, images, chosen, {name.method for name in names})
-    found = {
-        str(name): _map(name, out, gradients, relevance, gradcam_plus_plus).unflatten(1, model.grid) for name in names
-    }
+    found = {str(name): _map(name, out, traced, relevance).unflatten(1, model.grid) for name in names}
     with torch.no_grad():
         probability, predicted = out.logits.detach().float().softmax(dim=1).max(dim=1)
     return Extraction(
@@ -183,8 +183,10 @@ def check_reachable(
             )
 
 
-def _gradients(score: Tensor, taps: Mapping[str, TapLike]) -> dict[str, tuple[Tensor, Tensor]]:
-    """layer -> float32 activations (B, M, D) and gradients (B, M or 1, D).
+def _gradient_maps(
+    names: Sequence[MapName], score: Tensor, taps: Mapping[str, TapLike], form: str
+) -> dict[MapName, Tensor]:
+    """name -> (B, M) of every map that a gradient makes.
 
     In eval mode the rows of a batch are independent, so the gradient of the summed scores is each row's own.
     """
@@ -194,16 +196,36 @@ def _gradients(score: Tensor, taps: Mapping[str, TapLike]) -> dict[str, tuple[Te
     half = any(source.dtype == torch.float16 for source in sources)
     scale = FP16_SCALE if half else 1.0
     grads = torch.autograd.grad(score.sum() * scale, sources)
-    return {
-        layer: (_at_least_float32(tap.activations.detach()), _patch_gradients(grad, scale))
-        for (layer, tap), grad in zip(taps.items(), grads, strict=True)
-    }
+    found: dict[MapName, Tensor] = {}
+    for (layer, tap), grad in zip(taps.items(), grads, strict=True):
+        of_layer = [name for name in names if name.layer == layer]
+        methods = [_method(name, form) for name in of_layer]
+        found |= zip(of_layer, _weigh(methods, tap.activations.detach(), grad, scale), strict=True)
+    return found
+
+
+def _method(name: MapName, form: str) -> Method:
+    return GRADCAM_PLUS_PLUS_FORMS[form] if name.method == "gradcam++" else METHODS[name.method]
+
+
+@torch.no_grad()
+def _weigh(methods: Sequence[Method], activations: Tensor, grad: Tensor, scale: float) -> list[Tensor]:
+    """(B, M, D) and (B, 1+M, D) or (B, D) -> (B, M) of each method, a few rows at a time on a CPU.
+
+    The methods are passes over tensors as large as the activations: those of a whole batch would not stay in a cache.
+    """
+    count, *size = activations.shape
+    rows = max(1, _CACHED // math.prod(size)) if activations.device.type == "cpu" else max(1, count)
+    pieces = []
+    for some, gradients in zip(activations.split(rows), grad.split(rows), strict=True):
+        pair = _at_least_float32(some), _patch_gradients(gradients, scale)
+        pieces.append([method(*pair) for method in methods])
+    return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
 
 def _patch_gradients(grad: Tensor, scale: float) -> Tensor:
-    """(B, 1+M, D) -> (B, M, D), CLS dropped; (B, D) -> (B, 1, D); unscaled."""
-    grad = _at_least_float32(grad)
-    patches = grad[:, 1:] if grad.ndim == 3 else grad.unsqueeze(1)
+    """(B, 1+M, D) -> (B, M, D), CLS dropped; (B, D) -> (B, 1, D); float32 at least, unscaled."""
+    patches = _at_least_float32(grad[:, 1:] if grad.ndim == 3 else grad.unsqueeze(1))
     return patches if scale == 1.0 else patches / scale
 
 
@@ -222,23 +244,13 @@ def _relevance(model: TappedModel, images: Tensor, target: Target, methods: set[
     return found
 
 
-def _map(
-    name: MapName,
-    out: Any,
-    gradients: Mapping[str, tuple[Tensor, Tensor]],
-    relevance: Mapping[str, Tensor],
-    form: str,
-) -> Tensor:
+def _map(name: MapName, out: Any, traced: Mapping[MapName, Tensor], relevance: Mapping[str, Tensor]) -> Tensor:
     """(B, M), float32 unless the model is wider."""
     if name.prompt is not None:
         return _at_least_float32(out.prompt_attention[name.prompt].detach())
     if name.method == ATTENTION:
         return _at_least_float32(out.attention.detach())
-    if name.layer is None:
-        return relevance[name.method]
-    method = GRADCAM_PLUS_PLUS_FORMS[form] if name.method == "gradcam++" else METHODS[name.method]
-    with torch.no_grad():
-        return method(*gradients[name.layer])
+    return relevance[name.method] if name.layer is None else traced[name]
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

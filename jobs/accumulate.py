@@ -26,7 +26,8 @@ from jobs.store import Run
 
 MEASURED = (*STORED, *(f"stripe_{i}" for i in range(STRIPES)), "area90")
 
-_SLICE = 1024  # rows in hand: 0.5 MB of 16x8 maps stay in a core's cache
+_READ = 8192  # rows in one call of HDF5: 4 MB of 16x8 maps
+_SLICE = 1024  # rows in hand: 0.5 MB of them stay in a core's cache
 _FEW = 32
 _SHORT = 4
 
@@ -189,7 +190,9 @@ def _runs(codes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp
 
 
 def _run_sums(values: Floats, order: NDArray[np.intp], starts: NDArray[np.intp]) -> Floats:
-    """(n, M) -> (c, M) sums over the runs that start at `starts` in `order`."""
+    """(n, M) -> (c, M) sums over the runs that start at `starts` in `order`; may be `values` itself."""
+    if len(starts) == len(order):
+        return values[order]
     lengths = np.diff(starts, append=len(order))
     if lengths.max() > _SHORT:
         return np.add.reduceat(values[order], starts, axis=0)
@@ -222,11 +225,11 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
         if f"{MAPS}/{name}" not in file:
             raise UserError(f"{path} has no map {name!r}")
         dataset = file[f"{MAPS}/{name}"]
-        step = max(1, _SLICE // dataset.chunks[0]) * dataset.chunks[0]
-        buffer = np.empty((step, *dataset.shape[1:]), np.float32)
+        step = max(1, _READ // dataset.chunks[0]) * dataset.chunks[0]
+        buffer = np.empty((min(step, len(dataset)), *dataset.shape[1:]), np.float32)
         for start in range(int(rows[0]) // step * step, int(rows[-1]) + 1, step):
             stop = min(start + step, len(dataset))
-            first, last = (int(i) for i in np.searchsorted(rows, [start, start + step]))
+            first, last = (int(i) for i in np.searchsorted(rows, [start, stop]))
             if first == last:
                 continue
             try:
@@ -234,4 +237,6 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
             except OSError as error:
                 raise UserError(f"cannot read {name} from {path}, rows {start} to {stop}: {error}") from error
             whole = last - first == stop - start
-            yield slice(first, last), buffer[: stop - start] if whole else buffer[rows[first:last] - start]
+            for at in range(first, last, _SLICE):
+                part = slice(at, min(at + _SLICE, last))
+                yield part, buffer[part.start - first : part.stop - first] if whole else buffer[rows[part] - start]
