@@ -38,7 +38,7 @@ SCRATCH: dict[str, Any] = {
     "lr_tower": 1e-3,
     "lr_new": 1e-3,
     "weight_decay": 0.05,
-    "steps": 1000,
+    "steps": 3000,
     "unit_triplets": True,
     "erase": 0.2,
     "qk_factor": 5,
@@ -109,7 +109,7 @@ def _take_defaults(context: click.Context, parameter: click.Parameter, file: Pat
 @click.option("--identities", type=click.IntRange(min=2), default=16, show_default=True, help="In a batch (P).")
 @click.option("--images-each", type=click.IntRange(min=1), default=4, show_default=True, help="Of an identity (K).")
 @click.option("--epochs", type=click.IntRange(min=1), default=60, show_default=True, help="If --steps does not say.")
-@click.option("--steps", type=click.IntRange(min=1), help="[default: by --epochs; from scratch 1000]")
+@click.option("--steps", type=click.IntRange(min=1), help="[default: by --epochs; from scratch 3000]")
 @click.option("--optimizer", type=click.Choice(["adam", "adamw"]), help="[default: adam; from scratch adamw]")
 @click.option("--schedule", type=click.Choice(["step", "cosine"]), help="[default: step; from scratch cosine]")
 @click.option("--warmup", type=click.IntRange(min=0), help="Steps of linear warm-up.  [default: 0; from scratch 50]")

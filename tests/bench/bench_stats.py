@@ -1,12 +1,13 @@
 """`promptsg stats` over many maps, against reading the same datasets with h5py in a bare loop.
 
-    python -m tests.bench.bench_stats RUN [--by camid] [--repetitions 5]
+    python -m tests.bench.bench_stats RUN [--by camid] [--repetitions 5] [--cold]
     python -m tests.bench.bench_stats RUN --make 1000000
 
-The arms take turns, so that a busy machine slows all, on files that the operating system already has in memory:
-`bare` reads every dataset of the first map slice by slice and does nothing with it; `pass` chooses the images and adds
-up all their maps; `command` is a whole `promptsg stats` in a process of its own, with intervals, figures and report,
-whose peak memory is taken. `--make` first writes a run of that many made-up 16x8 maps.
+The arms take turns, so that a busy machine slows all, on files that the operating system already has in memory, or
+with `--cold` on files that it has been told to forget, as those of a long run are. `bare` reads every dataset of the
+first map slice by slice and does nothing with it; `pass` chooses the images and adds up all their maps; `command` is a
+whole `promptsg stats` in a process of its own, with intervals, figures and report, whose peak memory is taken. `--make`
+first writes a run of that many made-up 16x8 maps.
 """
 
 from __future__ import annotations
@@ -83,6 +84,15 @@ def whole(run: Run, by: list[str], folder: str) -> None:
     subprocess.run([sys.executable, "-c", COMMAND, *words], check=True, stdout=subprocess.DEVNULL)
 
 
+def forget(root: Path) -> None:
+    """Drops the run's files from the operating system's memory, so that the next reader waits for the disk."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fdatasync(file.fileno())  # only what is on disk is dropped
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def spread(values: list[float]) -> str:
     """Median and quartiles."""
     low, middle, high = statistics.quantiles(values, n=4)
@@ -95,6 +105,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--by", action="append")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="Read from the disk each time.")
     parser.add_argument("--make", type=int, metavar="COUNT", help="Write RUN, of this many images.")
     asked = parser.parse_args()
     if asked.make:
@@ -110,6 +121,8 @@ def main() -> None:
         }
         for repetition in range(asked.repetitions + 1):
             for name, arm in arms.items():
+                if asked.cold:
+                    forget(asked.run)
                 started, used = time.perf_counter(), sum(os.times()[:4])
                 arm()
                 if repetition:  # the first warms the caches
@@ -117,7 +130,8 @@ def main() -> None:
                     processor[name].append(sum(os.times()[:4]) - used)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(
-        f"{bare_loop(run):,} values, {asked.repetitions} repetitions, {available_threads()} threads: median [quartiles]"
+        f"{bare_loop(run):,} values, {asked.repetitions} repetitions, {available_threads()} threads, "
+        f"{'cold' if asked.cold else 'warm'}: median [quartiles]"
     )
     for kind, times in (("wall seconds", seconds), ("processor seconds", processor)):
         for name, values in times.items():
