@@ -123,7 +123,7 @@ def visualize_gradcam(
             size = (_PANEL_HEIGHT, cells[0].shape[1])
             heat = heatmap(values, size, colormap=colormap)
             over = overlay_heatmap(enlarged(image, _PANEL_HEIGHT), values, colormap=colormap, alpha=alpha)
-            cells.append(captioned(row([heat, over], gap=2), [f"{name}  max {values.max():.3g}"]))
+            cells.append(captioned(row([heat, over], gap=2), [f"{name}  {values.min():.3g} to {values.max():.3g}"]))
         rows.append(row(cells))
     picture = column(rows)
     if save_path is not None:

@@ -1,7 +1,8 @@
 """CAM methods: pure functions of activations and gradients, one per paper.
 
 Legend: B batch, M patches, D channels. Activations are (B, M, D); gradients are (B, M, D), or (B, 1, D) where one
-gradient serves every patch. All arithmetic is in the inputs' type: cast low precision to float32 first.
+gradient serves every patch. All arithmetic is in the inputs' type: cast low precision to float32 first. Maps are ends:
+some steps are in place, so none can be differentiated.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from jobs.store import Run
 
 MEASURED = (*STORED, *(f"stripe_{i}" for i in range(STRIPES)), "area90")
 
-_READ = 8192  # rows in one call of HDF5: 4 MB of 16x8 maps
+_READ = 4 << 20  # bytes in one call of HDF5: 8192 of 16x8 maps
 _SLICE = 1024  # rows in hand: 0.5 MB of them stay in a core's cache
 _FEW = 32
 _SHORT = 4
@@ -69,7 +69,7 @@ def accumulate(selection: Selection, threads: int) -> Partial:
         not_finite=np.stack([f.not_finite for f in found.values()], axis=1),
         share={name: f.share for name, f in found.items()},
         total={name: f.total for name, f in found.items()},
-        square={name: f.square for name, f in found.items()},
+        spread={name: f.spread for name, f in found.items()},
         histogram=histograms(selection, [f.grid[0] * f.grid[1] for f in found.values()]),
         sample=sample,
     )
@@ -77,7 +77,7 @@ def accumulate(selection: Selection, threads: int) -> Partial:
 
 @dataclass(frozen=True, kw_only=True)
 class MapSums:
-    """One map's sums: area90, zero, not_finite (C,), share (C, M), total, square (G, M); sample (n, M)."""
+    """One map's sums: area90, zero, not_finite (C,), share (C, M), total, spread (G, M); sample (n, M)."""
 
     grid: tuple[int, int]
     area90: Doubles
@@ -85,7 +85,7 @@ class MapSums:
     not_finite: Ints
     share: Floats
     total: Doubles
-    square: Doubles
+    spread: Doubles
     sample: Floats
 
 
@@ -97,7 +97,7 @@ class _Slice:
     group: Ints
     share: Floats
     total: Floats
-    square: Floats
+    spread: Floats
     sample: Floats
 
 
@@ -120,16 +120,16 @@ def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_], thread
                 if grid is None:
                     grid, patches = size, size[0] * size[1]
                     share = np.zeros((clusters, patches), np.float32)
-                    total, square = (np.zeros((groups, patches)) for _ in range(2))
+                    total, spread = (np.zeros((groups, patches)) for _ in range(2))
                 if grid != size:
                     raise UserError(f"{shard}: {name} is {size}, elsewhere {grid}: not one run's maps")
                 for part in parts:
                     share[part.cluster] += part.share
                     total[part.group] += part.total
-                    square[part.group] += part.square
+                    spread[part.group] += part.spread
                     kept.append(part.sample)
     if grid is None:
-        grid, share, total, square = (0, 0), np.zeros((0, 0), np.float32), np.zeros((0, 0)), np.zeros((0, 0))
+        grid, share, total, spread = (0, 0), np.zeros((0, 0), np.float32), np.zeros((0, 0)), np.zeros((0, 0))
     return MapSums(
         grid=grid,
         area90=np.bincount(selection.cluster, area, clusters).astype(np.float64),  # of no image: integers
@@ -137,7 +137,7 @@ def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_], thread
         not_finite=np.bincount(selection.cluster[state == NOT_FINITE], minlength=clusters),
         share=share,
         total=total,
-        square=square,
+        spread=spread,
         sample=np.concatenate(kept) if kept else np.zeros((0, share.shape[1]), np.float32),
     )
 
@@ -166,6 +166,8 @@ def _shard_sums(
         share, state[at] = normalise(maps)
         good = state[at] == GOOD
         area[at] = np.where(good, held_area(share, 0.9), 0)
+        # Squares about the uniform map: about zero, a variance much smaller than the mean would be lost in float32.
+        centred = share - np.float32(1 / share.shape[1]) * good[:, None]
         cluster, chosen = clusters[at], sampled[at]
         order, starts = _runs(cluster)
         group, of = np.unique(selection.group[cluster], return_inverse=True)
@@ -175,7 +177,7 @@ def _shard_sums(
                 group=group,
                 share=_run_sums(share, order, starts),
                 total=_group_sums(share, of, len(group)),
-                square=_group_sums(share * share, of, len(group)),
+                spread=_group_sums(centred * centred, of, len(group)),
                 sample=np.where(good[chosen, None], share[chosen], np.float32(np.nan)),
             )
         )
@@ -190,7 +192,7 @@ def _runs(codes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp
 
 
 def _run_sums(values: Floats, order: NDArray[np.intp], starts: NDArray[np.intp]) -> Floats:
-    """(n, M) -> (c, M) sums over the runs that start at `starts` in `order`; may be `values` itself."""
+    """(n, M) -> (c, M) sums over the runs that start at `starts` in `order`."""
     if len(starts) == len(order):
         return values[order]
     lengths = np.diff(starts, append=len(order))
@@ -225,7 +227,10 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
         if f"{MAPS}/{name}" not in file:
             raise UserError(f"{path} has no map {name!r}")
         dataset = file[f"{MAPS}/{name}"]
-        step = max(1, _READ // dataset.chunks[0]) * dataset.chunks[0]
+        if int(rows[-1]) >= len(dataset):
+            raise UserError(f"{path}: {name} has {len(dataset)} rows, but the metadata name row {int(rows[-1])}")
+        row = 4 * int(np.prod(dataset.shape[1:]))
+        step = max(1, _READ // row // dataset.chunks[0]) * dataset.chunks[0]
         buffer = np.empty((min(step, len(dataset)), *dataset.shape[1:]), np.float32)
         for start in range(int(rows[0]) // step * step, int(rows[-1]) + 1, step):
             stop = min(start + step, len(dataset))

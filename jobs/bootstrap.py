@@ -128,7 +128,7 @@ def summarise(part: Partial, resamples: int) -> Summary:
         number = counts[:, k, -1][:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = part.total[name] / number
-            variance = np.maximum(part.square[name] / number - mean**2, 0)
+            variance = np.maximum(part.spread[name] / number - (mean - 1 / max(1, mean.shape[1])) ** 2, 0)
         edges = intervals(draws, part.group, identity, part.share[name], part.counts[:, k, -1:], groups)
         for kind, values in zip(maps, (mean, np.sqrt(variance), *edges), strict=True):
             maps[kind][name] = values.reshape(groups, *part.grids[name])

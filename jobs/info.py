@@ -11,6 +11,10 @@ import click
 if TYPE_CHECKING:
     from promptsg_core.checkpoint import CheckpointInfo
 
+# What a checkpoint's tensors cannot tell, by the field of ModelConfig.
+_TRACELESS = {"mim_heads": "MIM heads", "reweight": "reweight", "prompt_mode": "prompt", "neck_feat": "neck",
+              "mean": "mean", "std": "std"}  # fmt: skip
+
 
 @click.command(name="info", short_help="Describe a checkpoint.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -28,12 +32,16 @@ def command(checkpoint: Path, model_settings: Path | None, as_json: bool, overri
     from promptsg_core.checkpoint import inspect_checkpoint
     from promptsg_core.settings import read_settings
 
-    info = inspect_checkpoint(checkpoint, settings=read_settings(model_settings, overrides))
+    settings = read_settings(model_settings, overrides)
+    info = inspect_checkpoint(checkpoint, settings=settings)
     if as_json:
         config = {**info.config.to_dict(), "grid": list(info.config.grid)}
         click.echo(json.dumps({"family": info.family, "parameters": info.parameters, "config": config}, indent=1))
         return
-    for name, value in _facts(info).items():
+    facts = _facts(info)
+    if assumed := [words for field, words in _TRACELESS.items() if field not in settings.model]:
+        facts["assumed"] = f"{', '.join(assumed)}: tensors bear no trace of them; state what differs with KEY VALUE"
+    for name, value in facts.items():
         click.echo(f"{name:<16}{value}")
 
 
@@ -54,5 +62,4 @@ def _facts(info: CheckpointInfo) -> dict[str, Any]:
         "prompt": f'{config.prompt_mode}: "{config.prompt.text}"',
         "feature": f"{config.feature_dim} numbers, {config.neck_feat} the necks",
         "mean, std": f"{list(config.mean)}, {list(config.std)}",
-        "assumed": "heads, reweight, prompt, neck and mean/std leave no trace in tensors; state others with KEY VALUE",
     }

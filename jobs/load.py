@@ -50,6 +50,8 @@ def load(
         neck_feat=config.neck_feat,
         reweight=config.reweight,
     )
+    for prompt in prompts.values():
+        model.prompt_composer.check(prompt)
     model.prompts.update(prompts)
     check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus)
     targets = target_source(config, shards, model)

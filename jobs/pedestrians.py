@@ -258,7 +258,7 @@ def _claim(dest: Path, crowd: Crowd, plan: dict[str, list[Shot]]) -> None:
     data = (json.dumps(content, indent=1) + "\n").encode()
     path = dest / PLAN
     if not write_once(path, data) and path.read_bytes() != data:
-        raise UserError(f"{path} tells of other shards than these pedestrians; choose another folder, or remove it")
+        raise UserError(f"{path} tells of other pedestrians than these; name another folder, or remove {dest}")
 
 
 def _write_tar(file: IO[bytes], shots: Sequence[Shot], seed: int) -> None:

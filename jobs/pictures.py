@@ -211,16 +211,17 @@ def draw_ranked(query: Entry, found: Sequence[Entry], hits: Sequence[Hit], style
 
 
 def peak(entry: Entry, name: str) -> str:
-    """How high a map goes in absolute numbers, which the colours of a map scaled by itself do not show.
+    """A map's extent in absolute numbers, which the colours of a map scaled by itself do not show.
 
-    For attention, whose patches share a sum of 1, as a multiple of the uniform 1 / (h * w); else the largest value.
+    For attention, whose patches share a sum of 1, its peak as a multiple of the uniform 1 / (h * w); else its extremes:
+    a map from 3.8 to 5.5 is nearly flat, however sharp it looks.
     """
     if name not in entry.maps:
         return "no map"
-    top = float(entry.maps[name].max())
+    low, top = float(entry.maps[name].min()), float(entry.maps[name].max())
     if name.partition(":")[0] == ATTENTION:
         return f"peak {top * entry.maps[name].size:.3g}x uniform"
-    return f"max {top:.3g}"
+    return f"{low:.3g} to {top:.3g}"
 
 
 def _captioned_overlay(entry: Entry, name: str, style: Style) -> Picture:

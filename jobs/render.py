@@ -15,6 +15,7 @@ from jobs.colour_limits import colour_limits
 from jobs.errors import UserError
 from jobs.painter import Painter, draw_all, make_chunks
 from jobs.picture_plan import ONE_MAP_EACH, STYLES, Config, Plan, plan
+from jobs.picture_requests import digest_of, register
 
 if TYPE_CHECKING:
     from jobs.pictures import Style
@@ -75,7 +76,7 @@ def command(run: Path, output: Path | None, dry_run: bool, workers: int | None, 
       identity          a page per pid, one row per camera
       ranked            a query and its nearest gallery images, with --queries
 
-    What is there already is kept, so that an interrupted command goes on; --overwrite draws it anew.
+    What is there already for the same request is kept, so that an interrupted command goes on; --overwrite draws anew.
 
     \b
     Examples:
@@ -127,7 +128,8 @@ def parse_size(text: str) -> tuple[int, int | None]:
 def render(run: Run, config: Config) -> Report:
     """Draws what `config` selects and is not there yet.
 
-    Raises UserError on a selection without images, on shards that are not there or have changed, and on a full disk.
+    Raises UserError on a selection without images, on pictures of another request there, on shards that are not there
+    or have changed, and on a full disk.
     """
     import tempfile
 
@@ -139,10 +141,11 @@ def render(run: Run, config: Config) -> Report:
         planned.jobs if config.overwrite else [job for job in planned.jobs if not _is_there(config.output / job.name)]
     )
     kept = len(planned.jobs) - len(todo)
-    if not todo:
-        return Report(written=0, kept=kept, skipped=planned.skipped)
     limits = colour_limits(run, planned.table, config.style.maps, config.scale)
     style = replace(config.style, limits=limits)
+    register(config, digest_of(run, config, planned, style), kept)
+    if not todo:
+        return Report(written=0, kept=kept, skipped=planned.skipped)
     for folder in sorted({(config.output / job.name).parent for job in todo}):
         make_folder(folder)
         remove_leftovers(folder)

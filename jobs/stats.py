@@ -114,9 +114,9 @@ def command(
 ) -> None:
     """Say where the model looks in RUN: mean maps, entropy, area, centre and stripes of mass per group of images.
 
-    Intervals are 95 % bootstrap intervals over identities. Junk (pid below 0, or none) counts as one identity; it is
-    in the groups' means and in nothing about identities. Agreement and consistency use whole identities drawn at
-    random, about --sample images. Outliers are told by the first map.
+    Intervals are 95 % bootstrap intervals over identities. Junk and distractors (pid 0 or below, or none) count as
+    one identity; they are in the groups' means and in nothing about identities. Agreement and consistency use whole
+    identities drawn at random, about --sample images. Outliers are told by the first map.
 
     \b
     Example:
@@ -150,7 +150,8 @@ def command(
     if not len(part.images):
         raise UserError("the parts have no image between them")
     files = write_results(opened, part, selection, folder, outliers, resamples)
-    click.echo(f"{int(part.images.sum())} images in {part.groups.num_rows} groups: {files['report']}")
+    groups = part.groups.num_rows
+    click.echo(f"{int(part.images.sum())} images in {groups} group{'s'[: groups != 1]}: {files['report']}")
 
 
 def measured(run: Run, question: Question, block: str | None) -> tuple[Partial, Selection]:

@@ -40,8 +40,9 @@ class Partial:
     """Sums over some shards; `a + b` is the same as one pass over both.
 
     groups: G rows of group values. group, pid, images (C,). sums, counts (C, K, measures) float64. zero, not_finite
-    (C, K). share: map -> (C, M) float32, sums of maps that were normalised to sum 1. total, square: map -> (G, M)
-    float64, sums of these and of their squares. histogram (G, K, distributions, bins).
+    (C, K). share: map -> (C, M) float32, sums of maps that were normalised to sum 1. total, spread: map -> (G, M)
+    float64, sums of these, and of the squares of their differences from the uniform map. histogram (G, K,
+    distributions, bins).
     """
 
     question: Question
@@ -57,7 +58,7 @@ class Partial:
     not_finite: Ints
     share: dict[str, Floats]
     total: dict[str, Doubles]
-    square: dict[str, Doubles]
+    spread: dict[str, Doubles]
     histogram: Ints
     sample: Sample
 
@@ -104,7 +105,7 @@ class Partial:
 
 
 _ARRAYS = ("group", "pid", "images", "sums", "counts", "zero", "not_finite", "histogram")
-_PER_MAP = ("share", "total", "square")
+_PER_MAP = ("share", "total", "spread")
 
 
 def _merge(a: Partial, b: Partial) -> Partial:
@@ -150,7 +151,7 @@ def _merge(a: Partial, b: Partial) -> Partial:
         not_finite=clusters("not_finite"),
         share={name: added(a.share[name], b.share[name], ca, cb, len(unique)) for name in maps},
         total={name: per_group(a.total[name], b.total[name]) for name in maps},
-        square={name: per_group(a.square[name], b.square[name]) for name in maps},
+        spread={name: per_group(a.spread[name], b.spread[name]) for name in maps},
         histogram=per_group(a.histogram, b.histogram),
         sample=_merge_samples(a.sample, b.sample, ga, gb),
     )

@@ -24,7 +24,7 @@ from jobs.store import Run
 if TYPE_CHECKING:
     import duckdb
 
-JUNK = -1  # the pid of junk and unknown people: one cluster, in no number that is about identities
+JUNK = -1  # the pid of junk, distractors (0) and unknown people: one cluster, in no number about identities
 NULL_CAM = int(np.iinfo(np.int32).min)  # the camid of an image without one
 _SPARSE = 8
 
@@ -62,7 +62,8 @@ class Selection:
         self.shard_of = _codes(table["shard"], list(self.shards))
         self.rows: Codes = table["h5_row"].to_numpy().astype(np.int32)
         self.camid: Codes = pc.fill_null(table["camid"], NULL_CAM).to_numpy()
-        pid: Ints = np.maximum(pc.fill_null(table["pid"], JUNK).to_numpy(), JUNK)
+        pid: Ints = pc.fill_null(table["pid"], JUNK).to_numpy()
+        pid = np.where(pid > 0, pid, JUNK)
         self.groups, group = _groups_of(table.select(names).rename_columns([name for name, _ in question.by]))
         pids, person = _distinct(pid)
         both, cluster = _distinct(group * max(1, len(pids)) + person)

@@ -92,13 +92,17 @@ class PromptComposer(nn.Module):
         words = pseudo_words.to(embeddings.dtype).unsqueeze(1)
         return torch.cat([before.expand(rows, -1, -1), words, after.expand(rows, -1, -1)], dim=1)
 
+    def check(self, prompt: Prompt) -> None:
+        """Raises ModelError for a prompt with words that a trimmed embedding does not hold."""
+        self._rows(prompt)
+
     def _rows(self, prompt: Prompt) -> tuple[int, ...]:
         if self._row_of is None:
             return prompt.tokens
         if missing := [token for token in prompt.tokens if token not in self._row_of]:
             raise ModelError(
-                f"the prompt {prompt.text!r} has token {missing[0]}, but the embedding of this checkpoint holds only "
-                f"{len(self._row_of)} tokens"
+                f"the prompt {prompt.text!r} has token {missing[0]}, but this checkpoint keeps only the "
+                f"{len(self._row_of)} tokens of its own prompts; other texts need one with CLIP's whole vocabulary"
             )
         return tuple(self._row_of[token] for token in prompt.tokens)
 

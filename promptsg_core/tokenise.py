@@ -64,6 +64,6 @@ def _tokenizer() -> Any:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
         raise ModelError(
-            "free text needs CLIP's vocabulary: pip install 'promptsg-attention[prompts]' (open_clip_torch)"
+            "free text needs CLIP's vocabulary: pip install '.[prompts]' in the source folder, or open_clip_torch"
         ) from error
     return SimpleTokenizer()

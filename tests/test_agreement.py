@@ -123,7 +123,7 @@ def test_agreement_file_holds_the_means_of_each_group(images: dict[str, list[dic
 def test_outliers_are_the_farthest_from_their_identitys_mean(
     images: dict[str, list[dict[str, Any]]], results: Path
 ) -> None:
-    some = [i for i in chosen(images) if i["pid"] is not None and i["pid"] >= 0]
+    some = [i for i in chosen(images) if i["pid"] is not None and i["pid"] > 0]
     maps = flat(some, MAPS[0]).astype(float)
     share = maps / measure_maps(flat(some, MAPS[0]))["mass"][:, None, None]
     pid = np.array([i["pid"] for i in some])

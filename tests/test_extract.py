@@ -11,6 +11,7 @@ import torch
 from cam import CamError, extract_maps
 from cam.names import GRADIENT_METHODS, LAYERS
 from promptsg_core.model import PromptSG
+from promptsg_core.transformer import quick_gelu
 from tests import reference_model
 from tests.test_model import build, reference_of
 from tests.tiny import random_images, tiny_state
@@ -130,3 +131,22 @@ def test_the_bottleneck_is_reached_by_a_feature_taken_after_it() -> None:
     model.config = replace(model.config, neck_feat="after")
     result = extract_maps(model, random_images(config, 2), ["hirescam/bottleneck"], "feature")
     assert result.maps["hirescam/bottleneck"].max() > 0
+
+
+@pytest.mark.parametrize("target", ["predicted", "feature"])
+def test_a_few_rows_at_a_time_give_the_maps_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    config, state = tiny_state()
+    model, images = build(config, state), random_images(config, 5)
+    names = [name for name in (ALL if target == "predicted" else FEATURE) if "bottleneck" not in name]
+    whole = extract_maps(model, images, names, target)
+    monkeypatch.setattr("cam.extract._CACHED", 1)
+    for name, maps in extract_maps(model, images, names, target).maps.items():
+        assert torch.equal(maps, whole.maps[name]) or torch.allclose(maps, whole.maps[name], rtol=1e-12), name
+
+
+def test_quick_gelu_and_its_derivatives() -> None:
+    x = torch.randn(64, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(quick_gelu(x), x * torch.sigmoid(1.702 * x), rtol=1e-12)
+    assert torch.equal(quick_gelu(x.detach().clone()), quick_gelu(x))
+    assert torch.autograd.gradcheck(quick_gelu, x)
+    assert torch.autograd.gradgradcheck(quick_gelu, x)

@@ -308,7 +308,7 @@ def test_shards_are_the_same_bytes_and_are_kept_on_a_second_call(tmp_path: Path)
     write_pedestrian_shards(tmp_path / "a", splits=("query", "gallery"), **SMALL)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
     assert (second[1].stat().st_mtime_ns, first[1].stat().st_mtime_ns) == kept
-    with pytest.raises(UserError, match="other shards"):
+    with pytest.raises(UserError, match="other pedestrians"):
         write_pedestrian_shards(tmp_path / "a", splits=("query", "gallery"), **{**SMALL, "seed": 9})
 
 

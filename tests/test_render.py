@@ -28,6 +28,7 @@ from jobs import source_images
 from jobs.colour_limits import colour_limits, percentiles
 from jobs.errors import UserError
 from jobs.picture_names import safe_name
+from jobs.picture_requests import RECORD
 from jobs.pictures import Style, decode
 from jobs.render import command
 from jobs.selection import select_rows
@@ -64,7 +65,7 @@ def render(run: Path, *options: object) -> Result:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
@@ -209,7 +210,7 @@ def test_torch_is_never_imported(mined: Path, tmp_path: Path) -> None:
 
 def test_what_is_there_is_kept_and_empty_files_are_drawn_again(mined: Path, tmp_path: Path) -> None:
     render(mined / "RUN", "--keys", _keys(mined, tmp_path, 4), "--output", tmp_path / "out")
-    first, second, third, _ = sorted((tmp_path / "out").iterdir())
+    first, second, third, _ = sorted((tmp_path / "out").glob("*.png"))
     whole = second.read_bytes()
     first.write_bytes(b"mine")
     second.write_bytes(b"")
@@ -220,6 +221,23 @@ def test_what_is_there_is_kept_and_empty_files_are_drawn_again(mined: Path, tmp_
     assert first.read_bytes() == b"mine" and second.read_bytes() == whole and third.exists()
     done = render(mined / "RUN", "--keys", _keys(mined, tmp_path, 4), "--output", tmp_path / "out", "--overwrite")
     assert "4 pictures written" in done.output and first.read_bytes() != b"mine" and len(names(tmp_path / "out")) == 4
+
+
+def test_pictures_of_another_request_are_no_answer(mined: Path, tmp_path: Path) -> None:
+    out = ("--output", tmp_path / "out")
+    sheet = ("--style", "sheet", "--limit", 4, "--order-by")
+    render(mined / "RUN", *sheet, "key", *out)
+    with pytest.raises(UserError, match="has 1 of these pictures, drawn for another selection or look: --overwrite"):
+        render(mined / "RUN", *sheet, "key DESC", *out)
+    assert "1 were there and stay" in render(mined / "RUN", *sheet, "key", *out).output
+    assert "1 picture written" in render(mined / "RUN", *sheet, "key DESC", *out, "--overwrite").output
+    keys = ("--keys", _keys(mined, tmp_path, 2))
+    render(mined / "RUN", *keys, *out)
+    assert "2 pictures written" in render(mined / "RUN", *keys, "--map", MAPS[1], *out).output  # under other names
+    assert "2 were there and stay" in render(mined / "RUN", "--keys", _keys(mined, tmp_path, 3), *out).output
+    for look in (("--colormap", "viridis"), ("--scale", "shared"), ("--alpha", 0.9)):
+        with pytest.raises(UserError, match="drawn for another selection or look"):
+            render(mined / "RUN", *keys, *look, *out)
 
 
 def _keys(mined: Path, folder: Path, count: int) -> Path:
@@ -403,7 +421,7 @@ def test_shared_scales_are_those_of_all_selected_maps(mined: Path, tmp_path: Pat
     assert colour_limits(run, table, [MAPS[1]], "image") == {MAPS[1]: None}
     np.testing.assert_array_equal(run.maps_of(MAPS[1], table.take([40, 3, 7, 3]).to_pylist()), maps[[40, 3, 7, 3]])
     render(mined / "RUN", "--limit", 1, "--scale", "shared", "--output", tmp_path)
-    shared = picture(next(tmp_path.iterdir()))
+    shared = picture(next(tmp_path.glob("*.png")))
     assert shared.shape[1] > 60  # the legend stands beside 16 pixels of image
 
 
@@ -480,5 +498,5 @@ def test_options_are_checked_before_anything_is_read(mined: Path, tmp_path: Path
     with pytest.raises(UserError, match="--size 'big' is neither"):
         render(mined / "RUN", "--size", "big", "--output", tmp_path)
     render(mined / "RUN", "--size", "40x30", "--limit", 1, "--format", "webp", "--output", tmp_path / "sized")
-    assert picture(next((tmp_path / "sized").iterdir())).shape == (40, 30, 3)
+    assert picture(next((tmp_path / "sized").glob("*.png"))).shape == (40, 30, 3)
     assert names(tmp_path / "sized")[0].endswith(".webp")

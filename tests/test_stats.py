@@ -53,7 +53,7 @@ def build_run(root: Path, shards: dict[str, list[dict[str, Any]]]) -> Path:
 
 
 def made_up(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """2,060 images: 90 identities, junk, NULL pids and cameras, failed images and all-zero maps among them."""
+    """2,060 images: 89 identities, distractors, junk, NULL pids and cameras, failed images, all-zero maps."""
     rng = np.random.default_rng(seed)
     taste = rng.gamma(1, 1, (90, 12, 5))
     shards: dict[str, list[dict[str, Any]]] = {}
@@ -85,6 +85,13 @@ def run(images: dict[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPa
 def stats(*words: object) -> Result:
     """Runs the command; a UserError is raised as it is."""
     return CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
+
+
+def of_run(run: Path, *words: object, output: Path | None = None) -> Path:
+    """The folder of the results."""
+    folder = output or run / "stats"
+    assert stats(run, *words, "--output", folder, "--resamples", 50).exit_code == 0
+    return folder
 
 
 def table(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
@@ -123,7 +130,7 @@ def test_means_are_those_of_arrays_in_memory(images: dict[str, list[dict[str, An
                 row = found[camid, name, measure]
                 np.testing.assert_allclose(row["value"], np.nanmean(measured[measure]), rtol=1e-6, err_msg=measure)
                 with_value = [i for i, v in zip(some, measured[measure], strict=True) if v == v]
-                people = {i["pid"] for i in with_value} - {None, -1}
+                people = {i["pid"] for i in with_value} - {None, -1, 0}
                 assert (row["n_images"], row["n_identities"]) == (len(with_value), len(people))
             assert found[camid, name, "zero_maps"]["value"] == (measured["mass"] == 0).sum()
     assert found[0, MAPS[1], "zero_maps"]["value"] > 5
@@ -146,7 +153,7 @@ def test_intervals_are_those_of_a_slow_bootstrap(images: dict[str, list[dict[str
     all_images = chosen(images)
     junk = -1
     for i in all_images:
-        i["person"] = junk if i["pid"] is None else i["pid"]
+        i["person"] = i["pid"] if i["pid"] and i["pid"] > 0 else junk  # 0 is a distractor
     people = sorted({i["person"] for i in all_images})
     found, name = table(by_camera), MAPS[1]
     values = dict(zip((i["key"] for i in all_images), measure_maps(flat(all_images, name))["entropy"], strict=True))
@@ -249,6 +256,49 @@ def test_maps_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> No
     share = [i[MAPS[0]] / i[MAPS[0]].sum() for n, i in enumerate(some) if n != 4]
     with h5py.File(root / "stats" / "mean_maps.h5") as file:
         np.testing.assert_allclose(file[f"{MAPS[0]}/mean"][0], np.mean(share, axis=0), rtol=1e-6)
+
+
+def test_nearly_uniform_maps_keep_their_deviation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    some = [{"key": f"k{i}", "pid": 1 + i % 3, "camid": 0, **{m: 1 + 1e-4 * rng.random((12, 5)) for m in MAPS}}
+            for i in range(300)]  # fmt: skip
+    out = of_run(build_run(tmp_path / "R", {"train-0": some}), "--map", MAPS[0])
+    share = flat(some, MAPS[0]).astype(np.float32).astype(float)
+    share /= share.sum(axis=(1, 2), keepdims=True)
+    with h5py.File(out / "mean_maps.h5") as file:
+        np.testing.assert_allclose(file[f"{MAPS[0]}/std"][0], share.std(axis=0), rtol=1e-2)
+
+
+def test_the_size_of_a_read_changes_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--map", MAPS[0], "--by", "camid", "--where", "h5_row % 7 > 2 AND (h5_row < 100 OR h5_row > 400)")
+    whole = of_run(run, *words, output=tmp_path / "whole")
+    monkeypatch.setattr("jobs.accumulate._READ", 1)  # a chunk at a time
+    parts = of_run(run, *words, output=tmp_path / "parts")
+    assert (whole / "outliers.txt").read_text() == (parts / "outliers.txt").read_text()
+    for one, other in zip(table(whole).values(), table(parts).values(), strict=True):
+        assert one["n_images"] == other["n_images"]
+        np.testing.assert_allclose(np.array(one["value"], float), np.array(other["value"], float), rtol=1e-6)
+
+
+def test_maps_that_end_before_their_metadata_are_named(tmp_path: Path) -> None:
+    some = [{"key": f"k{i}", "pid": 1, "camid": 0, **{m: np.ones((12, 5)) for m in MAPS}} for i in range(9)]
+    run = build_run(tmp_path / "R", {"train-0": some})
+    with h5py.File(next((run / "maps").glob("*.h5")), "a") as file:
+        dataset = file[f"maps/{MAPS[0]}"]
+        kept = dataset[:5]
+        del file[f"maps/{MAPS[0]}"]
+        file.create_dataset(f"maps/{MAPS[0]}", data=kept, chunks=(5, 12, 5))
+    with pytest.raises(UserError, match=f"{MAPS[0]} has 5 rows, but the metadata name row 8"):
+        stats(run, "--map", MAPS[0])
+
+
+def test_distractors_are_nobody(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    some = [{"key": f"k{i}", "pid": i % 5, "camid": 0, **{m: rng.random((12, 5)) for m in MAPS}} for i in range(100)]
+    out = of_run(build_run(tmp_path / "R", {"gallery-0": some}), "--map", MAPS[0])
+    assert {row["n_identities"] for row in table(out).values() if row["n_images"]} == {4}
+    outliers = (out / "outliers.txt").read_text().split()
+    assert outliers and all(int(key[1:]) % 5 for key in outliers)
 
 
 def test_what_cannot_be_answered_is_said(run: Path) -> None:

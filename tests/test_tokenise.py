@@ -46,7 +46,7 @@ def test_the_built_in_templates_need_no_vocabulary(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "open_clip.tokenizer", None)
     _tokenizer.cache_clear()
     assert make_prompt("a photo of a X person") == PROMPTS["composed"]
-    with pytest.raises(ModelError, match=r"promptsg-attention\[prompts\]"):
+    with pytest.raises(ModelError, match=r"pip install '\.\[prompts\]'"):
         make_prompt("a red coat")
     _tokenizer.cache_clear()
 

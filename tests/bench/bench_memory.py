@@ -29,6 +29,8 @@ def link_shards(patterns: list[str], images: int, folder: Path) -> int:
     for shard in shards:
         with TarReader(shard) as tar:
             sizes[shard.url] = sum(data is not None for _, data in read_samples(tar, shard.name))
+    if not sum(sizes.values()):
+        raise SystemExit(f"{', '.join(patterns)}: no images in these shards")
     held = 0
     for number, shard in enumerate(cycle(shards)):
         if held >= images:
