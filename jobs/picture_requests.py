@@ -1,6 +1,6 @@
 """What the pictures of a folder were drawn for, so that an old picture never answers a new question.
 
-A picture that is there stays, so that an interrupted `promptsg render` goes on; that is right for the same request only.
+A picture that is there stays, so that an interrupted `promptsg render` goes on; right for the same request only.
 """
 
 from __future__ import annotations
