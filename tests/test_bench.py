@@ -23,7 +23,7 @@ from tests.tiny import tiny_checkpoint, tiny_state
 pytest.importorskip("pytorch_grad_cam")
 pytest.importorskip("captum")
 
-from tests.bench import bench_maps
+from tests.bench import bench_maps, bench_memory
 from tests.bench.cam_libraries import pytorch_grad_cam_public
 
 SIZES = {"image_size": (64, 32)}
@@ -166,3 +166,14 @@ def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     words = ["--shards", str(tmp_path / "bad.tar"), "--checkpoint", str(tmp_path / "m.pth"), "--device", "cpu"]
     with pytest.raises(UserError, match="none of the first 1 images decodes"):
         CliRunner().invoke(command, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_run_is_made_as_long_as_wanted_of_links(tmp_path: Path) -> None:
+    market_shard(tmp_path / "a-0.tar", 3)
+    folder = tmp_path / "long"
+    folder.mkdir()
+    assert bench_memory.link_shards([str(tmp_path / "a-*.tar")], 8, folder) == 9
+    assert sorted(path.resolve() for path in folder.iterdir()) == [(tmp_path / "a-0.tar").resolve()] * 3
+    write_tar(tmp_path / "b-0.tar", [])
+    with pytest.raises(SystemExit, match="no images in these shards"):
+        bench_memory.link_shards([str(tmp_path / "b-0.tar")], 8, folder)
