@@ -125,14 +125,27 @@ def _read_safetensors(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
 
 
+# (offset, or -1 for anywhere near the start; lower-case bytes there; what such a file is)
+_NO_CHECKPOINTS = (
+    (-1, b"<html", "an HTML page; was a login or error page downloaded in its place?"),
+    (0, b"\xff\xd8\xff", "a JPEG image"),
+    (0, b"\x89png", "a PNG image"),
+    (0, b"\x89hdf", "an HDF5 file"),
+    (257, b"ustar", "a tar, such as a shard of images"),
+)
+
+
 def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(1024)
+    for at, sign, what in _NO_CHECKPOINTS:
+        if sign in start.lower() if at < 0 else start[at : at + len(sign)].lower() == sign:
+            raise CheckpointError(f"{path}: not loaded: it is {what}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]
-        if b"<html" in path.read_bytes()[:1024].lower():
-            reason = "it is an HTML page; was a login or error page downloaded in its place?"
-        elif "Unsupported" in str(error) or "GLOBAL" in str(error):
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
             reason = "it holds more than tensors, and code in a checkpoint is never run; save only the state dict"
         raise CheckpointError(f"{path}: not loaded: {reason}") from error
     except _DAMAGE as error:

@@ -243,3 +243,19 @@ def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
 
 def test_tiny_sizes_are_all_different() -> None:
     assert len({TINY["vision_width"], TINY["embed_dim"], *TINY["inversion_widths"], TINY["num_classes"]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\xff\xd8\xff\xe0" + bytes(64), "a JPEG image"),
+        (b"\x89PNG\r\n" + bytes(64), "a PNG image"),
+        (b"\x89HDF\r\n" + bytes(64), "an HDF5 file"),
+        (bytes(257) + b"ustar" + bytes(300), "a tar, such as"),
+        (b"\n<!doctype html>\n<HTML>", "an HTML page"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, content: bytes, what: str) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"x.pth: not loaded: it is {what}"):
+        inspect_checkpoint(tmp_path / "x.pth")
