@@ -498,5 +498,5 @@ def test_options_are_checked_before_anything_is_read(mined: Path, tmp_path: Path
     with pytest.raises(UserError, match="--size 'big' is neither"):
         render(mined / "RUN", "--size", "big", "--output", tmp_path)
     render(mined / "RUN", "--size", "40x30", "--limit", 1, "--format", "webp", "--output", tmp_path / "sized")
-    assert picture(next((tmp_path / "sized").glob("*.png"))).shape == (40, 30, 3)
+    assert picture(next((tmp_path / "sized").glob("*.webp"))).shape == (40, 30, 3)
     assert names(tmp_path / "sized")[0].endswith(".webp")
