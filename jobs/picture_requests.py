@@ -14,20 +14,20 @@ from jobs.errors import UserError
 from jobs.picture_plan import ONE_MAP_EACH, Config, Plan
 
 if TYPE_CHECKING:
-    from jobs.pictures import Style
     from jobs.store import Run
 
 RECORD = ".requests.json"  # in the output folder: style -> digests of the requests drawn there
 
 
-def digest_of(run: Run, config: Config, planned: Plan, style: Style) -> str:
-    """Tells requests apart whose pictures have the same names and other contents; `style` has its colour limits."""
+def digest_of(run: Run, config: Config, planned: Plan) -> str:
+    """Tells requests apart whose pictures have the same names and other contents."""
+    style, keys = config.style, planned.table["key"].to_pylist()
     asked: dict[str, Any] = {"run": run.manifest.fingerprint, "scale": config.scale, "style": asdict(style)}
     if style.kind in ONE_MAP_EACH:  # the map is in the picture's name
-        limits = {name: limit for name, limit in style.limits.items() if limit is not None}
-        asked["style"] = asdict(replace(style, maps=(), limits=limits))
-    elif style.kind != "panel":  # pages, identities and rankings show what the selection and the ranking say
-        keys = planned.table["key"].to_pylist()
+        asked["style"] = asdict(replace(style, maps=()))
+    if config.scale != "image":  # the colours' ends are those of all that is selected
+        asked["selected"] = sorted(keys)
+    if style.kind not in (*ONE_MAP_EACH, "panel"):  # pages, identities and rankings: several images each
         asked["pictures"] = [[job.name, [keys[row] for row in job.rows], job.hits, job.note] for job in planned.jobs]
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -141,11 +141,11 @@ def render(run: Run, config: Config) -> Report:
         planned.jobs if config.overwrite else [job for job in planned.jobs if not _is_there(config.output / job.name)]
     )
     kept = len(planned.jobs) - len(todo)
-    limits = colour_limits(run, planned.table, config.style.maps, config.scale)
-    style = replace(config.style, limits=limits)
-    register(config, digest_of(run, config, planned, style), kept)
+    register(config, digest_of(run, config, planned), kept)
     if not todo:
         return Report(written=0, kept=kept, skipped=planned.skipped)
+    limits = colour_limits(run, planned.table, config.style.maps, config.scale)
+    style = replace(config.style, limits=limits)
     for folder in sorted({(config.output / job.name).parent for job in todo}):
         make_folder(folder)
         remove_leftovers(folder)

@@ -140,12 +140,11 @@ def test_training_from_scratch_reaches_the_same_quality(tmp_path: Path, seed: in
     print(f"seed {seed}: mAP {mean_ap:.3f}", *found.values(), sep="\n")
     print(f"after one step: mAP {before:.3f}", *untrained.values(), sep="\n")
     assert mean_ap >= 0.90 > 0.5 > before
-    assert found["mim_attention"].ratio >= 1.7 > 1.2 > untrained["mim_attention"].ratio
+    assert found["mim_attention"].ratio >= 2.0 > 1.2 > untrained["mim_attention"].ratio
     assert found["mim_attention"].pointing >= 0.7 and found["mim_attention"].auc >= 0.75
-    assert found["hirescam/vit_proj"].ratio >= 2.0
-    # Where these two point differs most from seed to seed; what each reached stands in configs/demo/README.md.
-    assert found["hirescam/vit_proj"].pointing >= 0.65
-    assert found["gradcam++/vit_proj"].pointing >= 0.58 and found["gradcam++/vit_proj"].zero == 0
+    # Seed 0 falls short of this pointing (0.67), seed 1 by a hair of the next (0.598): configs/demo/README.md.
+    assert found["hirescam/vit_proj"].ratio >= 2.0 and found["hirescam/vit_proj"].pointing >= 0.8
+    assert found["gradcam++/vit_proj"].pointing >= 0.6 and found["gradcam++/vit_proj"].zero == 0
 
 
 def quality(folder: Path, shards: list[Path], *training: object) -> tuple[float, dict[str, Localisation]]:
