@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.bench_job import rate_of_job, rate_of_writing
 from jobs.bench_stages import (
     Tried,
     decode_all,
-    rate_of_job,
-    rate_of_writing,
     rates_of_stages,
     read_some,
     repeated,

@@ -1,38 +1,32 @@
-"""The stages of mining, each timed alone and all together: reading, decoding, towers, head, writing."""
+"""The stages of mining, each timed alone: reading, decoding, towers, head and maps; and the best batch size."""
 
 from __future__ import annotations
 
 import ctypes
-import io
 import statistics
-import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.config import MineConfig
 from jobs.errors import UserError
-from jobs.manifest import Manifest, asked_by, create_manifest
 from jobs.samples import Sample, read_samples
-from jobs.shards import Shard, expand_shards
+from jobs.shards import Shard
 from jobs.tar import TarReader
 
 if TYPE_CHECKING:
     import torch
 
-    from jobs.events import ShardReport
     from jobs.load import Loaded
     from jobs.shard_output import Results
     from promptsg_core.model import PromptSG
 
 LARGEST_BATCH = 256
 _GAIN = 1.03  # anything less than this over the best smaller batch is noise
-_NAME = "sample"  # the temporary shard
+NAME = "sample"  # the temporary shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +143,7 @@ def run_model(loaded: Loaded, images: torch.Tensor, config: MineConfig) -> Resul
     from jobs.reader import Batch
 
     samples = [Sample(key=str(row), tar_index=row) for row in range(len(images))]
-    return mine_batch(
-        loaded.model, Batch(Shard(name=_NAME, url="", size=None), samples, images), config, loaded.targets
-    )
+    return mine_batch(loaded.model, Batch(Shard(name=NAME, url="", size=None), samples, images), config, loaded.targets)
 
 
 class Halfway:
@@ -229,91 +221,3 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> tuple[int |
 
 def _kibibytes(file: Path, field: str) -> int:
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(field + ":"))
-
-
-def _temporary_run(folder: Path, config: MineConfig, loaded: Loaded, shards: Sequence[Shard]) -> Manifest:
-    from jobs.layout import RunLayout
-
-    return create_manifest(RunLayout(folder), asked_by(config, shards), loaded.resolved, {})
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for name in ("maps", "metadata") for path in (folder / name).iterdir())
-
-
-def rate_of_writing(
-    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], pixels: torch.Tensor, batches: int
-) -> float:
-    """Images per second from results in memory to a published shard."""
-    from jobs.layout import RunLayout
-    from jobs.writer import Writer
-
-    size = config.batch_size
-    results = run_model(loaded, repeated(pixels, size), config)
-    reports: list[ShardReport] = []
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        folder = Path(name)
-        manifest = _temporary_run(folder, config, loaded, shards)
-        started = time.perf_counter()
-        with Writer(RunLayout(folder), manifest, 1.0, reports.append) as writer:
-            writer.begin(_NAME)
-            for batch in range(batches):
-                rows = range(batch * size, (batch + 1) * size)
-                writer.add([Sample(key=str(row), tar_index=row) for row in rows], results)
-            writer.end()
-        seconds = time.perf_counter() - started
-        _refuse_failure([report.error for report in reports])
-        return batches * size / seconds
-
-
-class _Clock:
-    """In the place of a progress bar: notes when images are done."""
-
-    def __init__(self) -> None:
-        self.times: list[tuple[float, int]] = []
-
-    def advance(self, images: int, position: int | None) -> None:
-        self.times.append((time.perf_counter(), images))
-
-    def finish_shard(self, size: int | None) -> None:
-        pass
-
-
-def rate_of_job(
-    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], read: Read, batches: int
-) -> tuple[float, int]:
-    """Images per second of a worker, tar to published shard, and the bytes that one image takes on disk.
-
-    Timed from the end of the first batch: starting the decoding processes is no matter in a long job.
-    """
-    from jobs.drain import Drain
-    from jobs.pipeline import Worker
-    from jobs.reader import default_workers
-
-    device, clock = loaded.model.image_encoder.proj.device, _Clock()
-    workers = default_workers(device.type) if config.workers is None else config.workers
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        folder, tar = Path(name) / "run", Path(name) / f"{_NAME}.tar"
-        pack(tar, read, (batches + 1) * config.batch_size)
-        manifest = _temporary_run(folder, config, loaded, shards)
-        there = config.model_copy(update={"output": folder, "max_failed_fraction": 1.0})
-        worker = Worker(loaded.model, there, manifest, loaded.targets, progress=clock, drain=Drain())  # type: ignore[arg-type]
-        summary = worker.run(expand_shards([str(tar)]), workers)
-        ended = time.perf_counter()
-        _refuse_failure([report.error for report in summary.failed_shards])
-        images = sum(count for _, count in clock.times[1:])
-        return images / (ended - clock.times[0][0]), _size_of(folder) // max(1, summary.images)
-
-
-def pack(path: Path, read: Read, count: int) -> None:
-    """A tar of `count` samples: those that were read, over and over under new keys."""
-    with tarfile.open(path, "w") as tar:
-        for number, data in enumerate(islice(cycle(read.images), count)):
-            info = tarfile.TarInfo(f"{number:08d}.jpg")  # the decoder looks at the bytes, not at the name
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
-def _refuse_failure(errors: Sequence[str | None]) -> None:
-    if found := [error for error in errors if error is not None]:
-        raise UserError(f"writing a run for the measurement failed: {found[0]}")

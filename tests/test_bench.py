@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from cam.extract import extract_maps
 from jobs.bench import clock, command, estimate
-from jobs.bench_stages import Halfway, pack, read_some, repeated
+from jobs.bench_job import pack
+from jobs.bench_stages import Halfway, read_some, repeated
 from jobs.errors import UserError
 from jobs.shards import expand_shards
 from promptsg_core.model import PromptSG
