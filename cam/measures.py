@@ -6,11 +6,15 @@ number but min, max and mass is NaN there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 STRIPES = 6
-MEASURES = ("min", "max", "mass", "entropy", "com_x", "com_y", "area50", *(f"stripe_{i}" for i in range(STRIPES)))
+MEASURES = (
+    "min", "max", "mass", "entropy", "com_x", "com_y", "area50", "area90", *(f"stripe_{i}" for i in range(STRIPES)),
+)  # fmt: skip
 
 Array = NDArray[np.float32]
 
@@ -19,8 +23,9 @@ def measure_maps(maps: Array) -> dict[str, Array]:
     """(B, h, w), >= 0 -> name -> (B,) float32, for each name of MEASURES.
 
     min, max, mass: extremes and sum. entropy: in nats, ln(h*w) for a uniform map. com_x, com_y: centre of mass as
-    fractions of width and height, 0 left and top, patches taken at their centres. area50: the smallest share of
-    patches that holds half of the mass. stripe_0..5: shares of the mass in six equal horizontal stripes from the top.
+    fractions of width and height, 0 left and top, patches taken at their centres. area50, area90: the smallest share of
+    patches that holds half, and nine tenths, of the mass. stripe_0..5: shares of the mass in six equal horizontal
+    stripes from the top.
     """
     count, h, w = maps.shape
     flat = maps.reshape(count, h * w).astype(np.float64)
@@ -36,7 +41,7 @@ def measure_maps(maps: Array) -> dict[str, Array]:
         "entropy": entropy(share),
         "com_x": columns @ ((np.arange(w) + 0.5) / w),
         "com_y": rows @ ((np.arange(h) + 0.5) / h),
-        "area50": effective_area(share, 0.5),
+        **dict(zip(("area50", "area90"), effective_areas(share, (0.5, 0.9)), strict=True)),
     }
     stripes = rows @ stripe_weights(h)
     found |= {f"stripe_{i}": stripes[:, i] for i in range(STRIPES)}
@@ -50,12 +55,12 @@ def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
     return -terms.sum(axis=1) + 0.0  # + 0.0: a single peak has entropy 0, not -0
 
 
-def effective_area(share: NDArray[np.float64], part: float) -> NDArray[np.float64]:
-    """(B, M) shares -> (B,) the smallest share of the M patches that holds `part` of the mass; NaN stays NaN."""
+def effective_areas(share: NDArray[np.float64], parts: Sequence[float]) -> list[NDArray[np.float64]]:
+    """(B, M) shares -> (B,) for each part, the smallest share of the M patches that holds it; NaN stays NaN."""
     held = np.cumsum(-np.sort(-share, axis=1), axis=1)
-    # Rounding must not ask for one patch more when the sum meets `part` exactly.
-    count = (held < part - 1e-9).sum(axis=1) + 1.0
-    return np.where(np.isnan(share[:, 0]), np.nan, count / share.shape[1])
+    # Rounding must not ask for one patch more when the sum meets a part exactly.
+    counts = [(held < part - 1e-9).sum(axis=1) + 1.0 for part in parts]
+    return [np.where(np.isnan(share[:, 0]), np.nan, count / share.shape[1]) for count in counts]
 
 
 def stripe_weights(rows: int) -> NDArray[np.float64]:

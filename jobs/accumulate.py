@@ -1,7 +1,9 @@
 """One streaming pass over a run's maps: sums per identity and group that merge with `+` (no torch).
 
-Legend: n maps in hand, N images, G groups, C clusters (one identity in one group), M = h*w patches, K maps. What is no
-sum over patches (entropy, ...) was stored by mining; mean maps, stripes and area90 come from the maps themselves.
+One thread reads and sums over groups while another adds to identities, slice by slice: the order of all sums is that of
+shards and rows, whatever the machine. What is no sum over patches (entropy, areas, ...) was stored by mining.
+
+Legend: n maps in hand, N images, G groups, C clusters (one identity in one group), M = h*w patches, K maps.
 Memory: 40 + 20*K bytes per image, 160*K + 4*M*K bytes per cluster, and the sample; not the maps.
 """
 
@@ -17,33 +19,38 @@ from numpy.typing import NDArray
 
 from cam.measures import STRIPES, stripe_weights
 from jobs.errors import UserError
+from jobs.prefetch import prefetched
 from jobs.shard_file import MAPS
 from jobs.stats_partial import Partial, Sample
 from jobs.stats_selection import Selection
 from jobs.stats_shares import GOOD, NOT_FINITE, ZERO, held_area, normalise
-from jobs.stats_stored import STORED, histograms, stored_sums
+from jobs.stats_stored import STORED, area90_column, histograms, stored_sums
 from jobs.store import Run
 
 MEASURED = (*STORED, *(f"stripe_{i}" for i in range(STRIPES)), "area90")
 
-_READ = 4 << 20  # bytes in one call of HDF5: 8192 of 16x8 maps
+_READ = 2 << 20  # bytes in one call of HDF5: 4096 of 16x8 maps
 _SLICE = 1024  # rows in hand: 0.5 MB of them stay in a core's cache
+_AHEAD = 4  # slices that wait to be added to the identities
 _FEW = 32
 _SHORT = 4
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Codes = NDArray[np.int32]
 
 
-def accumulate(selection: Selection, threads: int) -> Partial:
+def accumulate(selection: Selection) -> Partial:
     """One pass over the chosen maps: each dataset is read once, in contiguous slices.
 
     Raises UserError naming a map or file that is not there.
     """
     maps, sampled = selection.question.maps, selection.sampled()
-    found = {name: map_sums(selection, name, sampled, threads) for name in maps}
-    sums, counts = stored_sums(selection)
+    with ThreadPoolExecutor(1) as pool:
+        stored = pool.submit(stored_sums, selection)
+        found = {name: map_sums(selection, name, sampled) for name in maps}
+        sums, counts = stored.result()
     goods = np.stack([selection.images - f.zero - f.not_finite for f in found.values()], axis=1).astype(np.float64)
     mapped = np.stack([np.column_stack([_stripes(f), f.area90]) for f in found.values()], axis=1)
     names = np.array(selection.shards, str) if selection.shards else np.zeros(0, "U1")
@@ -91,55 +98,55 @@ class MapSums:
 
 @dataclass(frozen=True, kw_only=True)
 class _Slice:
-    """Sums over one slice of a shard: of its clusters (c,) and groups (g,), each of them once."""
+    """Some maps of one shard: cluster (c,) and share (c, M) to be added to the identities, a cluster once, or as often
+    as one likes the number C of none; group (g,) and the groups' sums total, spread (g, M); sample (s, M)."""
 
-    cluster: NDArray[np.int32]
-    group: Ints
+    shard: str
+    grid: tuple[int, int]
+    cluster: Codes
     share: Floats
+    group: Ints
     total: Floats
     spread: Floats
     sample: Floats
 
 
-def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_], threads: int) -> MapSums:
-    """Adds up in the order of shards and rows, so that sums do not depend on the number of threads."""
+def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_]) -> MapSums:
+    """The sums of one map over all chosen images."""
     clusters, groups = len(selection.pid), selection.groups.num_rows
-    area, state = np.zeros(len(selection.rows)), np.zeros(len(selection.rows), np.int8)
-    grid: tuple[int, int] | None = None
+    area, state = _stored_area90(selection, name), np.zeros(len(selection.rows), np.int8)
+    grid, share = (0, 0), np.zeros((1, 0), np.float32)
+    total, spread = np.zeros((groups, 0)), np.zeros((groups, 0))
     kept: list[Floats] = []
-
-    def slices(item: tuple[str, slice]) -> tuple[tuple[int, int], list[_Slice]]:
-        _, span = item
-        return _shard_sums(selection, name, *item, sampled[span], area[span], state[span])
-
-    spans = selection.spans()
-    with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(spans), threads):  # a few at a time: what waits to be added takes memory
-            some = spans[start : start + threads]
-            for (shard, _), (size, parts) in zip(some, pool.map(slices, some), strict=True):
-                if grid is None:
-                    grid, patches = size, size[0] * size[1]
-                    share = np.zeros((clusters, patches), np.float32)
-                    total, spread = (np.zeros((groups, patches)) for _ in range(2))
-                if grid != size:
-                    raise UserError(f"{shard}: {name} is {size}, elsewhere {grid}: not one run's maps")
-                for part in parts:
-                    share[part.cluster] += part.share
-                    total[part.group] += part.total
-                    spread[part.group] += part.spread
-                    kept.append(part.sample)
-    if grid is None:
-        grid, share, total, spread = (0, 0), np.zeros((0, 0), np.float32), np.zeros((0, 0)), np.zeros((0, 0))
+    for part in prefetched(_slices(selection, name, sampled, area, state), _AHEAD):
+        if grid == (0, 0):
+            grid, patches = part.grid, part.grid[0] * part.grid[1]
+            share = np.zeros((clusters + 1, patches), np.float32)  # the last row is nobody's
+            total, spread = (np.zeros((groups, patches)) for _ in range(2))
+        if grid != part.grid:
+            raise UserError(f"{part.shard}: {name} is {part.grid}, elsewhere {grid}: not one run's maps")
+        share[part.cluster] += part.share
+        total[part.group] += part.total
+        spread[part.group] += part.spread
+        kept.append(part.sample)
     return MapSums(
         grid=grid,
         area90=np.bincount(selection.cluster, area, clusters).astype(np.float64),  # of no image: integers
         zero=np.bincount(selection.cluster[state == ZERO], minlength=clusters),
         not_finite=np.bincount(selection.cluster[state == NOT_FINITE], minlength=clusters),
-        share=share,
+        share=share[:-1],
         total=total,
         spread=spread,
         sample=np.concatenate(kept) if kept else np.zeros((0, share.shape[1]), np.float32),
     )
+
+
+def _stored_area90(selection: Selection, name: str) -> Doubles:
+    """(N,) as mining stored it; NaN where it did not, as in runs of an earlier version."""
+    column = area90_column(name)
+    if column not in selection.columns:
+        return np.full(len(selection.rows), np.nan)
+    return selection.column(column).astype(np.float64)
 
 
 def _stripes(found: MapSums) -> Doubles:
@@ -150,38 +157,66 @@ def _stripes(found: MapSums) -> Doubles:
     return (found.share @ np.repeat(stripe_weights(h), w, axis=0).astype(np.float32)).astype(np.float64)
 
 
-def _shard_sums(
-    selection: Selection,
-    name: str,
-    shard: str,
-    span: slice,
-    sampled: NDArray[np.bool_],
-    area: Doubles,
-    state: NDArray[np.int8],
-) -> tuple[tuple[int, int], list[_Slice]]:
-    """The grid, and the sums of each slice; area90 (0 for a map without shape) and state of each map go into place."""
-    grid, parts, clusters = (0, 0), [], selection.cluster[span]
-    for at, maps in read_slices(selection.run, name, shard, selection.rows[span]):
-        grid = (maps.shape[1], maps.shape[2])
-        share, state[at] = normalise(maps)
-        good = state[at] == GOOD
-        area[at] = np.where(good, held_area(share, 0.9), 0)
-        # Squares about the uniform map: about zero, a variance much smaller than the mean would be lost in float32.
-        centred = share - np.float32(1 / share.shape[1]) * good[:, None]
-        cluster, chosen = clusters[at], sampled[at]
-        order, starts = _runs(cluster)
-        group, of = np.unique(selection.group[cluster], return_inverse=True)
-        parts.append(
-            _Slice(
-                cluster=cluster[order[starts]],
+def _slices(
+    selection: Selection, name: str, sampled: NDArray[np.bool_], area: Doubles, state: NDArray[np.int8]
+) -> Iterator[_Slice]:
+    """The sums of each slice. The state of each map goes into place, and so does an area90 that is missing there (0
+    for a map without shape)."""
+    for shard, span in selection.spans():
+        for at, maps in read_slices(selection.run, name, shard, selection.rows[span]):
+            place = slice(span.start + at.start, span.start + at.stop)
+            share, state[place] = normalise(maps)
+            bad = state[place] != GOOD
+            missing = np.isnan(area[place]) & ~bad
+            if missing.any():
+                area[place][missing] = held_area(share[missing], 0.9)
+            # Squares about the uniform map: about zero, a variance much smaller than the mean would be lost in float32.
+            squares = share - np.float32(1 / share.shape[1])
+            squares *= squares
+            chosen = share[sampled[place]]
+            if bad.any():
+                area[place][bad], squares[bad], chosen[bad[sampled[place]]] = 0, 0, np.nan
+            group, total, spread = _group_sums(selection, place, share, squares)
+            cluster, share = _distinct_rows(selection.cluster[place], share, len(selection.pid))
+            yield _Slice(
+                shard=shard,
+                grid=(maps.shape[1], maps.shape[2]),
+                cluster=cluster,
+                share=share,
                 group=group,
-                share=_run_sums(share, order, starts),
-                total=_group_sums(share, of, len(group)),
-                spread=_group_sums(centred * centred, of, len(group)),
-                sample=np.where(good[chosen, None], share[chosen], np.float32(np.nan)),
+                total=total,
+                spread=spread,
+                sample=chosen,
             )
-        )
-    return grid, parts
+
+
+def _group_sums(selection: Selection, place: slice, share: Floats, squares: Floats) -> tuple[Ints, Floats, Floats]:
+    """The groups (g,) of these images and their sums (g, M); of a few groups by products, which are faster."""
+    of = selection.group[selection.cluster[place]]
+    if selection.groups.num_rows <= _FEW:
+        group = np.arange(selection.groups.num_rows)
+        member = (group[:, None] == of).astype(np.float32)
+        return group, member @ share, member @ squares
+    order, starts = _runs(of)
+    total, spread = (np.add.reduceat(values[order], starts, axis=0) for values in (share, squares))
+    return of[order[starts]], total, spread
+
+
+def _distinct_rows(cluster: Codes, share: Floats, nobody: int) -> tuple[Codes, Floats]:
+    """The same with each cluster but once, so that `+=` adds them all; shuffled images are left in their places."""
+    order, starts = _runs(cluster)
+    if len(starts) == len(order):
+        return cluster, share
+    lengths = np.diff(starts, append=len(order))
+    if lengths.max() > _SHORT:
+        return cluster[order[starts]], np.add.reduceat(share[order], starts, axis=0)
+    cluster = cluster.copy()
+    for place in range(1, int(lengths.max())):
+        longer = np.flatnonzero(lengths > place)
+        again = order[starts[longer] + place]
+        share[order[starts[longer]]] += share[again]
+        cluster[again] = nobody
+    return cluster, share
 
 
 def _runs(codes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -191,30 +226,8 @@ def _runs(codes: NDArray[np.integer]) -> tuple[NDArray[np.intp], NDArray[np.intp
     return order, np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
 
 
-def _run_sums(values: Floats, order: NDArray[np.intp], starts: NDArray[np.intp]) -> Floats:
-    """(n, M) -> (c, M) sums over the runs that start at `starts` in `order`."""
-    if len(starts) == len(order):
-        return values[order]
-    lengths = np.diff(starts, append=len(order))
-    if lengths.max() > _SHORT:
-        return np.add.reduceat(values[order], starts, axis=0)
-    sums = values[order[starts]]  # shuffled images: nearly every run is one row
-    for place in range(1, int(lengths.max())):
-        longer = np.flatnonzero(lengths > place)
-        sums[longer] += values[order[starts[longer] + place]]
-    return sums
-
-
-def _group_sums(values: Floats, group: NDArray[np.intp], groups: int) -> Floats:
-    """(n, M) -> (g, M) sums over the rows of each group; of a few groups by a matrix product, which is faster."""
-    if groups > _FEW:
-        return _run_sums(values, *_runs(group))
-    sums: Floats = (np.arange(groups)[:, None] == group).astype(np.float32) @ values
-    return sums
-
-
 def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[tuple[slice, Floats]]:
-    """(positions in `rows`, their maps (n, h, w)) for rising h5 rows, from whole slices of chunks; good until the next.
+    """(positions in `rows`, their maps (n, h, w)) for rising h5 rows, from whole slices of chunks, to keep or change.
 
     Raises UserError naming what is missing.
     """
@@ -231,14 +244,14 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
             raise UserError(f"{path}: {name} has {len(dataset)} rows, but the metadata name row {int(rows[-1])}")
         row = 4 * int(np.prod(dataset.shape[1:]))
         step = max(1, _READ // row // dataset.chunks[0]) * dataset.chunks[0]
-        buffer = np.empty((min(step, len(dataset)), *dataset.shape[1:]), np.float32)
         for start in range(int(rows[0]) // step * step, int(rows[-1]) + 1, step):
             stop = min(start + step, len(dataset))
             first, last = (int(i) for i in np.searchsorted(rows, [start, stop]))
             if first == last:
                 continue
+            buffer = np.empty((stop - start, *dataset.shape[1:]), np.float32)
             try:
-                dataset.read_direct(buffer, np.s_[start:stop], np.s_[: stop - start])
+                dataset.read_direct(buffer, np.s_[start:stop])
             except OSError as error:
                 raise UserError(f"cannot read {name} from {path}, rows {start} to {stop}: {error}") from error
             whole = last - first == stop - start

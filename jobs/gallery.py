@@ -151,7 +151,8 @@ def page_data(
     from cam.names import column_of
 
     columns = [column_of(name) for name in style.maps]
-    numbers = [*IMAGE_NUMBERS, *(f"{column}_{measure}" for column in columns for measure in MEASURES)]
+    measures = [measure for measure in MEASURES if f"{columns[0]}_{measure}" in run.schema.names]
+    numbers = [*IMAGE_NUMBERS, *(f"{column}_{measure}" for column in columns for measure in measures)]
     return {
         "run": run.layout.root.resolve().name,
         "fingerprint": run.manifest.fingerprint,
@@ -167,7 +168,7 @@ def page_data(
             {"name": name, "column": column, "limits": limits[column]}
             for name, column in zip(style.maps, columns, strict=True)
         ],
-        "measures": list(MEASURES),
+        "measures": measures,
         "image_numbers": list(IMAGE_NUMBERS),
         "grid": [int(table["grid_h"][0].as_py()), int(table["grid_w"][0].as_py())],
         "colormap": style.colormap,

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from jobs.commit import make_folder, sha256_of, write_once
 from jobs.config import MineConfig
 from jobs.errors import UserError
 from jobs.layout import RunLayout
-from jobs.schema import SCHEMA_VERSION
+from jobs.schema import SCHEMA_VERSION, metadata_schema
 from jobs.shards import Shard
 
 # Settings that change no stored number: a run may be resumed with others.
@@ -38,6 +40,11 @@ class Manifest:
     def maps(self) -> tuple[str, ...]:
         """Names of the stored maps, in the order of the metadata's columns."""
         return tuple(self.content["asked"]["maps"])
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the metadata. A run goes on with those that it began with, whatever wrote it."""
+        return metadata_schema(self.maps, self.content["schema_version"])
 
     @property
     def has_heads(self) -> bool:
@@ -82,8 +89,8 @@ def read_manifest(layout: RunLayout) -> Manifest:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {layout.manifest}: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{layout.manifest} has schema version {version}; this program reads {SCHEMA_VERSION}")
+    if version not in range(1, SCHEMA_VERSION + 1):
+        raise UserError(f"{layout.manifest} has schema version {version}; this program reads 1 to {SCHEMA_VERSION}")
     return Manifest(content)
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 from cam.measures import MEASURES
 from cam.names import column_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_SINCE = {"area90": 2}  # measures that runs of an earlier version do not have
 
 SAMPLE_FIELDS = (
     pa.field("shard", pa.string(), nullable=False),
@@ -37,7 +38,8 @@ RESULT_FIELDS = (
 )
 
 
-def metadata_schema(maps: Sequence[str]) -> pa.Schema:
+def metadata_schema(maps: Sequence[str], version: int = SCHEMA_VERSION) -> pa.Schema:
     """The schema of a run that holds these maps: sample, result, then the measures of each map in turn."""
-    measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in MEASURES]
+    known = [measure for measure in MEASURES if _SINCE.get(measure, 1) <= version]
+    measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in known]
     return pa.schema([*SAMPLE_FIELDS, *RESULT_FIELDS, *measures])

@@ -23,7 +23,6 @@ from jobs.events import ShardReport
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest
 from jobs.samples import KEPT, NOT_FINITE, OK, Sample
-from jobs.schema import metadata_schema
 from jobs.shard_file import KEY, ShardMapsWriter, disk_error
 
 
@@ -52,7 +51,7 @@ class ShardOutput:
     ) -> None:
         self.layout, self.manifest, self.shard, self.replace = layout, manifest, shard, replace
         self.max_failed_fraction = max_failed_fraction
-        self.columns: dict[str, list[Any]] = {name: [] for name in metadata_schema(manifest.maps).names}
+        self.columns: dict[str, list[Any]] = {name: [] for name in manifest.schema.names}
         self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
         self._maps = _stage(layout.shard_maps(shard))
         attributes = {"fingerprint": manifest.fingerprint, "shard": shard}
@@ -179,7 +178,7 @@ class ShardOutput:
             "partial": json.dumps(report.partial, sort_keys=True),
             "zero_maps": json.dumps(report.zero_maps, sort_keys=True),
         }
-        schema = metadata_schema(self.manifest.maps).with_metadata({f"promptsg.{k}": v for k, v in facts.items()})
+        schema = self.manifest.schema.with_metadata({f"promptsg.{k}": v for k, v in facts.items()})
         table = pa.table(self.columns, schema=schema)
         pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
         staged.sync()

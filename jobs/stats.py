@@ -166,7 +166,7 @@ def measured(run: Run, question: Question, block: str | None) -> tuple[Partial, 
         names = [names[position] for position in block_of(len(names), index, count)]
     chosen = sorted(name for name in names if name in done)
     selection = Selection(run, question, chosen, stored_columns(question.maps))
-    return accumulate(selection, available_threads()), selection
+    return accumulate(selection), selection
 
 
 def save_part(part: Partial, folder: Path, block: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cam.measures import effective_area
+from cam.measures import effective_areas
 
 GOOD, ZERO, NOT_FINITE = 0, 1, 2  # a map has a shape, or is all zero, or holds what is no number
 _BLOCK = 16
@@ -32,7 +32,7 @@ def normalise(maps: Floats) -> tuple[Floats, NDArray[np.int8]]:
 def held_area(share: Floats, part: float) -> Doubles:
     """(n, M) float32 shares -> (n,) the smallest share of patches that holds `part` of the mass.
 
-    The same as `cam.measures.effective_area`, which decides where float32 leaves a doubt. Counts, from the smallest
+    The same as `cam.measures.effective_areas`, which decides where float32 leaves a doubt. Counts, from the smallest
     patch on, how many fit into 1 - part: whole blocks first, since a running sum along a row is slow.
     """
     count, patches = share.shape
@@ -54,5 +54,5 @@ def held_area(share: Floats, part: float) -> Doubles:
     doubt = inside != (fine <= high).sum(axis=0)
     if doubt.any():
         exact = share[doubt].astype(np.float64)
-        area[doubt] = effective_area(exact / exact.sum(axis=1, keepdims=True), part)
+        area[doubt] = effective_areas(exact / exact.sum(axis=1, keepdims=True), [part])[0]
     return area

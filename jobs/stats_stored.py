@@ -22,8 +22,13 @@ Ints = NDArray[np.int64]
 
 
 def stored_columns(maps: Sequence[str]) -> list[str]:
-    """The columns of the metadata that `stored_sums` and `histograms` need."""
-    return [f"{column_of(name)}_{measure}" for name in maps for measure in STORED]
+    """The columns of the metadata that a pass reads, where a run has them."""
+    return [f"{column_of(name)}_{measure}" for name in maps for measure in (*STORED, "area90")]
+
+
+def area90_column(name: str) -> str:
+    """The column of a map's area90, which runs of an earlier version do not have."""
+    return f"{column_of(name)}_area90"
 
 
 def stored_sums(selection: Selection) -> tuple[Doubles, Doubles]:

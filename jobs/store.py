@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from jobs.errors import UserError
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest, read_manifest
-from jobs.schema import metadata_schema
 from jobs.shard_file import FEATURES, HEADS, KEY, MAPS
 
 Array = NDArray[np.float32]
@@ -38,7 +37,7 @@ class Run:
     @property
     def schema(self) -> pa.Schema:
         """The columns of the metadata."""
-        return metadata_schema(self.maps)
+        return self.manifest.schema
 
     def metadata(self) -> ds.Dataset:
         """One row per sample of every published shard, failures included, as a pyarrow dataset.

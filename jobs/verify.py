@@ -19,7 +19,6 @@ from jobs.commit import sha256_of
 from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED
 from jobs.manifest import Manifest
 from jobs.samples import KEPT, OK
-from jobs.schema import metadata_schema
 from jobs.shard_file import FEATURES, HEADS, KEY, MAPS
 from jobs.store import open_run
 
@@ -72,8 +71,7 @@ def verify(root: Path, show_progress: bool | None = False) -> Verdict:
 
 def _check_shard(name: str, maps: Path, metadata: Path, manifest: Manifest) -> Iterator[str]:
     table = pq.read_table(metadata, page_checksum_verification=True)
-    schema = metadata_schema(manifest.maps)
-    if not table.schema.equals(schema):
+    if not table.schema.equals(manifest.schema):
         yield f"{name}: {metadata.name} has other columns than the run"
         return
     facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

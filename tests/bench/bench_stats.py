@@ -75,7 +75,7 @@ def one_pass(run: Run, by: list[str]) -> int:
     """Images chosen; from the question to all sums over the first map."""
     question = ask(run, by, "", run.maps[:1], 0, 20_000)
     selection = Selection(run, question, sorted(run.layout.done()), stored_columns(question.maps))
-    return int(accumulate(selection, available_threads()).images.sum())
+    return int(accumulate(selection).images.sum())
 
 
 def whole(run: Run, by: list[str], folder: str) -> None:
