@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig
+from promptsg_core.linear import Linear
 from promptsg_core.taps import Taps
-from promptsg_core.transformer import Record, attend, merge_heads, quick_gelu, split_heads
+from promptsg_core.transformer import Record, add_mlp, attend, merge_heads, split_heads
 
 
 class InversionNetwork(nn.Module):
@@ -32,6 +33,17 @@ class InversionNetwork(nn.Module):
         return self.bn(self.fc3(F.relu(self.fc2(F.relu(self.fc1(v))))))
 
 
+def scores_of(query: Tensor, tokens: Tensor, key_weight: Tensor) -> Tensor:
+    """One query (B or 1, H, D/H) against (B, N, E) tokens whose keys would be tokens @ key_weight.T -> (B, H, N).
+
+    q (W x) = (q W) x: with one query the keys of all tokens need not be formed, which would cost E/H times as much. A
+    bias of the keys adds the same to every token's score, and softmax drops it.
+    """
+    heads = query.shape[1]
+    asked = torch.bmm(query.transpose(0, 1), key_weight.unflatten(0, (heads, -1)))  # (H, B or 1, E)
+    return asked.transpose(0, 1) @ tokens.transpose(1, 2)
+
+
 class CrossAttention(nn.Module):
     """Text asks, patches answer. The model discards what attention would gather: only its weights are used."""
 
@@ -44,9 +56,7 @@ class CrossAttention(nn.Module):
     def forward(self, text: Tensor, patches: Tensor) -> Tensor:
         """(B or 1, D) text and (B, M, D) patches -> (B, H, M) weights, each head summing to 1, float32 or wider."""
         q = self.q_proj(text).unflatten(-1, (self.heads, -1))
-        k = self.k_proj(patches).unflatten(-1, (self.heads, -1))
-        scale = q.shape[-1] ** -0.5
-        scores = torch.einsum("bhd,bmhd->bhm", q.expand(len(k), -1, -1) * scale, k)
+        scores = scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight)
         # Low precision would round weights near 1/M to a few steps: the map itself is a result, so it is float32.
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
 
@@ -57,8 +67,8 @@ class PostAttention(nn.Module):
     def __init__(self, width: int, heads: int, bias: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=bias)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
@@ -66,26 +76,31 @@ class PostAttention(nn.Module):
         return self.proj(merge_heads(attend(q, k, v, record=record)))
 
     def cls_only(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, 1, D): row 0 of `forward`, at the cost of one query."""
-        width = x.shape[-1]
-        q_weight, kv_weight = self.qkv.weight.split([width, 2 * width])
-        q_bias, kv_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split([width, 2 * width])
-        q = split_heads(F.linear(x[:, :1], q_weight, q_bias), self.heads)
-        k, v = (split_heads(t, self.heads) for t in F.linear(x, kv_weight, kv_bias).chunk(2, dim=-1))
-        return self.proj(merge_heads(attend(q, k, v)))
+        """(B, N, D) -> (B, D): row 0 of `forward`; neither keys nor values of the tokens are formed.
+
+        The values of the weighed sum are the weighed sum of the values, since a head's weights sum to 1.
+        """
+        q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
+        q_bias, _, v_bias = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        q = F.linear(x[:, 0], q_weight, q_bias).unflatten(-1, (self.heads, -1))
+        weights = scores_of(q * q.shape[-1] ** -0.5, x, k_weight).softmax(dim=-1)
+        gathered = (weights @ x).transpose(0, 1)  # (H, B, D)
+        values = torch.bmm(gathered, v_weight.unflatten(0, (self.heads, -1)).transpose(1, 2))
+        found = values.transpose(0, 1).flatten(1)
+        return self.proj(found if v_bias is None else found + v_bias)
 
 
 class PostMlp(nn.Module):
-    """Linear, QuickGELU, linear, four times as wide inside."""
+    """Linear, QuickGELU, linear, four times as wide inside, with the norm before and the sum after."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
-        return self.fc2(quick_gelu(self.fc1(x)))
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return add_mlp(x, norm, self.fc1, self.fc2)
 
 
 class PostBlock(nn.Module):
@@ -101,12 +116,12 @@ class PostBlock(nn.Module):
     def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.attn(self.norm1(x), record)
-        return x + self.mlp(self.norm2(x))
+        return self.mlp(x, self.norm2)
 
     def cls_only(self, x: Tensor, normed: Tensor) -> Tensor:
         """(B, N, D) tokens and `norm1` of them -> (B, D): row 0 of `forward`, exactly."""
-        cls = x[:, :1] + self.attn.cls_only(normed)
-        return (cls + self.mlp(self.norm2(cls)))[:, 0]
+        cls = x[:, 0] + self.attn.cls_only(normed)
+        return self.mlp(cls, self.norm2)
 
 
 @dataclass(frozen=True, kw_only=True)

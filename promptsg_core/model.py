@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig, Prompt
+from promptsg_core.linear import linear
 from promptsg_core.mim import InversionNetwork, MimOutput, MultimodalInteraction
 from promptsg_core.preprocess import normalise
 from promptsg_core.taps import Tap, Taps
@@ -157,7 +158,7 @@ class PromptSG(nn.Module):
     def _head(self, encoded: Encoded, taps: Taps) -> HeadOutput:
         tokens = taps.open("vit_last", encoded.tokens)
         post = taps.open("vit_proj", self.image_encoder.ln_post(tokens))
-        patches = (post @ self.image_encoder.proj)[:, 1:]
+        patches = linear(post, self.image_encoder.proj.T)[:, 1:]
         positionwise = bool({"bottleneck", "classifier"} & taps.wanted)
         mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=positionwise)
         with torch.no_grad():

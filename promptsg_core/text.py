@@ -44,7 +44,7 @@ class TextTower(nn.Module):
             q, k, v = block.attn.project(block.ln_1(x))
             cached.append((k, v))
             x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-            x = x + block.mlp(block.ln_2(x))
+            x = block.mlp(x, block.ln_2)
         return cached
 
     def continue_from(self, cached: KeysValues, embeddings: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class TextTower(nn.Module):
             if number == last:  # only the feature at EOT leaves the tower
                 x, q, mask = x[:, -1:], q[:, :, -1:], mask[-1:]
             x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
-            x = x + block.mlp(block.ln_2(x))
+            x = block.mlp(x, block.ln_2)
         return self.ln_final(x[:, -1]) @ self.text_projection
 
 

@@ -27,6 +27,8 @@ PROMPT_TOKENS = tuple(sorted({token for prompt in PROMPTS.values() for token in 
 _QK = ("mim.cross_attn.q_proj.", "mim.cross_attn.k_proj.", "mim.q_ln.", "mim.kv_ln.")
 _TOWERS = ("image_encoder.", "text_encoder.", "prompt_composer.")
 _TEXT = ("text_encoder.", "prompt_composer.")
+# The necks have no bias (Luo et al. 2019), and a bias of keys adds the same to every score, which softmax drops.
+_UNTRAINED = ("bottleneck.bias", "bottleneck_proj.bias", "mim.cross_attn.k_proj.bias")
 _UNDECAYED = ("positional_embedding", "token_embedding.weight")
 
 
@@ -156,13 +158,13 @@ def prepare_training(model: PromptSG, *, freeze_text: bool) -> PromptSG:
     """Puts a model into train mode, sets its classifiers' start, and freezes what is not trained; returns it.
 
     Frozen are the text tower and the token embeddings with `freeze_text`, and always the two necks' biases (the BNNeck
-    of Luo et al. 2019, arXiv:1903.07071, whose classifiers have no bias either).
+    of Luo et al. 2019, arXiv:1903.07071, whose classifiers have no bias either) and that of the MIM's keys.
     """
     for classifier in (model.classifier, model.classifier_proj):
         nn.init.normal_(classifier.weight, std=0.001)
     model.train().requires_grad_(True)
     for name, parameter in model.named_parameters():
-        if name in ("bottleneck.bias", "bottleneck_proj.bias") or (freeze_text and name.startswith(_TEXT)):
+        if name in _UNTRAINED or (freeze_text and name.startswith(_TEXT)):
             parameter.requires_grad_(False)
     return model
 

@@ -5,47 +5,27 @@ Legend: B batch, N tokens, D channels, H heads.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptsg_core.linear import Linear, linear
+
 Record = list[Tensor] | None  # where a block leaves its attention weights, if anyone wants them
-_SLOPE = 1.702
+_SLOPE = 1.702  # of QuickGELU
 _FEW_TOKENS = 512
 
 
-class _QuickGelu(torch.autograd.Function):
-    """Keeps one tensor for the way back and takes two passes over it, where autograd would keep two and take five."""
+def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) -> Tensor:
+    """(..., D) -> x + second(QuickGELU(first(norm(x)))), a block's second half.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return F.silu(_SLOPE * x, inplace=True).mul_(1 / _SLOPE)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        found: Tensor
-        if torch.is_grad_enabled():  # someone wants a second derivative, which the fused kernel does not have
-            gate = torch.sigmoid(_SLOPE * x)
-            found = gradients[0] * (gate + _SLOPE * x * gate * (1 - gate))
-        else:
-            found = torch.ops.aten.silu_backward(gradients[0], _SLOPE * x)  # the two slopes cancel
-        return found
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x) = silu(1.702 x) / 1.702, the activation that CLIP was trained with.
-
-    Overwrites x unless a gradient is wanted: on a CPU, memory for another tensor takes longer than the arithmetic. A
-    forward hook on the layer before that keeps its output without a copy then finds this function's result in it.
+    QuickGELU(a) = a * sigmoid(1.702 a) = silu(1.702 a) / 1.702. The first factor goes into the norm and the bias behind
+    it, the second into the last sum: a pass over the widest tensor of the model takes longer than its arithmetic.
     """
-    if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _QuickGelu.apply(x)
-        return result
-    return F.silu(x.mul_(_SLOPE), inplace=True).mul_(1 / _SLOPE)
+    normed = F.layer_norm(x, norm.normalized_shape, _SLOPE * norm.weight, _SLOPE * norm.bias, norm.eps)
+    inner = linear(normed, first.weight, _SLOPE * first.bias)
+    inner = F.silu(inner, inplace=not (torch.is_grad_enabled() and inner.requires_grad))
+    return torch.add(x, linear(inner, second.weight, _SLOPE * second.bias), alpha=1 / _SLOPE)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -95,12 +75,12 @@ class ClipAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
         nn.init.xavier_uniform_(self.in_proj_weight)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> queries, keys and values, each (B, H, N, D/H)."""
-        q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        q, k, v = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
@@ -110,16 +90,16 @@ class ClipAttention(nn.Module):
 
 
 class ClipMlp(nn.Module):
-    """Linear, QuickGELU, linear, four times as wide inside."""
+    """Linear, QuickGELU, linear, four times as wide inside, with the norm before and the sum after."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+        return add_mlp(x, norm, self.c_fc, self.c_proj)
 
 
 class ClipBlock(nn.Module):
@@ -135,7 +115,7 @@ class ClipBlock(nn.Module):
     def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.attn(self.ln_1(x), causal, record)
-        return x + self.mlp(self.ln_2(x))
+        return self.mlp(x, self.ln_2)
 
 
 class ClipTransformer(nn.Module):

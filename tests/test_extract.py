@@ -11,7 +11,6 @@ import torch
 from cam import CamError, extract_maps
 from cam.names import GRADIENT_METHODS, LAYERS
 from promptsg_core.model import PromptSG
-from promptsg_core.transformer import quick_gelu
 from tests import reference_model
 from tests.test_model import build, reference_of
 from tests.tiny import random_images, tiny_state
@@ -142,11 +141,3 @@ def test_a_few_rows_at_a_time_give_the_maps_of_the_whole_batch(monkeypatch: pyte
     monkeypatch.setattr("cam.extract._CACHED", 1)
     for name, maps in extract_maps(model, images, names, target).maps.items():
         assert torch.equal(maps, whole.maps[name]) or torch.allclose(maps, whole.maps[name], rtol=1e-12), name
-
-
-def test_quick_gelu_and_its_derivatives() -> None:
-    x = torch.randn(64, dtype=torch.float64, requires_grad=True)
-    assert torch.allclose(quick_gelu(x), x * torch.sigmoid(1.702 * x), rtol=1e-12)
-    assert torch.equal(quick_gelu(x.detach().clone()), quick_gelu(x))
-    assert torch.autograd.gradcheck(quick_gelu, x)
-    assert torch.autograd.gradgradcheck(quick_gelu, x)

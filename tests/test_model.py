@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from promptsg_core.config import PROMPTS, ModelConfig
 from promptsg_core.families import to_family_h
 from promptsg_core.mim import PostBlock
 from promptsg_core.model import PromptSG
+from promptsg_core.transformer import add_mlp
 from tests import reference_model
 from tests.tiny import random_images, tiny_state
 
@@ -128,6 +129,21 @@ def test_cls_only_equals_row_0_of_the_full_block() -> None:
         x = torch.randn(3, 9, 32)
         with torch.no_grad():
             torch.testing.assert_close(block.cls_only(x, block.norm1(x)), block(x)[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_mlp_is_quick_gelu_between_two_layers() -> None:
+    torch.manual_seed(0)
+    norm, first, second = nn.LayerNorm(6).double(), nn.Linear(6, 9).double(), nn.Linear(9, 6).double()
+    for parameter in (norm.weight, norm.bias):
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 5, 6, dtype=torch.float64, requires_grad=True)
+    inner = first(norm(x))
+    found = add_mlp(x, norm, first, second)
+    torch.testing.assert_close(found, x + second(inner * torch.sigmoid(1.702 * inner)), rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        assert torch.equal(add_mlp(x, norm, first, second), found)
+    assert torch.autograd.gradcheck(lambda x: add_mlp(x, norm, first, second), x)
+    assert torch.autograd.gradgradcheck(lambda x: add_mlp(x, norm, first, second), x)
 
 
 def test_attention_sums_to_one_on_the_grid() -> None:

@@ -45,6 +45,7 @@ from tests.shard_files import image_bytes, market_shard, sample_members, write_t
 from tests.test_clip_init import JOINT, clip_state
 from tests.tiny import TINY, random_images, tiny_state
 
+FROZEN = {"bottleneck.bias", "bottleneck_proj.bias", "mim.cross_attn.k_proj.bias"}
 QK = {"mim.cross_attn.q_proj", "mim.cross_attn.k_proj", "mim.q_ln", "mim.kv_ln"}
 SMALL = ["--image-size", "32", "16", "--identities", "4", "--images-each", "2", "--precision", "fp32"]
 
@@ -126,9 +127,8 @@ def test_gradients_reach_all_that_is_trained_and_nothing_frozen(freeze_text: boo
     labels = torch.tensor([0, 0, 1, 1, 2, 2])
     out = training_forward(model, random_images(model.config, 6))
     Objective()(out, labels)["loss"].backward()
-    frozen = {"bottleneck.bias", "bottleneck_proj.bias"}
     for name, parameter in model.named_parameters():
-        if name in frozen or (freeze_text and name.startswith(("text_encoder.", "prompt_composer."))):
+        if name in FROZEN or (freeze_text and name.startswith(("text_encoder.", "prompt_composer."))):
             assert parameter.grad is None, name
         else:
             assert parameter.grad is not None, name
@@ -281,10 +281,7 @@ def test_from_clip_the_text_tower_stays_and_the_file_loads(data: TrainingImages,
     before = {key: tensor.clone() for key, tensor in training.model.state_dict().items()}
     assert run(training)
     for key, tensor in training.model.named_parameters():
-        kept = key.startswith(("text_encoder.", "prompt_composer.")) or key in (
-            "bottleneck.bias",
-            "bottleneck_proj.bias",
-        )
+        kept = key.startswith(("text_encoder.", "prompt_composer.")) or key in FROZEN
         assert torch.equal(tensor, before[key]) == kept, key
     assert torch.equal(before["prompt_composer.token_embedding.weight"], words)
     assert training.model.config.embed_dim == JOINT

@@ -162,8 +162,11 @@ class TunedReference(nn.Module):
         prompt, end = _padded_prompt(self, words.to(model.dtype))
         text = model.text_encoder(prompt, end)
         keys = model.mim.kv_ln(patches)
-        weights = model.mim.cross_attn(model.mim.q_ln(text), keys)
-        values = split_heads(self.v_proj(keys), self.config.mim_heads)
+        cross, heads = model.mim.cross_attn, self.config.mim_heads
+        q, k, values = (split_heads(t, heads) for t in (
+            cross.q_proj(model.mim.q_ln(text)).unsqueeze(1), cross.k_proj(keys), self.v_proj(keys)))  # fmt: skip
+        scores = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).squeeze(2)
+        weights = scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
         self.out_proj(merge_heads(weights.to(values.dtype).unsqueeze(2) @ values))  # dropped, as the model drops it
         attention = weights.mean(dim=1)
         x = torch.cat([v.unsqueeze(1), model.mim.weigh(patches, attention)], dim=1)

@@ -1,0 +1,42 @@
+"""The linear layers' kernels against float64, forward and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from promptsg_core import linear as module
+from promptsg_core.linear import Linear, linear
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("batch", [1, 17])
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients(dtype: torch.dtype, tolerance: float, batch: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, 129, 256, generator=generator).to(dtype)
+    layer = Linear(256, 320, bias=bias).to(dtype).requires_grad_(False)
+    assert module._better_as_convolution(x, layer.weight) == (dtype == torch.float32 or batch == 17)
+    found_x, exact_x = x.clone().requires_grad_(True), x.double().requires_grad_(True)
+    found = layer(found_x)
+    exact = torch.nn.functional.linear(exact_x, layer.weight.double(), layer.bias.double() if bias else None)
+    weights = torch.randn(exact.shape, generator=generator)
+    (found_g,) = torch.autograd.grad((found.float() * weights).sum(), found_x)
+    (exact_g,) = torch.autograd.grad((exact * weights.double()).sum(), exact_x)
+    for mine, wanted in ((found, exact), (found_g, exact_g)):
+        assert mine.dtype == dtype and mine.shape == wanted.shape and mine.is_contiguous()
+        assert (mine.double() - wanted).norm() <= tolerance * wanted.norm()
+
+
+def test_trained_weights_get_their_gradient() -> None:
+    layer = Linear(256, 256)
+    x = torch.randn(2, 5, 256)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None and layer.bias.grad is not None
+    torch.testing.assert_close(layer.weight.grad, x.sum(dim=(0, 1)).expand(256, -1))
+
+
+def test_tokens_of_any_layout() -> None:
+    x = torch.randn(9, 4, 600)[:, 1:, ::2].transpose(0, 1)  # strided, no dimension contiguous
+    weight = torch.randn(256, 300)
+    torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight), rtol=1e-4, atol=1e-4)
