@@ -34,7 +34,7 @@ class TapLike(Protocol):
 
     @property
     def source(self) -> Tensor:
-        """What to differentiate by: (B, 1+M, D), CLS first, or (B, D), one vector whose gradient all patches share."""
+        """What to differentiate by: (B, M or more, D), patches last, or (B, D), whose gradient all patches share."""
 
 
 class LayerLike(Protocol):
@@ -210,7 +210,7 @@ def _method(name: MapName, form: str) -> Method:
 
 @torch.no_grad()
 def _weigh(methods: Sequence[Method], activations: Tensor, grad: Tensor, scale: float) -> list[Tensor]:
-    """(B, M, D) and (B, 1+M, D) or (B, D) -> (B, M) of each method, a few rows at a time on a CPU.
+    """(B, M, D) and (B, M or more, D) or (B, D) -> (B, M) of each method, a few rows at a time on a CPU.
 
     The methods are passes over tensors as large as the activations: those of a whole batch would not stay in a cache.
     """
@@ -218,15 +218,15 @@ def _weigh(methods: Sequence[Method], activations: Tensor, grad: Tensor, scale: 
     rows = max(1, _CACHED // math.prod(size)) if activations.device.type == "cpu" else max(1, count)
     pieces = []
     for some, gradients in zip(activations.split(rows), grad.split(rows), strict=True):
-        pair = _at_least_float32(some), _patch_gradients(gradients, scale)
+        pair = _at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale)
         pieces.append([method(*pair) for method in methods])
     return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
 
-def _patch_gradients(grad: Tensor, scale: float) -> Tensor:
-    """(B, 1+M, D) -> (B, M, D), CLS dropped; (B, D) -> (B, 1, D); float32 at least, unscaled."""
-    patches = _at_least_float32(grad[:, 1:] if grad.ndim == 3 else grad.unsqueeze(1))
-    return patches if scale == 1.0 else patches / scale
+def _patch_gradients(grad: Tensor, patches: int, scale: float) -> Tensor:
+    """(B, M or more, D) -> (B, M, D), CLS dropped; (B, D) -> (B, 1, D); float32 at least, unscaled."""
+    own = _at_least_float32(grad[:, -patches:] if grad.ndim == 3 else grad.unsqueeze(1))
+    return own if scale == 1.0 else own / scale
 
 
 def _relevance(model: TappedModel, images: Tensor, target: Target, methods: set[str]) -> dict[str, Tensor]:

@@ -31,9 +31,8 @@ MEASURED = (*STORED, *(f"stripe_{i}" for i in range(STRIPES)), "area90")
 
 _READ = 2 << 20  # bytes in one call of HDF5: 4096 of 16x8 maps
 _SLICE = 1024  # rows in hand: 0.5 MB of them stay in a core's cache
-_AHEAD = 4  # slices that wait to be added to the identities
+_AHEAD = 8  # slices that wait to be added to the identities
 _FEW = 32
-_SHORT = 4
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -98,16 +97,14 @@ class MapSums:
 
 @dataclass(frozen=True, kw_only=True)
 class _Slice:
-    """Some maps of one shard: cluster (c,) and share (c, M) to be added to the identities, a cluster once, or as often
-    as one likes the number C of none; group (g,) and the groups' sums total, spread (g, M); sample (s, M)."""
+    """Some maps of one shard: their place among the N images, their share (n, M), zero for a map without shape, and the
+    squares (n, M) of its difference from the uniform map; sample (s, M)."""
 
     shard: str
     grid: tuple[int, int]
-    cluster: Codes
+    place: slice
     share: Floats
-    group: Ints
-    total: Floats
-    spread: Floats
+    squares: Floats
     sample: Floats
 
 
@@ -117,6 +114,7 @@ def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_]) -> Map
     area, state = _stored_area90(selection, name), np.zeros(len(selection.rows), np.int8)
     grid, share = (0, 0), np.zeros((1, 0), np.float32)
     total, spread = np.zeros((groups, 0)), np.zeros((groups, 0))
+    last = np.zeros(clusters, np.int32)
     kept: list[Floats] = []
     for part in prefetched(_slices(selection, name, sampled, area, state), _AHEAD):
         if grid == (0, 0):
@@ -125,10 +123,12 @@ def map_sums(selection: Selection, name: str, sampled: NDArray[np.bool_]) -> Map
             total, spread = (np.zeros((groups, patches)) for _ in range(2))
         if grid != part.grid:
             raise UserError(f"{part.shard}: {name} is {part.grid}, elsewhere {grid}: not one run's maps")
-        share[part.cluster] += part.share
-        total[part.group] += part.total
-        spread[part.group] += part.spread
         kept.append(part.sample)
+        group, added, squared = _group_sums(selection, part)
+        total[group] += added
+        spread[group] += squared
+        cluster, added = _distinct_rows(selection.cluster[part.place], part.share, last)
+        share[cluster] += added
     return MapSums(
         grid=grid,
         area90=np.bincount(selection.cluster, area, clusters).astype(np.float64),  # of no image: integers
@@ -160,8 +160,8 @@ def _stripes(found: MapSums) -> Doubles:
 def _slices(
     selection: Selection, name: str, sampled: NDArray[np.bool_], area: Doubles, state: NDArray[np.int8]
 ) -> Iterator[_Slice]:
-    """The sums of each slice. The state of each map goes into place, and so does an area90 that is missing there (0
-    for a map without shape)."""
+    """All chosen maps. The state of each goes into place, and so does an area90 that is missing there (0 for a map
+    without shape)."""
     for shard, span in selection.spans():
         for at, maps in read_slices(selection.run, name, shard, selection.rows[span]):
             place = slice(span.start + at.start, span.start + at.stop)
@@ -176,46 +176,42 @@ def _slices(
             chosen = share[sampled[place]]
             if bad.any():
                 area[place][bad], squares[bad], chosen[bad[sampled[place]]] = 0, 0, np.nan
-            group, total, spread = _group_sums(selection, place, share, squares)
-            cluster, share = _distinct_rows(selection.cluster[place], share, len(selection.pid))
-            yield _Slice(
-                shard=shard,
-                grid=(maps.shape[1], maps.shape[2]),
-                cluster=cluster,
-                share=share,
-                group=group,
-                total=total,
-                spread=spread,
-                sample=chosen,
-            )
+            grid = (maps.shape[1], maps.shape[2])
+            yield _Slice(shard=shard, grid=grid, place=place, share=share, squares=squares, sample=chosen)
 
 
-def _group_sums(selection: Selection, place: slice, share: Floats, squares: Floats) -> tuple[Ints, Floats, Floats]:
-    """The groups (g,) of these images and their sums (g, M); of a few groups by products, which are faster."""
-    of = selection.group[selection.cluster[place]]
+def _group_sums(selection: Selection, part: _Slice) -> tuple[Ints, Floats, Floats]:
+    """The groups (g,) of some maps and the sums (g, M) of share and squares; of a few by products, which are faster."""
+    of = selection.group[selection.cluster[part.place]]
     if selection.groups.num_rows <= _FEW:
         group = np.arange(selection.groups.num_rows)
         member = (group[:, None] == of).astype(np.float32)
-        return group, member @ share, member @ squares
+        return group, member @ part.share, member @ part.squares
     order, starts = _runs(of)
-    total, spread = (np.add.reduceat(values[order], starts, axis=0) for values in (share, squares))
+    total, spread = (np.add.reduceat(values[order], starts, axis=0) for values in (part.share, part.squares))
     return of[order[starts]], total, spread
 
 
-def _distinct_rows(cluster: Codes, share: Floats, nobody: int) -> tuple[Codes, Floats]:
-    """The same with each cluster but once, so that `+=` adds them all; shuffled images are left in their places."""
-    order, starts = _runs(cluster)
-    if len(starts) == len(order):
+def _distinct_rows(cluster: Codes, share: Floats, last: Codes) -> tuple[Codes, Floats]:
+    """The same sums with each cluster but once, so that `+=` adds them all; `last` (C,) is scratch.
+
+    Images of one cluster lie side by side where shards were packed by name. Of shuffled images few share a cluster with
+    another: those are added to the last of it, and left to nobody (C).
+    """
+    starts = np.flatnonzero(np.append(True, cluster[1:] != cluster[:-1]))
+    if len(starts) <= len(cluster) // 2:
+        cluster, share = cluster[starts], np.add.reduceat(share, starts, axis=0)
+    at = np.arange(len(cluster), dtype=np.int32)
+    last[cluster] = at
+    again = np.flatnonzero(last[cluster] != at)
+    if not len(again):
         return cluster, share
-    lengths = np.diff(starts, append=len(order))
-    if lengths.max() > _SHORT:
+    if len(again) > len(cluster) // 4:
+        order, starts = _runs(cluster)
         return cluster[order[starts]], np.add.reduceat(share[order], starts, axis=0)
+    np.add.at(share, last[cluster[again]], share[again])
     cluster = cluster.copy()
-    for place in range(1, int(lengths.max())):
-        longer = np.flatnonzero(lengths > place)
-        again = order[starts[longer] + place]
-        share[order[starts[longer]]] += share[again]
-        cluster[again] = nobody
+    cluster[again] = len(last)
     return cluster, share
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from jobs.errors import EXIT_ERROR, UserError
+from jobs.memory import keep_freed_memory
 
 # name -> (module, one line for `promptsg --help`). The click command in each module is called `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -93,6 +94,7 @@ def main() -> None:
 
     An error is one line; set PROMPTSG_DEBUG=1 for the traceback behind it.
     """
+    keep_freed_memory()
 
 
 if __name__ == "__main__":

@@ -156,9 +156,10 @@ class PromptSG(nn.Module):
             return self._head(encoded, Taps(taps))
 
     def _head(self, encoded: Encoded, taps: Taps) -> HeadOutput:
-        tokens = taps.open("vit_last", encoded.tokens)
-        post = taps.open("vit_proj", self.image_encoder.ln_post(tokens))
-        patches = linear(post, self.image_encoder.proj.T)[:, 1:]
+        # What the scores read of CLS is in cls_final and v; without it no gradient has to be padded.
+        tokens = taps.open_patches("vit_last", encoded.tokens[:, 1:].contiguous())
+        post = taps.open_patches("vit_proj", self.image_encoder.ln_post(tokens))
+        patches = linear(post, self.image_encoder.proj.T)
         positionwise = bool({"bottleneck", "classifier"} & taps.wanted)
         mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=positionwise)
         with torch.no_grad():

@@ -16,7 +16,8 @@ from torch import Tensor
 class Tap:
     """Activations (B, M, D) of the patch tokens, and the tensor to differentiate a score by.
 
-    `source` is (B, N, D), the same tokens with CLS first, or (B, D), one vector whose gradient all patches share.
+    `source` is (B, N or M, D), the same tokens behind CLS or alone, or (B, D), one vector whose gradient all patches
+    share.
     """
 
     activations: Tensor
@@ -31,12 +32,18 @@ class Taps:
         self.found: dict[str, Tap] = {}
 
     def open(self, name: str, tokens: Tensor) -> Tensor:
-        """(B, N, D) -> the same tokens, part of a graph if `name` is wanted."""
-        if name not in self.wanted:
-            return tokens
-        tokens = _differentiable(tokens)
-        self.found[name] = Tap(activations=tokens[:, 1:], source=tokens)
+        """(B, N, D) tokens, CLS first -> the same, part of a graph if `name` is wanted."""
+        if name in self.wanted:
+            tokens = _differentiable(tokens)
+            self.found[name] = Tap(activations=tokens[:, 1:], source=tokens)
         return tokens
+
+    def open_patches(self, name: str, patches: Tensor) -> Tensor:
+        """(B, M, D) patch tokens -> the same, part of a graph if `name` is wanted."""
+        if name in self.wanted:
+            patches = _differentiable(patches)
+            self.found[name] = Tap(activations=patches, source=patches)
+        return patches
 
     def open_vector(self, name: str, vector: Tensor) -> Tensor:
         """(B, D) -> the same vector, part of a graph if `name` is wanted; its activations come with `lay`."""

@@ -37,6 +37,6 @@ def test_trained_weights_get_their_gradient() -> None:
 
 
 def test_tokens_of_any_layout() -> None:
-    x = torch.randn(9, 4, 600)[:, 1:, ::2].transpose(0, 1)  # strided, no dimension contiguous
+    x = torch.randn(99, 4, 600)[:, 1:, ::2].transpose(0, 1)  # strided, no dimension contiguous
     weight = torch.randn(256, 300)
     torch.testing.assert_close(linear(x, weight), torch.nn.functional.linear(x, weight), rtol=1e-4, atol=1e-4)

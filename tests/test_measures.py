@@ -26,13 +26,14 @@ def test_a_uniform_map() -> None:
     found = measure([[2.0] * 8] * 16)
     assert found["entropy"] == pytest.approx(math.log(128))
     assert (found["com_x"], found["com_y"]) == (0.5, 0.5)
-    assert found["area50"] == 0.5
+    assert found["area50"] == 0.5 and found["area90"] == 116 / 128  # 115 of 128 patches hold less than nine tenths
     assert [found[f"stripe_{i}"] for i in range(6)] == pytest.approx([1 / 6] * 6)
 
 
 def test_half_of_the_mass_may_be_met_exactly() -> None:
     # 0.5 of the mass is in the first patch alone, up to rounding.
     assert measure([[0.3, 0.1], [0.1, 0.1]])["area50"] == 1 / 4
+    assert measure([[4, 3, 2, 1]])["area90"] == 3 / 4
 
 
 def test_stripes_share_a_row_that_lies_across_two() -> None:

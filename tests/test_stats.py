@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from jobs.samples import Sample
 from jobs.shard_output import Results, ShardOutput
 from jobs.stats import command
 from jobs.stats_shares import held_area
+from jobs.verify import verify
 
 MAPS = ("mim_attention", "gradcam++/mim")
 SHARDS = {"train-000000": 700, "train-000001": 1100, "query-000000": 260}
@@ -254,6 +256,24 @@ def test_maps_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> No
     share = [i[MAPS[0]] / i[MAPS[0]].sum() for n, i in enumerate(some) if n != 4]
     with h5py.File(root / "stats" / "mean_maps.h5") as file:
         np.testing.assert_allclose(file[f"{MAPS[0]}/mean"][0], np.mean(share, axis=0), rtol=1e-6)
+
+
+def test_a_run_of_the_first_version_has_its_areas_computed(run: Path, by_camera: Path, tmp_path: Path) -> None:
+    old = tmp_path / "OLD"
+    shutil.copytree(run, old, ignore=shutil.ignore_patterns("stats"))
+    content = json.loads((old / "run.json").read_text())
+    assert content["schema_version"] == 2
+    (old / "run.json").write_text(json.dumps({**content, "schema_version": 1}))
+    for path in (old / "metadata").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.drop_columns([name for name in rows.column_names if name.endswith("area90")]), path)
+    assert verify(old).problems == []
+    folder = of_run(old, "--by", "camid", "--seed", 5, output=tmp_path / "out")
+    found, new = table(folder), table(by_camera)
+    assert {key[-1] for key in found} == {key[-1] for key in new}
+    for key, row in new.items():
+        value = np.nan if row["value"] is None else row["value"]
+        np.testing.assert_allclose(np.array(found[key]["value"], float), value, rtol=1e-6, err_msg=str(key))
 
 
 def test_nearly_uniform_maps_keep_their_deviation(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """`promptsg stats` over many maps, against reading the same datasets with h5py in a bare loop.
 
     python -m tests.bench.bench_stats RUN [--by camid] [--repetitions 5] [--cold]
-    python -m tests.bench.bench_stats RUN --make 1000000
+    python -m tests.bench.bench_stats RUN --make 1000000 [--shuffled]
 
 The arms take turns, so that a busy machine slows all, on files that the operating system already has in memory, or
 with `--cold` on files that it has been told to forget, as those of a long run are. `bare` reads every dataset of the
 first map slice by slice and does nothing with it; `pass` chooses the images and adds up all their maps; `command` is a
 whole `promptsg stats` in a process of its own, with intervals, figures and report, whose peak memory is taken. `--make`
-first writes a run of that many made-up 16x8 maps.
+first writes a run of that many made-up 16x8 maps, packed by name as `promptsg shard` packs, or in no order.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 
 from jobs.accumulate import accumulate
+from jobs.memory import keep_freed_memory
 from jobs.samples import Sample
 from jobs.shard_file import MAPS
 from jobs.stats import ask, available_threads
@@ -38,24 +39,28 @@ from jobs.store import Run, open_run
 from tests.made_runs import made_manifest, made_shard
 
 SHARD, STEP = 10_000, 1024
-COMMAND = "import sys; from jobs.stats import command; command(sys.argv[1:])"
+COMMAND = "from jobs.cli import main; main()"
 
 
-def make(root: Path, count: int) -> None:
-    """Shards of 10,000 images in no order, about 50 of an identity, before six cameras; one in a hundred is junk."""
+def make(root: Path, count: int, shuffled: bool) -> None:
+    """Shards of 10,000 images, about 50 of an identity, before six cameras; one in a hundred is junk."""
     names = [f"train-{index:06d}" for index in range(-(-count // SHARD))]
     manifest = made_manifest(root, names)
     rows, columns = np.mgrid[0:16, 0:8]
     for index, name in enumerate(names):
         rng = np.random.default_rng(index)
         size = min(SHARD, count - index * SHARD)
-        pid = np.where(rng.random(size) < 0.01, -1, rng.integers(max(1, count // 50), size=size))
+        people = rng.integers(max(1, count // 50), size=size) if shuffled else (index * SHARD + np.arange(size)) // 50
+        cameras = rng.integers(6, size=size)
+        if not shuffled:
+            cameras = cameras[np.lexsort((cameras, people))]
+        pid = np.where(rng.random(size) < 0.01, -1, people)
         y, x = 6 + pid % 5 + rng.normal(0, 1, size), 3.5 + rng.normal(0, 0.7, size)
         peak = np.exp(-((rows - y[:, None, None]) ** 2) / 18 - (columns - x[:, None, None]) ** 2 / 5)
         maps = (peak * rng.gamma(2, 0.5, peak.shape)).astype(np.float32)
         samples = [
             Sample(key=f"{name}-{i:05d}", tar_index=i, pid=int(p), camid=int(c), split="train")
-            for i, (p, c) in enumerate(zip(pid, rng.integers(6, size=size), strict=True))
+            for i, (p, c) in enumerate(zip(pid, cameras, strict=True))
         ]
         made_shard(root, manifest, name, samples, mim_attention=maps)
 
@@ -80,8 +85,10 @@ def one_pass(run: Run, by: list[str]) -> int:
 
 def whole(run: Run, by: list[str], folder: str) -> None:
     """The command in a new process."""
-    words = [str(run.layout.root), "--map", run.maps[0], "--output", folder, *(w for b in by for w in ("--by", b))]
-    subprocess.run([sys.executable, "-c", COMMAND, *words], check=True, stdout=subprocess.DEVNULL)
+    words = ["--map", run.maps[0], "--output", folder, *(word for name in by for word in ("--by", name))]
+    subprocess.run(
+        [sys.executable, "-c", COMMAND, "stats", str(run.layout.root), *words], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def forget(root: Path) -> None:
@@ -106,10 +113,12 @@ def main() -> None:
     parser.add_argument("--by", action="append")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--cold", action="store_true", help="Read from the disk each time.")
+    parser.add_argument("--shuffled", action="store_true", help="Of --make: images in no order.")
     parser.add_argument("--make", type=int, metavar="COUNT", help="Write RUN, of this many images.")
     asked = parser.parse_args()
+    keep_freed_memory()  # as the command does
     if asked.make:
-        make(asked.run, asked.make)
+        make(asked.run, asked.make, asked.shuffled)
     run, by = open_run(asked.run), asked.by or ["camid"]
     seconds: dict[str, list[float]] = {"bare": [], "pass": [], "command": []}
     processor: dict[str, list[float]] = {name: [] for name in seconds}
