@@ -109,6 +109,10 @@ class StockReference(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
         """(B, 3, H, W) normalised -> logits of the CLS and the MIM head, features (B, D+E), attention (B, M)."""
+        return self.trace(images)
+
+    def trace(self, images: Tensor) -> Outputs:
+        """The same, with gradients where they are on."""
         low = self.precision != torch.float32
         with torch.autocast(images.device.type, self.precision) if low else contextlib.nullcontext():
             return self._forward(images)
