@@ -48,13 +48,21 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, record: Rec
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     if causal:
         raise ValueError("weights are recorded of the image tower and the MIM, which are not causal")
-    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
     if record is None:
-        return weights @ v
+        return _written_out(q, k, v)
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
     if torch.is_grad_enabled() and not weights.requires_grad:
         weights.requires_grad_(True)  # the graph begins at the first weights: nothing before them is asked for
     record.append(weights)
     return weights @ v
+
+
+def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(B, H, N, D/H) each -> (B, H, N, D/H); the scale is part of the first product."""
+    batch, scale = q.shape[:2], q.shape[-1] ** -0.5
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, batch)
 
 
 def _faster_written_out(q: Tensor, k: Tensor) -> bool:
