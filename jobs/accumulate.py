@@ -1,10 +1,10 @@
 """One streaming pass over a run's maps: sums per identity and group that merge with `+` (no torch).
 
-One thread reads and sums over groups while another adds to identities, slice by slice: the order of all sums is that of
-shards and rows, whatever the machine. What is no sum over patches (entropy, areas, ...) was stored by mining.
+One thread reads and normalises while another adds up, slice by slice in the order of shards and rows. What is no sum
+over patches (entropy, areas, ...) was stored by mining.
 
 Legend: n maps in hand, N images, G groups, C clusters (one identity in one group), M = h*w patches, K maps.
-Memory: 40 + 20*K bytes per image, 160*K + 4*M*K bytes per cluster, and the sample; not the maps.
+Memory: 40 + 24*K bytes per image, 160*K + 4*M*K bytes per cluster, and the sample; not the maps.
 """
 
 from __future__ import annotations

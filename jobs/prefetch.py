@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Made(Generic[T]):
+    """One item, an error, or neither: the end."""
+
+    items: Sequence[T] = ()
+    error: BaseException | None = None
 
 
 def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
@@ -15,13 +24,13 @@ def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
 
     What making one raises is raised here. A caller that stops early stops the thread.
     """
-    made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(ahead)
+    made: queue.Queue[_Made[T]] = queue.Queue(ahead)
     stopped = threading.Event()
 
-    def put(last: bool, item: T | BaseException | None) -> bool:
+    def put(item: _Made[T]) -> bool:
         while not stopped.is_set():
             try:
-                made.put((last, item), timeout=0.1)
+                made.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue
@@ -30,22 +39,22 @@ def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
     def make() -> None:
         try:
             for item in items:
-                if not put(False, item):
+                if not put(_Made(items=[item])):
                     return
-            put(True, None)
+            put(_Made())
         except BaseException as error:  # raised again in the caller's thread
-            put(True, error)
+            put(_Made(error=error))
 
     thread = threading.Thread(target=make, name="prefetch", daemon=True)
     thread.start()
     try:
         while True:
-            last, item = made.get()
-            if isinstance(item, BaseException):
-                raise item
-            if last:
+            step = made.get()
+            if step.error is not None:
+                raise step.error
+            if not step.items:
                 return
-            yield item  # type: ignore[misc]
+            yield from step.items
     finally:
         stopped.set()
         thread.join()

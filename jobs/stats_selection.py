@@ -56,9 +56,8 @@ class Selection:
 
     def __init__(self, run: Run, question: Question, shards: Sequence[str], columns: Sequence[str] = ()) -> None:
         self.run, self.question, self.shards = run, question, tuple(sorted(shards))
-        columns = [name for name in columns if name in run.schema.names]
         table = _chosen(run, question, self.shards, columns)
-        self._columns = table.select(columns)
+        self._columns = table.select(list(columns))
         names = [f"g{i}" for i in range(len(question.by))]
         self.shard_of = _codes(table["shard"], list(self.shards))
         self.rows: Codes = table["h5_row"].to_numpy().astype(np.int32)
@@ -75,7 +74,7 @@ class Selection:
 
     @property
     def columns(self) -> list[str]:
-        """Those of the columns asked for that the run has."""
+        """The columns that were asked for."""
         return list(self._columns.column_names)
 
     def column(self, name: str) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from cam.names import column_of
@@ -21,13 +22,14 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def stored_columns(maps: Sequence[str]) -> list[str]:
-    """The columns of the metadata that a pass reads, where a run has them."""
-    return [f"{column_of(name)}_{measure}" for name in maps for measure in (*STORED, "area90")]
+def stored_columns(maps: Sequence[str], schema: pa.Schema) -> list[str]:
+    """The columns of the metadata that a pass reads; runs of the first version have no area90."""
+    columns = [f"{column_of(name)}_{measure}" for name in maps for measure in STORED]
+    return columns + [area90_column(name) for name in maps if area90_column(name) in schema.names]
 
 
 def area90_column(name: str) -> str:
-    """The column of a map's area90, which runs of an earlier version do not have."""
+    """The column of a map's area90."""
     return f"{column_of(name)}_area90"
 
 

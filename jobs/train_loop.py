@@ -82,7 +82,8 @@ class Training:
             "init": None if init is None else sha256_of(init),
             "precision": self.precision,
         }
-        asked |= {"steps": self.steps, "images": self.data.digest}
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        asked |= {"steps": self.steps, "images": self.data.digest, "trained_parameters": trained}
         plain: dict[str, Any] = json.loads(json.dumps(asked))
         return plain
 

@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _WIDE = 256  # channels; the gain is in large products, and small ones keep one kernel at all batch sizes
-_LEAST_TOKENS = {torch.float32: 128, torch.bfloat16: 2048}
+_LEAST_TOKENS = 128
+_LEAST_BATCH = 16  # with one thread torch gives smaller batches to another kernel, which gains nothing
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, N, I), (O, I), (O,) -> (B, N, O), as torch.nn.functional.linear.
 
-    On a CPU a linear layer of frozen weights runs as a convolution with 1x1 filters over channels-last tokens, which
+    On a CPU a float32 layer of frozen weights runs as a convolution with 1x1 filters over channels-last tokens, which
     needs no copy: torch gives linear layers to MKL, which is slow on processors that are not Intel's, and convolutions
-    to oneDNN. Measured on an AMD EPYC (Zen 5): half the time in float32 from an image's tokens on, nine tenths of it in
-    bfloat16 from about 2000 tokens on; with fewer, laying out the weights takes what the product gains.
+    to oneDNN. Half the time on an AMD EPYC (Zen 5, measured); with few tokens, laying out the weights takes what the
+    product gains. In low precision linear layers go to oneDNN anyway.
     """
     if not _better_as_convolution(x, weight):
         return F.linear(x, weight, bias)
@@ -28,13 +29,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _better_as_convolution(x: Tensor, weight: Tensor) -> bool:
-    if x.device.type != "cpu" or x.ndim != 3 or x.shape[1] == 1 or not torch.backends.mkldnn.is_available():
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3 or not _onednn():
         return False
     if (torch.is_grad_enabled() and weight.requires_grad) or torch.is_autocast_enabled("cpu"):
         return False
-    if min(weight.shape) < _WIDE:
+    if x.shape[0] < _LEAST_BATCH and torch.get_num_threads() == 1:
         return False
-    return x.dtype in _LEAST_TOKENS and x.shape[0] * x.shape[1] >= _LEAST_TOKENS[x.dtype]
+    return min(weight.shape) >= _WIDE and x.shape[0] * x.shape[1] >= _LEAST_TOKENS
+
+
+def _onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 class Linear(nn.Linear):

@@ -37,11 +37,13 @@ def scores_of(query: Tensor, tokens: Tensor, key_weight: Tensor) -> Tensor:
     """One query (B or 1, H, D/H) against (B, N, E) tokens whose keys would be tokens @ key_weight.T -> (B, H, N).
 
     q (W x) = (q W) x: with one query the keys of all tokens need not be formed, which would cost E/H times as much. A
-    bias of the keys adds the same to every token's score, and softmax drops it.
+    bias of the keys adds the same to every token's score, and softmax drops it. Scores are float32 or wider: rounded,
+    they would show in the weights, and twice as much in every gradient behind them.
     """
     heads = query.shape[1]
+    wide = torch.promote_types(tokens.dtype, torch.float32)
     asked = torch.bmm(query.transpose(0, 1), key_weight.unflatten(0, (heads, -1)))  # (H, B or 1, E)
-    return asked.transpose(0, 1) @ tokens.transpose(1, 2)
+    return asked.transpose(0, 1).to(wide) @ tokens.transpose(1, 2).to(wide)
 
 
 class CrossAttention(nn.Module):
@@ -56,9 +58,8 @@ class CrossAttention(nn.Module):
     def forward(self, text: Tensor, patches: Tensor) -> Tensor:
         """(B or 1, D) text and (B, M, D) patches -> (B, H, M) weights, each head summing to 1, float32 or wider."""
         q = self.q_proj(text).unflatten(-1, (self.heads, -1))
-        scores = scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight)
-        # Low precision would round weights near 1/M to a few steps: the map itself is a result, so it is float32.
-        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
+        # Low precision would round weights near 1/M to a few steps: the map itself is a result, so it stays float32.
+        return scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight).softmax(dim=-1)
 
 
 class PostAttention(nn.Module):
@@ -83,7 +84,7 @@ class PostAttention(nn.Module):
         q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
         q_bias, _, v_bias = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
         q = F.linear(x[:, 0], q_weight, q_bias).unflatten(-1, (self.heads, -1))
-        weights = scores_of(q * q.shape[-1] ** -0.5, x, k_weight).softmax(dim=-1)
+        weights = scores_of(q * q.shape[-1] ** -0.5, x, k_weight).softmax(dim=-1).to(x.dtype)
         gathered = (weights @ x).transpose(0, 1)  # (H, B, D)
         values = torch.bmm(gathered, v_weight.unflatten(0, (self.heads, -1)).transpose(1, 2))
         found = values.transpose(0, 1).flatten(1)
@@ -99,7 +100,7 @@ class PostMlp(nn.Module):
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """(..., D) -> (..., D): x + the MLP of norm(x)."""
         return add_mlp(x, norm, self.fc1, self.fc2)
 
 
@@ -119,7 +120,7 @@ class PostBlock(nn.Module):
         return self.mlp(x, self.norm2)
 
     def cls_only(self, x: Tensor, normed: Tensor) -> Tensor:
-        """(B, N, D) tokens and `norm1` of them -> (B, D): row 0 of `forward`, exactly."""
+        """(B, N, D) tokens and `norm1` of them -> (B, D): row 0 of `forward`, up to rounding."""
         cls = x[:, 0] + self.attn.cls_only(normed)
         return self.mlp(cls, self.norm2)
 

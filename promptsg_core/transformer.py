@@ -20,7 +20,8 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) 
     """(..., D) -> x + second(QuickGELU(first(norm(x)))), a block's second half.
 
     QuickGELU(a) = a * sigmoid(1.702 a) = silu(1.702 a) / 1.702. The first factor goes into the norm and the bias behind
-    it, the second into the last sum: a pass over the widest tensor of the model takes longer than its arithmetic.
+    it, the second into the last sum: a pass over the widest tensor of the model takes longer than its arithmetic. The
+    modules are read and not called, so hooks on them do not fire.
     """
     normed = F.layer_norm(x, norm.normalized_shape, _SLOPE * norm.weight, _SLOPE * norm.bias, norm.eps)
     inner = linear(normed, first.weight, _SLOPE * first.bias)
@@ -106,7 +107,7 @@ class ClipMlp(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """(B, N, D) -> (B, N, D)."""
+        """(B, N, D) -> (B, N, D): x + the MLP of norm(x)."""
         return add_mlp(x, norm, self.c_fc, self.c_proj)
 
 

@@ -47,6 +47,7 @@ def test_all_arms_compute_the_same(model: PromptSG, precision: str) -> None:
         assert max(found.values()) < 1e-4
     else:  # so small and wild a model amplifies the rounding; on one graph the maps agree all the same
         assert max(value for name, value in found.items() if name.startswith("grad-cam:")) < 0.02
+        assert max(found.values()) < 0.05
 
 
 def test_a_difference_is_refused_by_name(model: PromptSG) -> None:

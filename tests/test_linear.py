@@ -10,13 +10,13 @@ from promptsg_core.linear import Linear, linear
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-@pytest.mark.parametrize("batch", [1, 17])
+@pytest.mark.parametrize("batch", [16, 17])
 @pytest.mark.parametrize("bias", [True, False])
 def test_values_and_gradients(dtype: torch.dtype, tolerance: float, batch: int, bias: bool) -> None:
     generator = torch.Generator().manual_seed(batch)
     x = torch.randn(batch, 129, 256, generator=generator).to(dtype)
     layer = Linear(256, 320, bias=bias).to(dtype).requires_grad_(False)
-    assert module._better_as_convolution(x, layer.weight) == (dtype == torch.float32 or batch == 17)
+    assert module._better_as_convolution(x, layer.weight) == (dtype == torch.float32)
     found_x, exact_x = x.clone().requires_grad_(True), x.double().requires_grad_(True)
     found = layer(found_x)
     exact = torch.nn.functional.linear(exact_x, layer.weight.double(), layer.bias.double() if bias else None)
@@ -28,12 +28,32 @@ def test_values_and_gradients(dtype: torch.dtype, tolerance: float, batch: int, 
         assert (mine.double() - wanted).norm() <= tolerance * wanted.norm()
 
 
+def test_where_the_convolution_does_not_pay_or_is_not_right() -> None:
+    layer, x = Linear(256, 256), torch.randn(16, 9, 256)
+    better = module._better_as_convolution
+    assert not better(x, layer.weight)  # its gradient is wanted
+    with torch.no_grad():
+        assert better(x, layer.weight)
+        assert not better(x[:, :7], layer.weight)
+        assert not better(x, layer.weight[:128])
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not better(x, layer.weight)
+            assert layer(x).dtype == torch.bfloat16
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not better(x, layer.weight)
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1)
+            assert not better(x.reshape(1, -1, 256), layer.weight)
+        finally:
+            torch.set_num_threads(threads)
+
+
 def test_trained_weights_get_their_gradient() -> None:
-    layer = Linear(256, 256)
-    x = torch.randn(2, 5, 256)
+    layer, x = Linear(256, 256), torch.randn(16, 9, 256)
     layer(x).sum().backward()
     assert layer.weight.grad is not None and layer.bias.grad is not None
-    torch.testing.assert_close(layer.weight.grad, x.sum(dim=(0, 1)).expand(256, -1))
+    torch.testing.assert_close(layer.weight.grad, x.sum(dim=(0, 1)).expand(256, -1), rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_of_any_layout() -> None:

@@ -24,7 +24,8 @@ def test_items_come_in_order_and_at_most_so_many_ahead() -> None:
     time.sleep(0.2)
     assert len(made) <= 1 + 3 + 1  # taken, waiting, and the one that finds no room
     assert list(items) == list(range(1, 20)) and made == list(range(20))
-    assert list(prefetched(iter([None, 0, ""]), 1)) == [None, 0, ""]
+    odd = [None, 0, "", ValueError("an item")]
+    assert list(prefetched(iter(odd), 1)) == odd
 
 
 def test_an_error_comes_behind_the_items_before_it() -> None:

@@ -32,7 +32,7 @@ from jobs.accumulate import accumulate
 from jobs.memory import keep_freed_memory
 from jobs.samples import Sample
 from jobs.shard_file import MAPS
-from jobs.stats import ask, available_threads
+from jobs.stats import ask
 from jobs.stats_selection import Selection
 from jobs.stats_stored import stored_columns
 from jobs.store import Run, open_run
@@ -79,7 +79,7 @@ def bare_loop(run: Run) -> int:
 def one_pass(run: Run, by: list[str]) -> int:
     """Images chosen; from the question to all sums over the first map."""
     question = ask(run, by, "", run.maps[:1], 0, 20_000)
-    selection = Selection(run, question, sorted(run.layout.done()), stored_columns(question.maps))
+    selection = Selection(run, question, sorted(run.layout.done()), stored_columns(question.maps, run.schema))
     return int(accumulate(selection).images.sum())
 
 
@@ -139,7 +139,7 @@ def main() -> None:
                     processor[name].append(sum(os.times()[:4]) - used)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(
-        f"{bare_loop(run):,} values, {asked.repetitions} repetitions, {available_threads()} threads, "
+        f"{bare_loop(run):,} values, {asked.repetitions} repetitions, "
         f"{'cold' if asked.cold else 'warm'}: median [quartiles]"
     )
     for kind, times in (("wall seconds", seconds), ("processor seconds", processor)):
