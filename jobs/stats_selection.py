@@ -152,9 +152,7 @@ def _chosen(run: Run, question: Question, shards: tuple[str, ...], columns: Sequ
     wanted = {name: ds.field(name) for name in ("shard", "h5_row", "pid", "camid", *columns)}
     if plain and not question.where.strip():
         wanted |= {f"g{i}": ds.field(expression) for i, (_, expression) in enumerate(question.by)}
-        table = _dataset(run, shards, coded=True).to_table(columns=wanted)
-        if table["h5_row"].null_count:  # a filter copies every column
-            table = table.filter(pc.is_valid(table["h5_row"]))
+        table = _dataset(run, shards, coded=True).to_table(columns=wanted, filter=ds.field("h5_row").is_valid())
     else:
         con = _connection(run)
         con.register("block", _dataset(run, shards))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from jobs.layout import RunLayout
 from jobs.manifest import Manifest, create_manifest
@@ -55,3 +58,15 @@ def made_samples(count: int, first: int = 0, *, seed: int = 0) -> list[Sample]:
             sample.fail("image_corrupt", "made up")
         found.append(sample)
     return found
+
+
+def as_first_version(run: Path, copy: Path) -> Path:
+    """A copy of a run as the first version of the files had it: without area90."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("stats", "metadata.parquet"))
+    content = json.loads((copy / "run.json").read_text())
+    assert content["schema_version"] == 2
+    (copy / "run.json").write_text(json.dumps({**content, "schema_version": 1}))
+    for path in (copy / "metadata").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.drop_columns([name for name in rows.column_names if name.endswith("area90")]), path)
+    return copy

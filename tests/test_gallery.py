@@ -30,6 +30,7 @@ from jobs.manifest import create_manifest
 from jobs.samples import IMAGE_CORRUPT, NO_LABEL, Sample
 from jobs.shard_output import Results, ShardOutput
 from jobs.store import Run, open_run
+from tests.made_runs import as_first_version
 from tests.shard_files import image_bytes, number_of, write_tar
 
 GRID = (8, 4)
@@ -241,6 +242,18 @@ def test_a_shared_scale_runs_over_all_images(run: Run, tmp_path: Path) -> None:
     script = (tmp_path / "out/maps/0000.js").read_text()
     levels = np.frombuffer(base64.b64decode(re.search(r'"mim_attention":"([^"]*)"', script)[1]), np.uint8)
     assert levels.reshape(5, -1).max(axis=1).tolist() == [round(255 * (n + 1) / 15) for n in range(10, 15)]
+
+
+def test_a_run_of_the_first_version_is_shown_with_the_numbers_that_it_has(run: Run, tmp_path: Path) -> None:
+    old = open_run(as_first_version(run.layout.root, tmp_path / "OLD"))
+    pages = []
+    for number, which in enumerate((run, old)):
+        write_gallery(which, tmp_path / f"out{number}", {"where": "pid = 2"}, style())
+        pages.append(page_of(tmp_path / f"out{number}"))
+    new_page, old_page = pages
+    assert set(new_page["measures"]) - set(old_page["measures"]) == {"area90"}
+    gone = {"mim_attention_area90", "gradcampp_mim_area90"}
+    assert {name: values for name, values in new_page["rows"].items() if name not in gone} == old_page["rows"]
 
 
 def test_overwriting_is_asked_for_and_leaves_no_old_picture(run: Run, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ from click.testing import CliRunner, Result
 
 from cam.measures import effective_areas, measure_maps
 from jobs.errors import UserError
+from jobs.finalize import finalize
 from jobs.layout import RunLayout
-from jobs.manifest import create_manifest
+from jobs.manifest import Manifest, create_manifest, read_manifest
 from jobs.samples import Sample
 from jobs.shard_output import Results, ShardOutput
 from jobs.stats import command
 from jobs.stats_shares import held_area
+from jobs.store import open_run
 from jobs.verify import verify
+from tests.made_runs import as_first_version
 
 MAPS = ("mim_attention", "gradcam++/mim")
 SHARDS = {"train-000000": 700, "train-000001": 1100, "query-000000": 260}
@@ -35,23 +37,27 @@ def build_run(root: Path, shards: dict[str, list[dict[str, Any]]]) -> Path:
     entries = [{"name": name, "url": f"{name}.tar", "size": 1} for name in sorted(shards)]
     manifest = create_manifest(layout, {"asked": {"maps": list(MAPS)}, "shards": entries}, {}, {})
     for name, images in shards.items():
-        output = ShardOutput(layout, manifest, name, 1.0)
-        for start in range(0, len(images), 300):
-            some = images[start : start + 300]
-            samples = [
-                Sample(key=i["key"], tar_index=start + n, pid=i["pid"], camid=i["camid"], split=name.split("-")[0])
-                for n, i in enumerate(some)
-            ]
-            for sample, image in zip(samples, some, strict=True):
-                if image.get("failed"):
-                    sample.fail("image_corrupt", "cannot be decoded")
-            good = [i for i in some if not i.get("failed")]
-            maps = {m: np.stack([i[m] for i in good]).astype(np.float32) for m in MAPS}
-            ones = np.ones(len(good), np.float32)
-            features, kinds = np.ones((len(good), 3), np.float32), np.zeros(len(good), np.int64)
-            output.add(samples, Results(maps=maps, features=features, score=ones, predicted=kinds, probability=ones))
-        assert output.commit()[0]
+        write_shard(layout, manifest, name, images)
     return root
+
+
+def write_shard(layout: RunLayout, manifest: Manifest, name: str, images: list[dict[str, Any]]) -> None:
+    output = ShardOutput(layout, manifest, name, 1.0)
+    for start in range(0, len(images), 300):
+        some = images[start : start + 300]
+        samples = [
+            Sample(key=i["key"], tar_index=start + n, pid=i["pid"], camid=i["camid"], split=name.split("-")[0])
+            for n, i in enumerate(some)
+        ]
+        for sample, image in zip(samples, some, strict=True):
+            if image.get("failed"):
+                sample.fail("image_corrupt", "cannot be decoded")
+        good = [i for i in some if not i.get("failed")]
+        maps = {m: np.stack([i[m] for i in good]).astype(np.float32) for m in MAPS}
+        ones = np.ones(len(good), np.float32)
+        features, kinds = np.ones((len(good), 3), np.float32), np.zeros(len(good), np.int64)
+        output.add(samples, Results(maps=maps, features=features, score=ones, predicted=kinds, probability=ones))
+    assert output.commit()[0]
 
 
 def made_up(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
@@ -258,19 +264,20 @@ def test_maps_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> No
         np.testing.assert_allclose(file[f"{MAPS[0]}/mean"][0], np.mean(share, axis=0), rtol=1e-6)
 
 
-def test_a_run_of_the_first_version_has_its_areas_computed(run: Path, by_camera: Path, tmp_path: Path) -> None:
-    old = tmp_path / "OLD"
-    shutil.copytree(run, old, ignore=shutil.ignore_patterns("stats"))
-    content = json.loads((old / "run.json").read_text())
-    assert content["schema_version"] == 2
-    (old / "run.json").write_text(json.dumps({**content, "schema_version": 1}))
-    for path in (old / "metadata").iterdir():
-        rows = pq.read_table(path)
-        pq.write_table(rows.drop_columns([name for name in rows.column_names if name.endswith("area90")]), path)
-    assert verify(old).problems == []
+def test_a_run_of_the_first_version_goes_on_and_is_read(
+    images: dict[str, list[dict[str, Any]]], run: Path, by_camera: Path, tmp_path: Path
+) -> None:
+    old = as_first_version(run, tmp_path / "OLD")
+    name = "query-000000"
+    for path in (old / "maps" / f"{name}.h5", old / "metadata" / f"{name}.parquet"):
+        path.unlink()
+    layout = RunLayout(old)
+    write_shard(layout, read_manifest(layout), name, images[name])
+    assert not [n for n in pq.read_schema(old / "metadata" / f"{name}.parquet").names if n.endswith("area90")]
+    assert verify(old).problems == [] and finalize(open_run(old)) == sum(SHARDS.values())
     folder = of_run(old, "--by", "camid", "--seed", 5, output=tmp_path / "out")
     found, new = table(folder), table(by_camera)
-    assert {key[-1] for key in found} == {key[-1] for key in new}
+    assert found.keys() == new.keys()
     for key, row in new.items():
         value = np.nan if row["value"] is None else row["value"]
         np.testing.assert_allclose(np.array(found[key]["value"], float), value, rtol=1e-6, err_msg=str(key))
