@@ -40,8 +40,8 @@ SCRATCH: dict[str, Any] = {
     "weight_decay": 0.05,
     "steps": 3000,
     "unit_triplets": True,
-    "erase": 0.2,
-    "qk_factor": 5,
+    "erase": 0.1,
+    "qk_factor": 2,
 }
 
 
@@ -118,14 +118,14 @@ def _take_defaults(context: click.Context, parameter: click.Parameter, file: Pat
 @click.option("--lr-tower", type=float, help="Of CLIP's towers.  [default: 5e-6; from scratch 1e-3]")
 @click.option("--lr-new", type=float, help="Of all other modules.  [default: 5e-5; from scratch 1e-3]")
 @click.option("--lr-qk", type=float, help="Of the MIM's queries and keys: at the rate of the others the "
-              "map stays uniform.  [default: 10 times --lr-new; from scratch 5]")  # fmt: skip
+              "map stays uniform.  [default: 10 times --lr-new; from scratch 2]")  # fmt: skip
 @click.option("--weight-decay", type=float, help="[default: 1e-4; from scratch 0.05]")
 @click.option("--id-weight", type=float, default=1.0, show_default=True, help="Weight of the identity losses.")
 @click.option("--triplet-weight", type=float, default=1.0, show_default=True, help="Weight of the triplet losses.")
 @click.option("--unit-triplets/--raw-triplets", default=None, help="Whether triplet distances are between features of "
               "unit length; from random weights raw ones collapse.  [default: raw; from scratch unit]")  # fmt: skip
 @click.option("--contrastive-weight", type=float, default=0.5, show_default=True, help="Weight of image against text.")
-@click.option("--erase", type=click.FloatRange(0, 1), help="Share of erased images.  [default: 0.5; from scratch 0.2]")
+@click.option("--erase", type=click.FloatRange(0, 1), help="Share of erased images.  [default: 0.5; from scratch 0.1]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default="auto", show_default=True)

@@ -28,6 +28,7 @@ def test_values_and_gradients(dtype: torch.dtype, tolerance: float, batch: int, 
         assert (mine.double() - wanted).norm() <= tolerance * wanted.norm()
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # of torch itself, where flags are set
 def test_where_the_convolution_does_not_pay_or_is_not_right() -> None:
     layer, x = Linear(256, 256), torch.randn(16, 9, 256)
     better = module._better_as_convolution
