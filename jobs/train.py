@@ -41,7 +41,7 @@ SCRATCH: dict[str, Any] = {
     "steps": 3000,
     "unit_triplets": True,
     "erase": 0.1,
-    "qk_factor": 2,
+    "qk_factor": 3,
 }
 
 
@@ -118,7 +118,7 @@ def _take_defaults(context: click.Context, parameter: click.Parameter, file: Pat
 @click.option("--lr-tower", type=float, help="Of CLIP's towers.  [default: 5e-6; from scratch 1e-3]")
 @click.option("--lr-new", type=float, help="Of all other modules.  [default: 5e-5; from scratch 1e-3]")
 @click.option("--lr-qk", type=float, help="Of the MIM's queries and keys: at the rate of the others the "
-              "map stays uniform.  [default: 10 times --lr-new; from scratch 2]")  # fmt: skip
+              "map stays uniform.  [default: 10 times --lr-new; from scratch 3]")  # fmt: skip
 @click.option("--weight-decay", type=float, help="[default: 1e-4; from scratch 0.05]")
 @click.option("--id-weight", type=float, default=1.0, show_default=True, help="Weight of the identity losses.")
 @click.option("--triplet-weight", type=float, default=1.0, show_default=True, help="Weight of the triplet losses.")

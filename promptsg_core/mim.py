@@ -58,8 +58,10 @@ class CrossAttention(nn.Module):
     def forward(self, text: Tensor, patches: Tensor) -> Tensor:
         """(B or 1, D) text and (B, M, D) patches -> (B, H, M) weights, each head summing to 1, float32 or wider."""
         q = self.q_proj(text).unflatten(-1, (self.heads, -1))
-        # Low precision would round weights near 1/M to a few steps: the map itself is a result, so it stays float32.
-        return scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight).softmax(dim=-1)
+        scores = scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight)
+        # Low precision, which autocast may have chosen, would round weights near 1/M to a few steps: the map itself is
+        # a result, so it is float32.
+        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
 
 
 class PostAttention(nn.Module):

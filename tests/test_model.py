@@ -156,6 +156,20 @@ def test_attention_sums_to_one_on_the_grid() -> None:
     torch.testing.assert_close(model.get_attention_map(images, reshape_to_image=False), attention.flatten(1))
 
 
+def test_weights_are_float32_where_products_are_not() -> None:
+    config, state = tiny_state()
+    model = build(config, state, torch.float32)
+    text, patches = torch.randn(2, config.embed_dim), torch.randn(2, 32, config.embed_dim)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        trained = model.mim.attend(text, patches)
+    model.mim.to(torch.bfloat16)
+    with torch.no_grad():
+        mined = model.mim.attend(text.bfloat16(), patches.bfloat16())
+    for weights in (trained, mined):
+        assert weights.dtype == torch.float32
+        torch.testing.assert_close(weights.sum(dim=2), torch.ones(2, config.mim_heads))  # rounded, they would miss it
+
+
 def test_images_of_another_size_are_refused_with_both_sizes() -> None:
     config, state = tiny_state()
     with pytest.raises(ValueError, match=r"\(1, 3, 40, 16\).*\(B, 3, 32, 16\)"):
