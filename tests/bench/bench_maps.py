@@ -143,7 +143,8 @@ class Bench:
             found[f"reference-{name}: CLS logits"] = distance(logits_cls, out.logits_cls)
             found[f"reference-{name}: mim_attention"] = distance(attention, ours.maps["mim_attention"].flatten(1))
         for kind, graph in (("grad-cam", self.graph), ("grad-cam-stock", self.graph_stock)):
-            for name, maps in pytorch_grad_cam_raw(graph, self.images, ["gradcam"]).items():
+            # Of the classes that ours predicts: in low precision the nearest of two may be another one there.
+            for name, maps in pytorch_grad_cam_raw(graph, self.images, ["gradcam"], self.classes).items():
                 found[f"{kind}: {name}"] = distance(torch.from_numpy(maps), ours.maps[name])
         for name, maps in captum_maps(self.spread, self.images, self.classes, None).items():
             found[f"captum: {name}"] = distance(maps, ours.maps[name])

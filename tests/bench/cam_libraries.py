@@ -116,18 +116,21 @@ def pytorch_grad_cam_public(graph: WholeGraph | StockGraph, images: Tensor, size
 
 
 def pytorch_grad_cam_raw(
-    graph: WholeGraph | StockGraph, images: Tensor, methods: Sequence[str] = tuple(METHODS)
+    graph: WholeGraph | StockGraph,
+    images: Tensor,
+    methods: Sequence[str] = tuple(METHODS),
+    classes: Tensor | None = None,
 ) -> Maps:
     """Six raw maps (B, h, w) from one forward and one backward pass: the library's hooks and its `get_cam_image`.
 
-    The parameters may be frozen: the input is made to require a gradient.
+    The parameters may be frozen: the input is made to require a gradient. `classes`: as predicted unless given.
     """
     kept = {
         name: ActivationsAndGradients(graph, [layer], graph.reshape_of(name)) for name, layer in graph.layers.items()
     }
     try:
         logits = graph(images.detach().requires_grad_(True))
-        targets = [ClassifierOutputTarget(int(row)) for row in logits.argmax(dim=1)]
+        targets = [ClassifierOutputTarget(int(row)) for row in (logits.argmax(dim=1) if classes is None else classes)]
         sum(target(output) for target, output in zip(targets, logits, strict=True)).backward()
         found = {}
         for name, layer in graph.layers.items():
