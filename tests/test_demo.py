@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.resources import files
@@ -21,9 +22,9 @@ from tests.shard_files import market_key, sample_members, textured_image, write_
 from tests.tiny import tiny_checkpoint
 
 
-def promptsg(*words: object) -> subprocess.CompletedProcess[str]:
+def promptsg(*words: object, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs", *(str(word) for word in words)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_training_from_scratch_reaches_the_same_quality(tmp_path: Path, seed: in
 def quality(folder: Path, shards: list[Path], *training: object) -> tuple[float, dict[str, Localisation]]:
     """mAP, and every map's localisation on the shards, of a model trained from scratch on those beside `folder`."""
     done = promptsg("train", "--shards", folder.parent / "train" / "train-*.tar", "--scratch", "--weights", "fp16",
-                    "--output", folder / "T", *training)  # fmt: skip
+                    "--output", folder / "T", *training, OMP_NUM_THREADS="1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     words = [word for path in shards for word in ("--shards", path)] + [
         word for name in MAPS for word in ("--maps", name)
