@@ -400,7 +400,7 @@ def test_the_command_trains_from_its_yaml_defaults(shards: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert "40 images of 8 identities; 2 steps on cpu" in result.output
     asked = json.loads((tmp_path / "out" / "train.json").read_text())["signature"]
-    assert (asked["seed"], asked["lr_new"], asked["lr_qk"], asked["lr_tower"]) == (3, 0.002, 0.01, 0.001)
+    assert (asked["seed"], asked["lr_new"], asked["lr_qk"], asked["lr_tower"]) == (3, 0.002, 0.006, 0.001)
     assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "bad.yaml").write_text("learning_rate: 1\n")
     with pytest.raises(UserError, match=r"bad\.yaml: unknown setting 'learning_rate'; settings are shards, output"):
