@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.layout = RunLayout(root)
         self.manifest: Manifest = read_manifest(self.layout)
+        self._datasets: dict[tuple[str, ...], ds.Dataset] = {}
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -39,13 +40,17 @@ class Run:
         """The columns of the metadata."""
         return self.manifest.schema
 
-    def metadata(self) -> ds.Dataset:
-        """One row per sample of every published shard, failures included, as a pyarrow dataset.
+    def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
+        """One row per sample of every published shard, failures included, as a pyarrow dataset; or of these shards.
 
-        Shards are in order of their names and rows in tar order.
+        Shards are in order of their names and rows in tar order. Asked for the same shards again, it is the same
+        dataset, which has read the files' footers before.
         """
-        paths = [str(self.layout.shard_metadata(shard)) for shard in sorted(self.layout.done())]
-        return ds.dataset(paths, schema=self.schema, format="parquet")
+        names = tuple(sorted(self.layout.done() if shards is None else shards))
+        if names not in self._datasets:
+            paths = [str(self.layout.shard_metadata(shard)) for shard in names]
+            self._datasets[names] = ds.dataset(paths, schema=self.schema, format="parquet")
+        return self._datasets[names]
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
         """The named maps, each once. Raises UserError on one that the run has not, naming the nearest and all."""
