@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.accumulate import read_slices
 from jobs.bootstrap import Draws, intervals
+from jobs.map_slices import read_slices
+from jobs.stats_loops import distances
 from jobs.stats_partial import Partial, Sample
 from jobs.stats_selection import JUNK, NULL_CAM, Selection
-from jobs.stats_shares import GOOD, normalise
 
 AGREEMENTS = ("pearson", "spearman", "top20")
 TOP = 0.2
@@ -229,10 +229,7 @@ def outliers(selection: Selection, part: Partial, number: int, threads: int = 1)
         rows, of = selection.rows[span], place[selection.cluster[span]]
         distance = np.empty(len(rows), np.float32)
         for at, maps in read_slices(selection.run, name, shard, rows):
-            flat, state = normalise(maps)
-            flat -= mean[of[at]]
-            distance[at] = np.abs(flat, out=flat).sum(axis=1) / 2
-            distance[at][(state != GOOD) | (of[at] < 0)] = -1
+            distances(maps.reshape(len(maps), -1), of[at], mean, distance[at])
         first = np.argsort(-distance, kind="stable")[:number]
         return [Outlier(float(distance[i]), shard, int(rows[i]), int(pids[of[i]])) for i in first if distance[i] >= 0]
 

@@ -165,7 +165,7 @@ def measured(run: Run, question: Question, block: str | None) -> tuple[Partial, 
         index, count = parse_block(block)
         names = [names[position] for position in block_of(len(names), index, count)]
     chosen = sorted(name for name in names if name in done)
-    selection = Selection(run, question, chosen, stored_columns(question.maps, run.schema))
+    selection = Selection(run, question, chosen, stored_columns(run, question.maps))
     return accumulate(selection), selection
 
 

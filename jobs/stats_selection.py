@@ -1,7 +1,7 @@
 """Which images a question of `promptsg stats` chooses, and which cluster each is in: one identity in one group.
 
 Legend: N images, C clusters, G groups. Columns are read with pyarrow; DuckDB is asked only for what is an expression.
-Memory: about 30 bytes per image, and 4 more for each further column.
+Memory: 28 bytes per image, and 4 more for each column.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from jobs.errors import UserError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 JUNK = -1  # the pid of junk, distractors (0) and unknown people: one cluster, in no number about identities
 NULL_CAM = int(np.iinfo(np.int32).min)  # the camid of an image without one
 _SPARSE = 8
+_SHARD = "__fragment_index"  # which file of a dataset a row is from, as pyarrow calls it
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
@@ -56,15 +59,13 @@ class Selection:
 
     def __init__(self, run: Run, question: Question, shards: Sequence[str], columns: Sequence[str] = ()) -> None:
         self.run, self.question, self.shards = run, question, tuple(sorted(shards))
-        table = _chosen(run, question, self.shards, columns)
+        self.shard_of, table, keys = _chosen(run, question, self.shards, columns)
         self._columns = table.select(list(columns))
-        names = [f"g{i}" for i in range(len(question.by))]
-        self.shard_of = _codes(table["shard"], list(self.shards))
         self.rows: Codes = table["h5_row"].to_numpy().astype(np.int32)
         self.camid: Codes = pc.fill_null(table["camid"], NULL_CAM).to_numpy()
         pid: Ints = pc.fill_null(table["pid"], JUNK).to_numpy()
         pid = np.where(pid > 0, pid, JUNK)
-        self.groups, group = _groups_of(table.select(names).rename_columns([name for name, _ in question.by]))
+        self.groups, group = _groups_of(keys)
         pids, person = _distinct(pid)
         both, cluster = _distinct(group * max(1, len(pids)) + person)
         self.cluster: Codes = cluster.astype(np.int32)
@@ -72,34 +73,29 @@ class Selection:
         self.pid: Ints = pids[both % max(1, len(pids))]
         self.images: Ints = np.bincount(cluster, minlength=len(both))
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns that were asked for."""
-        return list(self._columns.column_names)
-
-    def column(self, name: str) -> NDArray[np.float32]:
-        """(N,) a column that was asked for, NULL as NaN."""
-        values: NDArray[np.float32] = self._columns[name].to_numpy()
-        return values
-
-    def of_shard(self, index: int) -> slice:
-        """Positions of a shard's images in `rows`, `cluster` and `camid`."""
-        first, last = np.searchsorted(self.shard_of, [index, index + 1])
-        return slice(int(first), int(last))
+    def column(self, name: str) -> NDArray[np.float32] | None:
+        """(N,) one of the columns that were asked for, NULL as NaN; None for any other."""
+        return self._columns[name].to_numpy() if name in self._columns.column_names else None
 
     def spans(self) -> list[tuple[str, slice]]:
-        """(shard, positions) of the shards that have a chosen image."""
-        spans = [(shard, self.of_shard(index)) for index, shard in enumerate(self.shards)]
-        return [(shard, span) for shard, span in spans if span.stop > span.start]
+        """(shard, positions in `rows`, `cluster` and `camid`) of the shards that have a chosen image."""
+        ends = np.searchsorted(self.shard_of, np.arange(len(self.shards) + 1, dtype=np.int32)).tolist()
+        spans = zip(self.shards, pairwise(ends), strict=True)
+        return [(shard, slice(first, last)) for shard, (first, last) in spans if last > first]
 
     def sampled(self) -> NDArray[np.bool_]:
         """(N,) whether an image is in the sample: all images of an identity are, or none; junk one by one."""
         seed = np.uint64(self.question.seed)
-        own = self.pid.astype(np.uint64)[self.cluster]
-        junk = np.flatnonzero(self.pid[self.cluster] == JUNK)
         shards = np.array([_text_hash(name) for name in self.shards], np.uint64)
-        own[junk] = _mix(shards[self.shard_of[junk]] + self.rows[junk].astype(np.uint64))
-        return _mix(own + _mix(np.array([seed]))) < np.uint64(min(self.question.fraction * 2.0**64, 2.0**64 - 2048))
+
+        def drawn(key: NDArray[np.uint64]) -> NDArray[np.bool_]:
+            least = np.uint64(min(self.question.fraction * 2.0**64, 2.0**64 - 2048))
+            return _mix(key + _mix(np.array([seed]))) < least
+
+        sampled = drawn(self.pid.astype(np.uint64))[self.cluster]
+        junk = np.flatnonzero((self.pid == JUNK)[self.cluster])
+        sampled[junk] = drawn(_mix(shards[self.shard_of[junk]] + self.rows[junk].astype(np.uint64)))
+        return sampled
 
 
 def check_expressions(run: Run, by: Sequence[tuple[str, str]], where: str) -> None:
@@ -126,9 +122,16 @@ def check_expressions(run: Run, by: Sequence[tuple[str, str]], where: str) -> No
 def count_images(run: Run, where: str) -> int:
     """How many images of the whole run have maps and meet the condition."""
     if not where.strip():
-        return int(run.metadata().count_rows(filter=ds.field("h5_row").is_valid()))
+        return sum(_rows_with_maps(fragment.metadata) for fragment in run.metadata().get_fragments())
     table = _asked(_connection(run), f"SELECT count(*) AS n FROM run WHERE ({where}\n)")
     return int(table["n"][0].as_py())
+
+
+def _rows_with_maps(footer: pq.FileMetaData) -> int:
+    """From what a Parquet file says of itself, without a look at its rows."""
+    column = footer.schema.names.index("h5_row")
+    nulls = (footer.row_group(i).column(column).statistics.null_count for i in range(footer.num_row_groups))
+    return int(footer.num_rows) - sum(nulls)
 
 
 def ordered_groups(keys: pa.Table) -> tuple[pa.Table, Ints]:
@@ -146,35 +149,32 @@ def ordered_groups(keys: pa.Table) -> tuple[pa.Table, Ints]:
     return groups, np.array([place[repr(row)] for row in rows], np.int64)
 
 
-def _chosen(run: Run, question: Question, shards: tuple[str, ...], columns: Sequence[str]) -> pa.Table:
-    """shard, h5_row, pid, camid, the columns, and g0, ... of the chosen images, in order of (shard, h5_row)."""
-    plain = all(expression in run.schema.names for _, expression in question.by)
-    wanted = {name: ds.field(name) for name in ("shard", "h5_row", "pid", "camid", *columns)}
-    if plain and not question.where.strip():
-        wanted |= {f"g{i}": ds.field(expression) for i, (_, expression) in enumerate(question.by)}
-        table = _dataset(run, shards, coded=True).to_table(columns=wanted, filter=ds.field("h5_row").is_valid())
+def _chosen(
+    run: Run, question: Question, shards: tuple[str, ...], columns: Sequence[str]
+) -> tuple[Codes, pa.Table, pa.Table]:
+    """Of the chosen images, in order of (shard, h5_row): shards, as positions in `shards`; h5_row, pid, camid and the
+    columns; the group keys."""
+    names, expressions = [name for name, _ in question.by], [expression for _, expression in question.by]
+    plain = ["h5_row", "pid", "camid", *columns]
+    if not question.where.strip() and all(expression in run.schema.names for expression in expressions):
+        wanted = list(dict.fromkeys([*plain, *expressions]))
+        table = run.metadata(shards).to_table(columns=[*wanted, _SHARD])
+        # As a filter of the scan this would copy every column, whether or not an image has no maps.
+        table = table.filter(ds.field("h5_row").is_valid()) if table["h5_row"].null_count else table
+        codes: Codes = table[_SHARD].to_numpy()
     else:
         con = _connection(run)
-        con.register("block", _dataset(run, shards))
-        keys = [f"({expression}\n) AS g{i}" for i, (_, expression) in enumerate(question.by)]
+        con.register("block", run.metadata(shards))
+        keys = [f"({expression}\n) AS g{i}" for i, expression in enumerate(expressions)]
         where = f" AND ({question.where}\n)" if question.where.strip() else ""
-        sql = f"SELECT {', '.join([*wanted, *keys])} FROM block WHERE h5_row IS NOT NULL{where}"
-        table = _asked(con, sql)
-    codes, rows = _codes(table["shard"], list(shards)), table["h5_row"].to_numpy()
-    step = np.diff(codes)
-    if (step < 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():  # a scan keeps the order, mostly
-        table = table.take(np.lexsort((rows, codes)))
-    return table
-
-
-def _dataset(run: Run, shards: Sequence[str], *, coded: bool = False) -> ds.Dataset:
-    """`coded`: the shards' names as a dictionary's codes, so that no million of equal texts is made."""
-    paths = [str(run.layout.shard_metadata(shard)) for shard in shards]
-    if not coded:
-        return ds.dataset(paths, schema=run.schema, format="parquet")
-    shard = pa.field("shard", pa.dictionary(pa.int32(), pa.string()))
-    schema = run.schema.set(run.schema.get_field_index("shard"), shard)
-    return ds.dataset(paths, schema=schema, format=ds.ParquetFileFormat(dictionary_columns=["shard"]))
+        table = _asked(con, f"SELECT shard, {', '.join([*plain, *keys])} FROM block WHERE h5_row IS NOT NULL{where}")
+        codes = _codes(table["shard"], list(shards))
+        expressions = [f"g{i}" for i in range(len(keys))]
+    rows, step = table["h5_row"].to_numpy(), np.diff(codes)
+    if (step < 0).any() or ((step == 0) & (np.diff(rows) < 0)).any():  # either keeps the order, mostly
+        order = np.lexsort((rows, codes))
+        table, codes = table.take(order), codes[order]
+    return codes, table.select(plain), table.select(expressions).rename_columns(names)
 
 
 def _connection(run: Run) -> duckdb.DuckDBPyConnection:
@@ -209,15 +209,19 @@ def _groups_of(keys: pa.Table) -> tuple[pa.Table, Ints]:
         name = pa.table({"group": pa.array(["all"] if count else [], pa.string())})
         return (name if not keys.num_columns else keys), np.zeros(count, np.int64)
     code: Ints = np.zeros(count, np.int64)
+    members: list[Ints] = []  # of each column, which of its values the groups so far have
+    values = []
     for field, column in zip(keys.schema, keys.columns, strict=True):
         try:
             encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
         except pa.ArrowNotImplementedError as error:
             raise UserError(f"--by {field.name} gives {field.type}; group by numbers or texts") from error
-        _, code = _distinct(code * len(encoded.dictionary) + encoded.indices.to_numpy())
-    first = np.zeros(int(code.max()) + 1, np.int64)
-    first[code[::-1]] = np.arange(count - 1, -1, -1)  # the last writer wins: the first row
-    groups, place = ordered_groups(keys.take(first))
+        values.append(encoded.dictionary)
+        kinds = len(encoded.dictionary)
+        both, code = _distinct(code * kinds + encoded.indices.to_numpy())
+        members = [*(member[both // kinds] for member in members), both % kinds]
+    columns = [dictionary.take(pa.array(member)) for dictionary, member in zip(values, members, strict=True)]
+    groups, place = ordered_groups(pa.table(columns, names=keys.column_names))
     return groups, place[code]
 
 

@@ -5,16 +5,20 @@ Legend: N images, C clusters, G groups, K maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from cam.measures import effective_areas
 from cam.names import column_of
+from jobs.map_slices import chosen_maps
+from jobs.stats_loops import Floats, add_numbers
 from jobs.stats_selection import Selection
+from jobs.store import Run
 
-STORED = ("mass", "entropy", "com_x", "com_y", "area50")
+STORED = ("mass", "entropy", "com_x", "com_y", "area50", "area90")
 DISTRIBUTIONS = ("entropy", "area50", "com_x", "com_y")  # shown as histograms; entropy as a share of its maximum ln M
 BINS = 512
 
@@ -22,42 +26,50 @@ Doubles = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def stored_columns(maps: Sequence[str], schema: pa.Schema) -> list[str]:
-    """The columns of the metadata that a pass reads; runs of the first version have no area90."""
-    columns = [f"{column_of(name)}_{measure}" for name in maps for measure in STORED]
-    return columns + [area90_column(name) for name in maps if area90_column(name) in schema.names]
+@dataclass(frozen=True, kw_only=True)
+class StoredNumbers:
+    """sums and counts (C, K, STORED) of the finite values; histogram (G, K, DISTRIBUTIONS, BINS), bins from 0 to 1."""
+
+    sums: Doubles
+    counts: Doubles
+    histogram: Ints
 
 
-def area90_column(name: str) -> str:
-    """The column of a map's area90."""
-    return f"{column_of(name)}_area90"
+def stored_columns(run: Run, maps: Sequence[str]) -> list[str]:
+    """The columns that a selection has to be made with; runs of the first version have no area90."""
+    columns = [_column(name, measure) for name in maps for measure in STORED]
+    return [column for column in columns if column in run.schema.names]
 
 
-def stored_sums(selection: Selection) -> tuple[Doubles, Doubles]:
-    """Sums and counts of the finite values in each cluster, both (C, K, STORED) float64."""
-    shape = (len(selection.pid), len(selection.question.maps), len(STORED))
+def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -> StoredNumbers:
+    """The numbers of the chosen images; `grids` are the maps' sizes, by name."""
+    shape = (len(grids), len(STORED), len(selection.pid))
     sums, counts = np.zeros(shape), np.zeros(shape)
-    for k, name in enumerate(selection.question.maps):
+    histogram = np.zeros((len(grids), len(STORED), selection.groups.num_rows, BINS), np.int64)
+    for k, (name, (h, w)) in enumerate(grids.items()):
         for m, measure in enumerate(STORED):
-            values = selection.column(f"{column_of(name)}_{measure}")
-            finite = np.isfinite(values)
-            sums[:, k, m] = np.bincount(selection.cluster, np.where(finite, values, 0), shape[0])
-            counts[:, k, m] = selection.images - np.bincount(selection.cluster[~finite], minlength=shape[0])
-    return sums, counts
+            values = selection.column(_column(name, measure))
+            values = areas_of(selection, name) if values is None else values
+            unit = np.log(max(2, h * w)) if measure == "entropy" else 1
+            add_numbers(values, selection.cluster, unit, sums[k, m], counts[k, m], selection.group, histogram[k, m])
+    shown = [STORED.index(measure) for measure in DISTRIBUTIONS]
+    return StoredNumbers(
+        sums=np.moveaxis(sums, 2, 0),
+        counts=np.moveaxis(counts, 2, 0),
+        histogram=np.moveaxis(histogram[:, shown], 2, 0),
+    )
 
 
-def histograms(selection: Selection, patches: Sequence[int]) -> Ints:
-    """(G, K, DISTRIBUTIONS, BINS) counts over equal bins from 0 to 1; `patches` (K,) are the maps' sizes."""
-    groups = selection.groups.num_rows
-    found = np.zeros((groups, len(patches), len(DISTRIBUTIONS), BINS), np.int64)
-    group = selection.group[selection.cluster]
-    for k, name in enumerate(selection.question.maps):
-        for d, measure in enumerate(DISTRIBUTIONS):
-            values = selection.column(f"{column_of(name)}_{measure}").astype(np.float64)
-            if measure == "entropy":
-                values /= np.log(max(2, patches[k]))
-            finite = np.isfinite(values)
-            bins = np.clip(values[finite] * BINS, 0, BINS - 1).astype(np.int64)
-            cells = np.bincount(group[finite] * BINS + bins, minlength=groups * BINS)
-            found[:, k, d] = cells.reshape(-1, BINS)
-    return found
+def areas_of(selection: Selection, name: str) -> Floats:
+    """(N,) area90 from the maps themselves: runs of the first version have no such column."""
+    areas = np.full(len(selection.rows), np.nan, np.float32)
+    for _, place, maps in chosen_maps(selection, name):
+        flat = maps.reshape(len(maps), -1).astype(np.float64)
+        mass = flat.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            areas[place] = effective_areas(np.where(mass > 0, flat / mass, np.nan), [0.9])[0]
+    return areas
+
+
+def _column(name: str, measure: str) -> str:
+    return f"{column_of(name)}_{measure}"

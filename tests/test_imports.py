@@ -14,11 +14,10 @@ MODULES = {
 }
 OFFLINE = """
 accumulate agreement batch_script bootstrap cli colour_limits compare compose datasets demo evaluate
-evaluation_report failures faithfulness finalize gallery gallery_pictures info localise mine painter pedestrians
-picture_names
-picture_plan pictures references render rerank retrieval selection shard source_images stats stats_figures
-stats_findings stats_page stats_partial stats_report stats_selection stats_shares stats_stored status store submit
-test train verify visualize writer
+evaluation_report failures faithfulness finalize gallery gallery_pictures info localise map_slices mine painter
+pedestrians picture_names picture_plan pictures references render rerank retrieval selection shard source_images stats
+stats_figures stats_findings stats_loops stats_page stats_partial stats_report stats_selection stats_stored status
+store submit test train verify visualize writer
 """
 WITHOUT_TORCH = [
     "cam.measures",

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from cam.measures import effective_areas, measure_maps
+from cam.measures import measure_maps
 from jobs.errors import UserError
 from jobs.finalize import finalize
 from jobs.layout import RunLayout
@@ -22,7 +22,6 @@ from jobs.manifest import Manifest, create_manifest, read_manifest
 from jobs.samples import Sample
 from jobs.shard_output import Results, ShardOutput
 from jobs.stats import command
-from jobs.stats_shares import held_area
 from jobs.store import open_run
 from jobs.verify import verify
 from tests.made_runs import as_first_version
@@ -258,7 +257,7 @@ def test_maps_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> No
         file[f"maps/{MAPS[0]}"][4, 3, 2] = np.nan
     stats(root, "--resamples", 10)
     found = table(root / "stats")
-    assert found["all", MAPS[0], "not_finite_maps"]["value"] == 1 and found["all", MAPS[0], "area90"]["n_images"] == 8
+    assert found["all", MAPS[0], "not_finite_maps"]["value"] == 1 and found["all", MAPS[0], "stripe_0"]["n_images"] == 8
     share = [i[MAPS[0]] / i[MAPS[0]].sum() for n, i in enumerate(some) if n != 4]
     with h5py.File(root / "stats" / "mean_maps.h5") as file:
         np.testing.assert_allclose(file[f"{MAPS[0]}/mean"][0], np.mean(share, axis=0), rtol=1e-6)
@@ -297,7 +296,7 @@ def test_nearly_uniform_maps_keep_their_deviation(tmp_path: Path) -> None:
 def test_the_size_of_a_read_changes_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ("--map", MAPS[0], "--by", "camid", "--where", "h5_row % 7 > 2 AND (h5_row < 100 OR h5_row > 400)")
     whole = of_run(run, *words, output=tmp_path / "whole")
-    monkeypatch.setattr("jobs.accumulate._READ", 1)  # a chunk at a time
+    monkeypatch.setattr("jobs.map_slices._READ", 1)  # a chunk at a time
     parts = of_run(run, *words, output=tmp_path / "parts")
     assert (whole / "outliers.txt").read_text() == (parts / "outliers.txt").read_text()
     for one, other in zip(table(whole).values(), table(parts).values(), strict=True):
@@ -371,15 +370,3 @@ def test_the_report_needs_nothing_else(by_camera: Path) -> None:
     assert not re.search(r"(src|href)=(?!\"data:)|url\(|https?://|<script", text)
     assert text.count("data:image/png;base64,") == 3 * len(MAPS) == len(list((by_camera / "figures").iterdir()))
     assert not list(by_camera.rglob("*.tmp")) and (by_camera / "stats.csv").read_text().count("\n") == 4 * 2 * 15 + 1
-
-
-def test_held_area_is_the_measures_area() -> None:
-    rng = np.random.default_rng(3)
-    for patches in (1, 7, 10, 16, 60, 128):
-        maps = rng.gamma(0.3, 1, (500, patches)) * (rng.random((500, patches)) < 0.6)
-        maps[:20] = 1  # equal patches meet the limit exactly where 0.9 M is whole
-        maps[:, 0] += 1e-3
-        maps[20:40] = 0
-        maps[20:40, patches // 2] = 5
-        share = (maps / maps.sum(axis=1, keepdims=True)).astype(np.float32)
-        np.testing.assert_array_equal(held_area(share, 0.9), effective_areas(share.astype(np.float64), [0.9])[0])

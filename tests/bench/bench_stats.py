@@ -5,9 +5,10 @@
 
 The arms take turns, so that a busy machine slows all, on files that the operating system already has in memory, or
 with `--cold` on files that it has been told to forget, as those of a long run are. `bare` reads every dataset of the
-first map slice by slice and does nothing with it; `pass` chooses the images and adds up all their maps; `command` is a
-whole `promptsg stats` in a process of its own, with intervals, figures and report, whose peak memory is taken. `--make`
-first writes a run of that many made-up 16x8 maps, packed by name as `promptsg shard` packs, or in no order.
+first map slice by slice and does nothing with it; `pass` opens the run, chooses the images and adds up all their maps;
+`command` is a whole `promptsg stats` in a process of its own, with intervals, figures and report, whose peak memory is
+taken. `--make` first writes a run of that many made-up 16x8 maps, packed by name as `promptsg shard` packs, or in no
+order.
 """
 
 from __future__ import annotations
@@ -28,13 +29,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from jobs.accumulate import accumulate
 from jobs.memory import keep_freed_memory
 from jobs.samples import Sample
 from jobs.shard_file import MAPS
-from jobs.stats import ask
-from jobs.stats_selection import Selection
-from jobs.stats_stored import stored_columns
+from jobs.stats import ask, measured
 from jobs.store import Run, open_run
 from tests.made_runs import made_manifest, made_shard
 
@@ -76,11 +74,11 @@ def bare_loop(run: Run) -> int:
     return total
 
 
-def one_pass(run: Run, by: list[str]) -> int:
-    """Images chosen; from the question to all sums over the first map."""
-    question = ask(run, by, "", run.maps[:1], 0, 20_000)
-    selection = Selection(run, question, sorted(run.layout.done()), stored_columns(question.maps, run.schema))
-    return int(accumulate(selection).images.sum())
+def one_pass(root: Path, by: list[str]) -> int:
+    """Images chosen; from opening the run to all sums over the first map."""
+    run = open_run(root)
+    part, _ = measured(run, ask(run, by, "", run.maps[:1], 0, 20_000), block=None)
+    return int(part.images.sum())
 
 
 def whole(run: Run, by: list[str], folder: str) -> None:
@@ -125,7 +123,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         arms = {
             "bare": lambda: bare_loop(run),
-            "pass": lambda: one_pass(run, by),
+            "pass": lambda: one_pass(asked.run, by),
             "command": lambda: whole(run, by, folder),
         }
         for repetition in range(asked.repetitions + 1):
