@@ -218,9 +218,19 @@ def _weigh(methods: Sequence[Method], activations: Tensor, grad: Tensor, scale: 
     rows = max(1, _CACHED // math.prod(size)) if activations.device.type == "cpu" else max(1, count)
     pieces = []
     for some, gradients in zip(activations.split(rows), grad.split(rows), strict=True):
-        pair = _at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale)
-        pieces.append([method(*pair) for method in methods])
+        pieces.append(_of_rows(methods, _at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale)))
     return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
+
+
+def _of_rows(methods: Sequence[Method], activations: Tensor, gradients: Tensor) -> list[Tensor]:
+    """(B, M, D), (B, M or 1, D) -> (B, M) of each method."""
+    swept: Mapping[Method, Tensor] = {}
+    if activations.device.type == "cpu":
+        from cam.sweeps import SWEPT, can_sweep, sweep  # Numba takes a moment to load, which a GPU has no use for
+
+        if SWEPT.intersection(methods) and can_sweep(activations, gradients):
+            swept = sweep(activations, gradients)
+    return [swept[method] if method in swept else method(activations, gradients) for method in methods]
 
 
 def _patch_gradients(grad: Tensor, patches: int, scale: float) -> Tensor:

@@ -6,13 +6,10 @@ Legend: n maps in hand, C clusters (one identity in one group), G groups, M = h*
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from cam.compiled import compiled
 
 GOOD, ZERO, NOT_FINITE = 0, 1, 2  # a map has a shape, or is all zero, or holds what is no number
 
@@ -22,18 +19,6 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Counts = NDArray[np.int64]
 States = NDArray[np.int8]
-
-_Loop = TypeVar("_Loop", bound=Callable[..., Any])
-
-
-def compiled(loop: _Loop) -> _Loop:
-    """As machine code, kept beside this file or in the user's cache folder where one of them can be written."""
-    # Sums may be taken in any order, several patches at a time; what is no number must still be told.
-    machine_code = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-    try:
-        return cast(_Loop, machine_code(cache=True)(loop))
-    except RuntimeError:  # neither can: compiled again in each process, within a second
-        return cast(_Loop, machine_code()(loop))
 
 
 @compiled

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.stats_loops import GOOD, NOT_FINITE, ZERO, add_maps, add_numbers, compiled, distances, mass_of
+from cam.compiled import compiled
+from jobs.stats_loops import GOOD, NOT_FINITE, ZERO, add_maps, add_numbers, distances, mass_of
 
 
 @pytest.mark.parametrize(
