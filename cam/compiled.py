@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import numba
@@ -12,12 +11,11 @@ _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """The loop as machine code, kept beside its file or in the user's cache folder where one of them can be written.
+    """The loop as machine code, made when it is first called, in half a second or so.
 
     Sums may be taken in any order, several terms at a time; what is no number stays so. It holds no lock of Python's.
+    Nothing is kept on disk: workers that start at once on different processors would leave each other the wrong code,
+    and a full disk or a file cut short would end a job for nothing.
     """
-    machine_code = partial(numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-    try:
-        return cast(_Loop, machine_code(cache=True)(loop))
-    except RuntimeError:  # neither can: compiled again in each process, within a second
-        return cast(_Loop, machine_code()(loop))
+    machine_code = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+    return cast(_Loop, machine_code(loop))

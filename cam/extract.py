@@ -225,11 +225,10 @@ def _weigh(methods: Sequence[Method], activations: Tensor, grad: Tensor, scale: 
 def _of_rows(methods: Sequence[Method], activations: Tensor, gradients: Tensor) -> list[Tensor]:
     """(B, M, D), (B, M or 1, D) -> (B, M) of each method."""
     swept: Mapping[Method, Tensor] = {}
-    if activations.device.type == "cpu":
-        from cam.sweeps import SWEPT, can_sweep, sweep  # Numba takes a moment to load, which a GPU has no use for
+    if activations.device.type == "cpu" and METHODS["gradcam++"] in methods:
+        from cam.sweeps import can_sweep, sweep  # Numba takes a moment to load, which others have no use for
 
-        if SWEPT.intersection(methods) and can_sweep(activations, gradients):
-            swept = sweep(activations, gradients)
+        swept = sweep(activations, gradients) if can_sweep(activations, gradients) else {}
     return [swept[method] if method in swept else method(activations, gradients) for method in methods]
 
 

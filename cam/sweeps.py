@@ -1,7 +1,7 @@
 """GradCAM and rectified GradCAM++ of float32 tensors on a CPU, in three sweeps over each image.
 
-The results are those of `cam.methods`, whose 19 steps are passes over tensors that no cache holds and take three times
-as long on two cores as these loops on one. Legend: B batch, M patches, D channels.
+The maps are those of `cam.methods`, whose 19 steps are passes over tensors that no cache holds and take three times as
+long on two cores as these loops on one. Legend: B batch, M patches, D channels.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ from cam.methods import Method, gradcam, gradcam_plus_plus
 Floats = NDArray[np.float32]
 
 
-SWEPT: frozenset[Method] = frozenset({gradcam, gradcam_plus_plus})
+_THREADS = 4  # with more, the methods' steps are shared by so many that they catch up
+_LARGE = 1 << 15  # activations of an image; smaller tensors stay in a cache, and compiling would take longer
 
 
 def can_sweep(activations: Tensor, gradients: Tensor) -> bool:
-    """Whether the loops are for such tensors: float32 on a CPU, and every patch has a gradient of its own."""
+    """Whether the loops are for such tensors, float32 on a CPU with a gradient for every patch, and gain by it."""
     kind = (activations.device.type, activations.dtype, gradients.dtype)
-    return kind == ("cpu", torch.float32, torch.float32) and activations.shape == gradients.shape
+    if kind != ("cpu", torch.float32, torch.float32) or activations.shape != gradients.shape:
+        return False
+    return activations[0].numel() >= _LARGE and torch.get_num_threads() <= _THREADS
 
 
 def sweep(activations: Tensor, gradients: Tensor) -> dict[Method, Tensor]:
     """(B, M, D), (B, M, D) -> (B, M) of both methods, by method; neither tensor may need a gradient.
 
-    A map is NaN where its image has an activation or gradient that is not finite.
+    Both maps of an image are NaN where it has an activation or gradient that is not finite, or a sum of them is not.
     """
     count, patches, channels = activations.shape
     plain, rectified = np.empty((count, patches), np.float32), np.empty((count, patches), np.float32)

@@ -1,10 +1,11 @@
 """One streaming pass over a run's maps: sums per identity and group that merge with `+` (no torch).
 
-One thread reads while another adds up, slice by slice in the order of shards and rows. What is no sum over patches
-(entropy, areas, ...) was stored by mining.
+One thread reads while another adds up, slice by slice in the order of shards and rows, and a third sums the numbers
+that mining stored (entropy, areas, ...). Only the area90 of a run of the first version takes a second look at its maps.
 
 Legend: N images, G groups, C clusters (one identity in one group), M = h*w patches, K maps.
-Memory: 30 + 24*K bytes per image, 300*K + 4*M*K bytes per cluster, and the sample; not the maps.
+Memory: 30 + 24*K bytes per image, 300*K + 4*M*K bytes per cluster (12*M*K in one of more
+than 64 images), and the sample; not the maps.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from jobs.stats_partial import Partial, Sample
 from jobs.stats_selection import Selection
 from jobs.stats_stored import STORED, stored_numbers
 
-MEASURED = (*STORED, *(f"stripe_{i}" for i in range(STRIPES)))
+# The order is that of the files of `--block`, to which area90 came last.
+MEASURED = (*STORED[:-1], *(f"stripe_{i}" for i in range(STRIPES)), STORED[-1])
 
 _AHEAD = 2  # slices that wait to be added up
 _MANY = 64  # images of a cluster whose sum is taken in double precision
@@ -35,7 +37,7 @@ Ints = NDArray[np.int64]
 
 
 def accumulate(selection: Selection) -> Partial:
-    """One pass over the chosen maps: each dataset is read once, in contiguous slices.
+    """One pass over the chosen maps, in contiguous slices of each dataset.
 
     The selection was made with `stored_columns`. Raises UserError naming a map or file that is not there.
     """
@@ -64,8 +66,8 @@ def accumulate(selection: Selection) -> Partial:
         group=selection.group,
         pid=selection.pid,
         images=selection.images,
-        sums=np.concatenate([numbers.sums, stripes], axis=2),
-        counts=np.concatenate([numbers.counts, np.repeat(goods[:, :, None], STRIPES, axis=2)], axis=2),
+        sums=_measured(numbers.sums, stripes),
+        counts=_measured(numbers.counts, np.repeat(goods[:, :, None], STRIPES, axis=2)),
         zero=np.stack([f.zero for f in found.values()], axis=1),
         not_finite=np.stack([f.not_finite for f in found.values()], axis=1),
         share={name: f.share for name, f in found.items()},
@@ -74,6 +76,11 @@ def accumulate(selection: Selection) -> Partial:
         histogram=numbers.histogram,
         sample=sample,
     )
+
+
+def _measured(stored: Doubles, stripes: Doubles) -> Doubles:
+    """(C, K, STORED) and (C, K, 6) -> (C, K, MEASURED)."""
+    return np.concatenate([stored[:, :, :-1], stripes, stored[:, :, -1:]], axis=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +111,8 @@ def map_sums(selection: Selection, name: str, grid: tuple[int, int], sampled: ND
         sample[kept : kept + len(some)] = flat[some]
         kept += len(some)
     share[many] = large
-    sample /= np.where(state[sampled] == GOOD, sample.sum(axis=1), np.nan)[:, None]
+    sample[state[sampled] != GOOD] = np.nan
+    sample /= sample.sum(axis=1, keepdims=True)
     return MapSums(
         zero=np.bincount(selection.cluster[state == ZERO], minlength=clusters),
         not_finite=np.bincount(selection.cluster[state == NOT_FINITE], minlength=clusters),

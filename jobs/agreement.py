@@ -220,7 +220,7 @@ def outliers(selection: Selection, part: Partial, number: int, threads: int = 1)
     order = np.argsort(identity, kind="stable")
     starts = np.searchsorted(identity[order], np.arange(len(pids)))
     mean = np.add.reduceat(part.share[name][order], starts, axis=0, dtype=np.float64)
-    counts = np.bincount(identity, part.counts[:, 0, -1], len(pids))
+    counts = np.bincount(identity, part.good[:, 0], len(pids))
     mean = (mean / np.maximum(counts, 1)[:, None]).astype(np.float32)
     place = np.where(selection.pid == JUNK, -1, np.searchsorted(pids, selection.pid))
 

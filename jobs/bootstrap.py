@@ -112,6 +112,11 @@ class Summary:
     mean_low: dict[str, Doubles]
     mean_high: dict[str, Doubles]
 
+    @property
+    def good(self) -> Ints:
+        """(G, K) how many maps have a shape: neither all zero nor with what is no number."""
+        return self.images[:, None] - self.zero - self.not_finite
+
 
 def summarise(part: Partial, resamples: int) -> Summary:
     """Means and their intervals. Junk counts as one identity in the redraws, and as none in n_identities."""
@@ -122,14 +127,16 @@ def summarise(part: Partial, resamples: int) -> Summary:
     flat = (len(part.pid), -1)
     low, high = intervals(draws, part.group, identity, part.sums.reshape(flat), part.counts.reshape(flat), groups)
     sums, counts = _by_group(part.sums, part.group, groups), _by_group(part.counts, part.group, groups)
+    good = _by_group(part.good, part.group, groups)
     people = (part.counts > 0) & (part.pid != JUNK)[:, None, None]
     maps: dict[str, dict[str, Doubles]] = {kind: {} for kind in ("mean", "std", "mean_low", "mean_high")}
     for k, name in enumerate(part.question.maps):
-        number = counts[:, k, -1][:, None]
+        number = good[:, k, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             mean = part.total[name] / number
             variance = np.maximum(part.spread[name] / number - (mean - 1 / max(1, mean.shape[1])) ** 2, 0)
-        edges = intervals(draws, part.group, identity, part.share[name], part.counts[:, k, -1:], groups)
+        each = part.good[:, k, None].astype(np.float64)
+        edges = intervals(draws, part.group, identity, part.share[name], each, groups)
         for kind, values in zip(maps, (mean, np.sqrt(variance), *edges), strict=True):
             maps[kind][name] = values.reshape(groups, *part.grids[name])
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -32,7 +32,7 @@ def figures(found: Findings) -> dict[str, Figure]:
     """File name without ending -> figure: mean maps, stripes and distributions of each map that has any mass."""
     made = {}
     for k, name in enumerate(found.part.question.maps):
-        if found.summary.n_images[:, k, -1].any():
+        if found.summary.good[:, k].any():
             column = column_of(name)
             made[f"mean_map_{column}"] = mean_map_figure(found, k, name)
             made[f"stripes_{column}"] = stripes_figure(found, k, name)
@@ -64,7 +64,7 @@ def mean_map_figure(found: Findings, k: int, name: str) -> Figure:
         axis.set_xticks([0, w - 1], ["1", str(w)])
         axis.set_yticks([0, h - 1], ["1", str(h)])
         label = found.labels[g].replace(", ", "\n")
-        axis.set_title(f"{label}\nn = {found.summary.n_images[g, k, -1]:,}", fontsize=8)
+        axis.set_title(f"{label}\nn = {found.summary.good[g, k]:,}", fontsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("mean share of the map's mass per patch, %", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -99,7 +99,7 @@ def stripes_figure(found: Findings, k: int, name: str) -> Figure:
             markersize=4,
             linewidth=1.2,
             capsize=2,
-            label=f"{found.labels[g]} (n = {found.summary.n_images[g, k, -1]:,})",
+            label=f"{found.labels[g]} (n = {found.summary.good[g, k]:,})",
         )
     axis.axvline(100 / STRIPES, color="0.6", linewidth=0.8, linestyle="--", label="uniform map")
     axis.set_yticks(rows, ["1 (top)", *map(str, range(2, STRIPES)), f"{STRIPES} (bottom)"])
@@ -148,10 +148,10 @@ def distributions_figure(found: Findings, k: int, name: str) -> Figure:
 
 def largest(found: Findings, k: int, most: int) -> list[int]:
     """The groups with the most maps that have mass, at most `most`, in the order of the groups."""
-    counts = found.summary.n_images[:, k, -1]
+    counts = found.summary.good[:, k]
     return sorted(i for i in np.argsort(-counts, kind="stable")[:most].tolist() if counts[i])
 
 
 def left_out(found: Findings, k: int, shown: list[int]) -> str:
-    total = int((found.summary.n_images[:, k, -1] > 0).sum())
+    total = int((found.summary.good[:, k] > 0).sum())
     return f" ({len(shown)} largest of {total} groups)" if total > len(shown) else ""

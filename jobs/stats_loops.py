@@ -13,7 +13,7 @@ from cam.compiled import compiled
 
 GOOD, ZERO, NOT_FINITE = 0, 1, 2  # a map has a shape, or is all zero, or holds what is no number
 
-LARGEST = np.finfo(np.float32).max
+LARGEST, LEAST = np.finfo(np.float32).max, np.finfo(np.float32).tiny
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -23,13 +23,16 @@ States = NDArray[np.int8]
 
 @compiled
 def mass_of(row: Floats) -> tuple[int, np.float32]:
-    """(M,) -> GOOD and the sum of a map's values, or ZERO or NOT_FINITE and what they sum to."""
+    """(M,) -> GOOD and the sum of a map's values, or ZERO or NOT_FINITE and what they sum to.
+
+    A sum so small that one over it is too large for float32 is as good as none.
+    """
     mass = np.float32(0)
     for j in range(len(row)):
         mass += row[j]
     if not abs(mass) <= LARGEST:  # np.isfinite subtracts, and would be simplified away
         return NOT_FINITE, mass
-    return (GOOD if mass > 0 else ZERO), mass
+    return (GOOD if mass >= LEAST else ZERO), mass
 
 
 @compiled

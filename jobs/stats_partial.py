@@ -62,6 +62,11 @@ class Partial:
     histogram: Ints
     sample: Sample
 
+    @property
+    def good(self) -> Ints:
+        """(C, K) how many maps have a shape: neither all zero nor with what is no number."""
+        return self.images[:, None] - self.zero - self.not_finite
+
     def __add__(self, other: Partial) -> Partial:
         """Raises UserError if the two answer different questions, or both hold a shard."""
         return _merge(self, other)

@@ -1,7 +1,7 @@
 """Which images a question of `promptsg stats` chooses, and which cluster each is in: one identity in one group.
 
 Legend: N images, C clusters, G groups. Columns are read with pyarrow; DuckDB is asked only for what is an expression.
-Memory: 28 bytes per image, and 4 more for each column.
+Memory: 28 bytes per image, and 4 more for each column; a text to group by as long as it is.
 """
 
 from __future__ import annotations
@@ -122,16 +122,20 @@ def check_expressions(run: Run, by: Sequence[tuple[str, str]], where: str) -> No
 def count_images(run: Run, where: str) -> int:
     """How many images of the whole run have maps and meet the condition."""
     if not where.strip():
-        return sum(_rows_with_maps(fragment.metadata) for fragment in run.metadata().get_fragments())
+        data = run.metadata()
+        said = [_rows_with_maps(fragment.metadata) for fragment in data.get_fragments()]
+        known = [rows for rows in said if rows is not None]
+        return sum(known) if len(known) == len(said) else int(data.count_rows(filter=ds.field("h5_row").is_valid()))
     table = _asked(_connection(run), f"SELECT count(*) AS n FROM run WHERE ({where}\n)")
     return int(table["n"][0].as_py())
 
 
-def _rows_with_maps(footer: pq.FileMetaData) -> int:
-    """From what a Parquet file says of itself, without a look at its rows."""
+def _rows_with_maps(footer: pq.FileMetaData) -> int | None:
+    """From what a Parquet file says of itself, without a look at its rows; None if it does not say it."""
     column = footer.schema.names.index("h5_row")
-    nulls = (footer.row_group(i).column(column).statistics.null_count for i in range(footer.num_row_groups))
-    return int(footer.num_rows) - sum(nulls)
+    said = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    known = all(statistics is not None and statistics.has_null_count for statistics in said)
+    return int(footer.num_rows) - sum(statistics.null_count for statistics in said) if known else None
 
 
 def ordered_groups(keys: pa.Table) -> tuple[pa.Table, Ints]:
@@ -197,7 +201,7 @@ def _codes(column: pa.ChunkedArray, names: list[str]) -> Codes:
     """(N,) the position in `names` of each text."""
     if not len(column):
         return np.zeros(0, np.int32)
-    encoded = column.unify_dictionaries().combine_chunks().dictionary_encode()
+    encoded = column.combine_chunks().dictionary_encode()
     position = {name: index for index, name in enumerate(names)}
     return np.array([position[name] for name in encoded.dictionary.to_pylist()], np.int32)[encoded.indices.to_numpy()]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cam.measures import effective_areas
 from cam.names import column_of
 from jobs.map_slices import chosen_maps
-from jobs.stats_loops import Floats, add_numbers
+from jobs.stats_loops import LARGEST, LEAST, Floats, add_numbers
 from jobs.stats_selection import Selection
 from jobs.store import Run
 
@@ -38,7 +38,7 @@ class StoredNumbers:
 def stored_columns(run: Run, maps: Sequence[str]) -> list[str]:
     """The columns that a selection has to be made with; runs of the first version have no area90."""
     columns = [_column(name, measure) for name in maps for measure in STORED]
-    return [column for column in columns if column in run.schema.names]
+    return [column for column in columns if column in run.schema.names or not column.endswith("_area90")]
 
 
 def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -> StoredNumbers:
@@ -50,7 +50,7 @@ def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -
         for m, measure in enumerate(STORED):
             values = selection.column(_column(name, measure))
             values = areas_of(selection, name) if values is None else values
-            unit = np.log(max(2, h * w)) if measure == "entropy" else 1
+            unit = np.log(max(2, h * w)) if measure == "entropy" else 1.0
             add_numbers(values, selection.cluster, unit, sums[k, m], counts[k, m], selection.group, histogram[k, m])
     shown = [STORED.index(measure) for measure in DISTRIBUTIONS]
     return StoredNumbers(
@@ -67,7 +67,8 @@ def areas_of(selection: Selection, name: str) -> Floats:
         flat = maps.reshape(len(maps), -1).astype(np.float64)
         mass = flat.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
-            areas[place] = effective_areas(np.where(mass > 0, flat / mass, np.nan), [0.9])[0]
+            share = np.where((mass >= LEAST) & (mass <= LARGEST), flat / mass, np.nan)
+        areas[place] = effective_areas(share, [0.9])[0]
     return areas
 
 

@@ -28,7 +28,7 @@ class Run:
     def __init__(self, root: Path) -> None:
         self.layout = RunLayout(root)
         self.manifest: Manifest = read_manifest(self.layout)
-        self._datasets: dict[tuple[str, ...], ds.Dataset] = {}
+        self._last: tuple[list[tuple[str, int, int]], ds.Dataset] | None = None
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -43,14 +43,14 @@ class Run:
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """One row per sample of every published shard, failures included, as a pyarrow dataset; or of these shards.
 
-        Shards are in order of their names and rows in tar order. Asked for the same shards again, it is the same
-        dataset, which has read the files' footers before.
+        Shards are in order of their names and rows in tar order. While the files are the same, it is the same dataset
+        as the last one, which has read their footers before.
         """
-        names = tuple(sorted(self.layout.done() if shards is None else shards))
-        if names not in self._datasets:
-            paths = [str(self.layout.shard_metadata(shard)) for shard in names]
-            self._datasets[names] = ds.dataset(paths, schema=self.schema, format="parquet")
-        return self._datasets[names]
+        paths = [self.layout.shard_metadata(name) for name in sorted(self.layout.done() if shards is None else shards)]
+        files = [(str(path), status.st_mtime_ns, status.st_size) for path in paths if (status := path.stat())]
+        if self._last is None or self._last[0] != files:
+            self._last = files, ds.dataset([path for path, *_ in files], schema=self.schema, format="parquet")
+        return self._last[1]
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
         """The named maps, each once. Raises UserError on one that the run has not, naming the nearest and all."""

@@ -43,9 +43,10 @@ def _kernel(x: Tensor, weight: Tensor) -> Literal["plain", "transposed", "convol
         return "plain"
     if min(weight.shape) < _WIDE:
         return "plain"
+    alone = torch.get_num_threads() == 1
     if x.shape[0] * x.shape[1] < _LEAST_TOKENS:
-        return "transposed"
-    return "plain" if x.shape[0] < _LEAST_BATCH and torch.get_num_threads() == 1 else "convolution"
+        return "plain" if alone else "transposed"
+    return "plain" if alone and x.shape[0] < _LEAST_BATCH else "convolution"
 
 
 def _onednn() -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
@@ -21,7 +24,9 @@ from jobs.layout import RunLayout
 from jobs.manifest import Manifest, create_manifest, read_manifest
 from jobs.samples import Sample
 from jobs.shard_output import Results, ShardOutput
-from jobs.stats import command
+from jobs.stats import ask, command
+from jobs.stats_selection import Selection, count_images
+from jobs.stats_stored import areas_of, stored_columns
 from jobs.store import open_run
 from jobs.verify import verify
 from tests.made_runs import as_first_version
@@ -280,6 +285,49 @@ def test_a_run_of_the_first_version_goes_on_and_is_read(
     for key, row in new.items():
         value = np.nan if row["value"] is None else row["value"]
         np.testing.assert_allclose(np.array(found[key]["value"], float), value, rtol=1e-6, err_msg=str(key))
+
+
+def test_only_area90_may_be_missing_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_run(run)
+    schema = pa.schema([field for field in opened.schema if not field.name.endswith(("_area90", "_com_x"))])
+    monkeypatch.setattr(type(opened), "schema", schema)
+    measures = [column.removeprefix(MAPS[0]) for column in stored_columns(opened, MAPS[:1])]
+    assert measures == ["_mass", "_entropy", "_com_x", "_com_y", "_area50"]  # one is asked for, and will be an error
+
+
+def test_an_area_is_that_of_a_map_with_a_shape(tmp_path: Path) -> None:
+    shapes = [np.ones((2, 2)), np.zeros((2, 2)), np.array([[9.0, 0.5], [0.25, 0.25]]), np.ones((2, 2)), np.ones((2, 2))]
+    some = [{"key": f"k{i}", "pid": 1, "camid": 0, **dict.fromkeys(MAPS, map_)} for i, map_ in enumerate(shapes)]
+    root = build_run(tmp_path / "RUN", {"train-000000": some})
+    with h5py.File(root / "maps" / "train-000000.h5", "r+") as file:
+        file[f"maps/{MAPS[0]}"][3, 1, 1] = np.nan
+        file[f"maps/{MAPS[0]}"][4, 0, 1] = np.inf
+    opened = open_run(root)
+    selection = Selection(opened, ask(opened, [], "", MAPS[:1], 0, 10), ["train-000000"])
+    np.testing.assert_array_equal(areas_of(selection, MAPS[0]), np.array([1, np.nan, 0.25, np.nan, np.nan], np.float32))
+
+
+@pytest.mark.parametrize("by", [("split", "camid"), ("camid", "pid"), ("shard", "h5_row"), ("mim_attention_entropy",)])
+def test_the_choice_is_the_same_by_columns_and_by_sql(run: Path, by: tuple[str, ...]) -> None:
+    opened = open_run(run)
+    shards = sorted(opened.layout.done())
+    plain, asked = (Selection(opened, ask(opened, by, where, MAPS[:1], 0, 500), shards) for where in ("", "true"))
+    assert plain.groups.equals(asked.groups.cast(plain.groups.schema))
+    for name in ("shard_of", "rows", "cluster", "camid", "group", "pid", "images"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(asked, name), err_msg=name)
+
+
+def test_an_open_run_sees_a_shard_that_was_written_anew(run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "RUN"
+    shutil.copytree(run, root)
+    opened, name = open_run(root), "train-000000"
+    path = root / "metadata" / f"{name}.parquet"
+    before, table_ = count_images(opened, ""), pq.read_table(path)
+    assert before == opened.metadata().count_rows(filter=pc.field("h5_row").is_valid())
+    pq.write_table(table_.slice(0, 10), path, write_statistics=False)  # and says nothing of its NULLs
+    after = opened.metadata().to_table(columns=["h5_row"])
+    assert count_images(opened, "") == len(after) - after["h5_row"].null_count < before - 600
+    assert opened.metadata([name]).count_rows() == 10
 
 
 def test_nearly_uniform_maps_keep_their_deviation(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cam.methods import gradcam, gradcam_plus_plus
+from cam.extract import _weigh
+from cam.methods import gradcam, gradcam_plus_plus, hirescam
 from cam.sweeps import can_sweep, sweep
 
 
@@ -24,7 +25,6 @@ def test_equals_the_methods_in_float64(size: tuple[int, ...], scale: float) -> N
     generator = torch.Generator().manual_seed(0)
     activations = torch.randn(size, generator=generator)
     gradients = torch.randn(size, generator=generator) * scale
-    assert can_sweep(activations, gradients)
     for method, found in sweep(activations, gradients).items():
         exact = method(activations.double(), gradients.double())
         assert found.dtype == torch.float32 and found.shape == exact.shape
@@ -41,8 +41,25 @@ def test_what_is_no_number_makes_no_map_and_only_its_own(bad: float, where: int)
         torch.testing.assert_close(found[1:], method(pair[0][1:], pair[1][1:]))
 
 
-def test_tensors_of_another_kind_are_left_to_the_methods() -> None:
-    activations = torch.rand(2, 6, 4)
-    assert not can_sweep(activations.double(), activations.double())
-    assert not can_sweep(activations, activations[:, :1])
-    assert not can_sweep(activations.bfloat16(), activations.bfloat16())
+def test_which_tensors_are_swept() -> None:
+    large, threads = torch.rand(2, 64, 512), torch.get_num_threads()
+    assert can_sweep(large, large)
+    assert not can_sweep(large[:, :63], large[:, :63])
+    assert not can_sweep(large.double(), large.double())
+    assert not can_sweep(large, large[:, :1])
+    assert not can_sweep(large.bfloat16(), large.bfloat16())
+    try:
+        torch.set_num_threads(16)
+        assert not can_sweep(large, large)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_engine_takes_both_maps_from_one_sweep() -> None:
+    generator = torch.Generator().manual_seed(1)
+    activations, grad = torch.randn(3, 64, 512, generator=generator), torch.randn(3, 65, 512, generator=generator)
+    methods = [hirescam, gradcam_plus_plus, gradcam]
+    found = _weigh(methods, activations, grad, 4.0)
+    for method, maps in zip(methods, found, strict=True):
+        exact = method(activations.double(), grad[:, 1:].double() / 4)
+        assert (maps - exact).abs().max() <= 3e-6 * exact.max()
