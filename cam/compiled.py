@@ -11,7 +11,7 @@ _Loop = TypeVar("_Loop", bound=Callable[..., Any])
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """The loop as machine code, made when it is first called, in half a second or so.
+    """The loop as machine code, made when it is first called, in up to a second.
 
     Sums may be taken in any order, several terms at a time; what is no number stays so. It holds no lock of Python's.
     Nothing is kept on disk: workers that start at once on different processors would leave each other the wrong code,
