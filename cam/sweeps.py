@@ -16,7 +16,6 @@ from cam.methods import Method, gradcam, gradcam_plus_plus
 
 Floats = NDArray[np.float32]
 
-
 _THREADS = 4  # with more, the methods' steps are shared by so many that they catch up
 _LARGE = 1 << 15  # activations of an image; smaller tensors stay in a cache, and compiling would take longer
 

@@ -104,7 +104,7 @@ def map_sums(selection: Selection, name: str, grid: tuple[int, int], sampled: ND
     share, spread = np.zeros((clusters, patches), np.float32), np.zeros((groups, patches))
     sample = np.empty((int(sampled.sum()), patches), np.float32)
     kept = 0
-    for _, at, maps in prefetched(chosen_maps(selection, name), _AHEAD):
+    for at, maps in prefetched(chosen_maps(selection, name), _AHEAD):
         flat = maps.reshape(len(maps), patches)
         add_maps(flat, selection.cluster[at], selection.group, state[at], share, place, large, spread)
         some = np.flatnonzero(sampled[at])

@@ -19,8 +19,8 @@ _READ = 4 << 20  # bytes in one call of HDF5, which stay in a processor's cache:
 Floats = NDArray[np.float32]
 
 
-def chosen_maps(selection: Selection, name: str) -> Iterator[tuple[str, slice, Floats]]:
-    """(shard, place among the chosen images, maps (n, h, w)) of all chosen images, to keep or change.
+def chosen_maps(selection: Selection, name: str) -> Iterator[tuple[slice, Floats]]:
+    """(place among the chosen images, maps (n, h, w)) of all chosen images, to keep or change.
 
     Raises UserError naming what is missing, or a shard whose maps are of another size.
     """
@@ -30,7 +30,7 @@ def chosen_maps(selection: Selection, name: str) -> Iterator[tuple[str, slice, F
             grid = grid or maps.shape[1:]
             if maps.shape[1:] != grid:
                 raise UserError(f"{shard}: {name} is {maps.shape[1:]}, elsewhere {grid}: not one run's maps")
-            yield shard, slice(span.start + at.start, span.start + at.stop), maps
+            yield slice(span.start + at.start, span.start + at.stop), maps
 
 
 def grid_of(selection: Selection, name: str) -> tuple[int, int]:

@@ -63,7 +63,7 @@ def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -
 def areas_of(selection: Selection, name: str) -> Floats:
     """(N,) area90 from the maps themselves: runs of the first version have no such column."""
     areas = np.full(len(selection.rows), np.nan, np.float32)
-    for _, place, maps in chosen_maps(selection, name):
+    for place, maps in chosen_maps(selection, name):
         flat = maps.reshape(len(maps), -1).astype(np.float64)
         mass = flat.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
