@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +70,6 @@ def accumulate(selection: Selection) -> Partial:
         zero=np.stack([f.zero for f in found.values()], axis=1),
         not_finite=np.stack([f.not_finite for f in found.values()], axis=1),
         share={name: f.share for name, f in found.items()},
-        total={name: f.total for name, f in found.items()},
         spread={name: f.spread for name, f in found.items()},
         histogram=numbers.histogram,
         sample=sample,
@@ -85,12 +83,11 @@ def _measured(stored: Doubles, stripes: Doubles) -> Doubles:
 
 @dataclass(frozen=True, kw_only=True)
 class MapSums:
-    """One map's sums: zero, not_finite (C,), share (C, M), total, spread (G, M); sample (n, M)."""
+    """One map's sums: zero, not_finite (C,), share (C, M), spread (G, M); sample (n, M)."""
 
     zero: Ints
     not_finite: Ints
     share: Floats
-    total: Doubles
     spread: Doubles
     sample: Floats
 
@@ -117,19 +114,9 @@ def map_sums(selection: Selection, name: str, grid: tuple[int, int], sampled: ND
         zero=np.bincount(selection.cluster[state == ZERO], minlength=clusters),
         not_finite=np.bincount(selection.cluster[state == NOT_FINITE], minlength=clusters),
         share=share,
-        total=_by_group(share, selection),
         spread=spread,
         sample=sample,
     )
-
-
-def _by_group(share: Floats, selection: Selection) -> Doubles:
-    """(C, M) -> (G, M) sums of each group's clusters, which lie together."""
-    ends = np.searchsorted(selection.group, np.arange(selection.groups.num_rows + 1))
-    total = np.zeros((selection.groups.num_rows, share.shape[1]))
-    for group, (first, last) in enumerate(pairwise(ends)):
-        total[group] = share[first:last].sum(axis=0, dtype=np.float64)
-    return total
 
 
 def _stripes(share: Floats, grid: tuple[int, int]) -> Doubles:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from jobs.redraws import EDGES, redraws
 from jobs.stats_partial import Partial
@@ -133,7 +133,7 @@ def summarise(part: Partial, resamples: int) -> Summary:
     for k, name in enumerate(part.question.maps):
         number = good[:, k, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            mean = part.total[name] / number
+            mean = _by_group(part.share[name], part.group, groups, np.float64) / number
             variance = np.maximum(part.spread[name] / number - (mean - 1 / max(1, mean.shape[1])) ** 2, 0)
         each = part.good[:, k, None].astype(np.float64)
         edges = intervals(draws, part.group, identity, part.share[name], each, groups)
@@ -154,8 +154,8 @@ def summarise(part: Partial, resamples: int) -> Summary:
     )
 
 
-def _by_group(values: NDArray[Any], group: Ints, groups: int) -> NDArray[Any]:
-    total = np.zeros((groups, *values.shape[1:]), values.dtype)
+def _by_group(values: NDArray[Any], group: Ints, groups: int, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    total = np.zeros((groups, *values.shape[1:]), dtype or values.dtype)
     for g, rows in enumerate(_rows_of(group, groups)):
-        total[g] = values[rows].sum(axis=0)
+        total[g] = values[rows].sum(axis=0, dtype=total.dtype)
     return total

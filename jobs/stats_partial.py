@@ -40,8 +40,8 @@ class Partial:
     """Sums over some shards; `a + b` is the same as one pass over both.
 
     groups: G rows of group values. group, pid, images (C,). sums, counts (C, K, measures) float64. zero, not_finite
-    (C, K). share: map -> (C, M) float32, sums of maps that were normalised to sum 1. total, spread: map -> (G, M)
-    float64, sums of these, and of the squares of their differences from the uniform map. histogram (G, K,
+    (C, K). share: map -> (C, M) float32, sums of maps that were normalised to sum 1. spread: map -> (G, M)
+    float64, sums of the squares of their differences from the uniform map. histogram (G, K,
     distributions, bins).
     """
 
@@ -57,7 +57,6 @@ class Partial:
     zero: Ints
     not_finite: Ints
     share: dict[str, Floats]
-    total: dict[str, Doubles]
     spread: dict[str, Doubles]
     histogram: Ints
     sample: Sample
@@ -110,7 +109,7 @@ class Partial:
 
 
 _ARRAYS = ("group", "pid", "images", "sums", "counts", "zero", "not_finite", "histogram")
-_PER_MAP = ("share", "total", "spread")
+_PER_MAP = ("share", "spread")
 
 
 def _merge(a: Partial, b: Partial) -> Partial:
@@ -155,7 +154,6 @@ def _merge(a: Partial, b: Partial) -> Partial:
         zero=clusters("zero"),
         not_finite=clusters("not_finite"),
         share={name: added(a.share[name], b.share[name], ca, cb, len(unique)) for name in maps},
-        total={name: per_group(a.total[name], b.total[name]) for name in maps},
         spread={name: per_group(a.spread[name], b.spread[name]) for name in maps},
         histogram=per_group(a.histogram, b.histogram),
         sample=_merge_samples(a.sample, b.sample, ga, gb),
