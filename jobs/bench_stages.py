@@ -113,10 +113,10 @@ def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, se
     tried: list[Tried] = []
     size, best, idle = 1, 0.0, 0
     while size <= LARGEST_BATCH and idle < 2 and _fits(tried, device):
-        once = partial(run_model, loaded, repeated(pixels, size), config)
+        sized = config.model_copy(update={"batch_size": size})
         try:
-            _, peak = peak_memory(once, device)  # warms up, too
-            rate = size / median_seconds(once, device, seconds / 2)
+            _, peak = peak_memory(partial(run_model, loaded, repeated(pixels, size), sized), device)  # warms up, too
+            rate = rate_of_model(loaded, pixels, sized, seconds / 2)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -127,6 +127,12 @@ def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, se
     if not tried:
         raise UserError(f"{device} has not the memory for one image: try --precision bf16 or another device")
     return tried
+
+
+def rate_of_model(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, seconds: float) -> float:
+    """Images per second of `run_model` on whole batches, in memory before and after."""
+    once = partial(run_model, loaded, repeated(pixels, config.batch_size), config)
+    return config.batch_size / median_seconds(once, loaded.model.image_encoder.proj.device, seconds)
 
 
 def _fits(tried: Sequence[Tried], device: torch.device) -> bool:
