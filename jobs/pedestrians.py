@@ -61,7 +61,7 @@ class Counts:
 class Crowd:
     """A dataset to be drawn. Raises UserError for sizes that Market-1501's names and protocol do not allow."""
 
-    train: int = 512
+    train: int = 768
     test: int = 48
     images_per_camera: int = 3
     cameras: int = 6

@@ -53,7 +53,7 @@ def test_the_tiny_model_finds_people_that_it_has_never_seen(demo: tuple[Path, st
     found = scores(folder / "RUN", sorted((folder / "shards").glob("*.tar")))
     assert found["mim_attention"].ratio >= 2.3 and found["mim_attention"].pointing >= 0.8
     assert found["mim_attention"].auc >= 0.8
-    assert found["hirescam/vit_proj"].ratio >= 2.4 and found["hirescam/vit_proj"].pointing >= 0.77
+    assert found["hirescam/vit_proj"].ratio >= 2.4 and found["hirescam/vit_proj"].pointing >= 0.8
     assert found["gradcam++/vit_proj"].pointing >= 0.65
     assert found["gradcam++/vit_proj"].zero == 0
     for name in ("mim_attention", "hirescam/vit_proj"):  # the single image's map, not where persons usually stand

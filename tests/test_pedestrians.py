@@ -115,7 +115,7 @@ def test_splits_are_those_of_market1501(small: Path, tmp_path: Path) -> None:
 
 def test_names_parse_and_are_unique() -> None:
     all_shots = Crowd().shots()
-    assert len(all_shots) == (512 + 48) * 6 * 3 + 60 + 24
+    assert len(all_shots) == (768 + 48) * 6 * 3 + 60 + 24
     assert len({shot.key for shot in all_shots}) == len(all_shots)
     assert all(parse_key(shot.key) == shot.parsed for shot in all_shots)
 
