@@ -46,7 +46,8 @@ class Estimate:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """rates: images per second of each stage alone, of the `model` (all its stages and the copies to and from the
-    device) and of the `whole job`, all stages overlapping; `load` is the machine's average before."""
+    device) and of the `whole job`, all stages overlapping; the model is timed before and after the job and is the mean
+    of both, not the figure in `tried`. `load` is the machine's average before."""
 
     device: str
     precision: str
@@ -80,7 +81,7 @@ def bench(config: MineConfig, loaded: Loaded, *, limit: int, seconds: float, ima
     chosen = config.model_copy(update={"batch_size": best.batch_size})
     batches = max(4, math.ceil(10 * seconds * best.images_per_second / best.batch_size))
     rates["writing"] = rate_of_writing(chosen, loaded, shards, pixels, batches)
-    # The best of several sizes was lucky, and machines drift: the model is timed again, on both sides of the job.
+    # The fastest of several sizes is partly luck, and machines drift: the model is timed again, before and after.
     before = rate_of_model(loaded, pixels, chosen, seconds)
     whole, size = rate_of_job(chosen, loaded, shards, read, batches)
     rates |= {"model": (before + rate_of_model(loaded, pixels, chosen, seconds)) / 2, "whole job": whole}

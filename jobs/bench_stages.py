@@ -130,7 +130,7 @@ def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, se
 
 
 def rate_of_model(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, seconds: float) -> float:
-    """Images per second of `run_model` on whole batches, in memory before and after."""
+    """Images per second of `run_model` on batches of `config.batch_size`, images and results in the host's memory."""
     once = partial(run_model, loaded, repeated(pixels, config.batch_size), config)
     return config.batch_size / median_seconds(once, loaded.model.image_encoder.proj.device, seconds)
 

@@ -135,6 +135,19 @@ def test_estimates_by_hand() -> None:
     assert [clock(hours) for hours in (0.01, 3.125, 25.0)] == ["0:10:00", "3:10:00", "25:00:00"]
 
 
+def test_the_models_rate_is_its_mean_around_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the luckiest batch size, whose trials time it through another module's name."""
+    market_shard(tmp_path / "a.tar", 8)
+    tiny_checkpoint(tmp_path / "m.pth", **SIZES)
+    timed = iter([10.0, 20.0])
+    monkeypatch.setattr("jobs.bench.rate_of_model", lambda *_: next(timed))
+    words = ["--shards", str(tmp_path / "a.tar"), "--checkpoint", str(tmp_path / "m.pth"), "--device", "cpu"]
+    words += ["--precision", "fp32", "--seconds", "0.01", "--workers", "0", "--json"]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    assert json.loads(done.stdout)["rates"]["model"] == 15.0
+    assert next(timed, None) is None
+
+
 def test_bench_measures_every_stage_and_leaves_nothing_behind(tmp_path: Path) -> None:
     shards, work = tmp_path / "shards", tmp_path / "work"
     work.mkdir()
