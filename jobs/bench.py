@@ -77,14 +77,15 @@ def bench(config: MineConfig, loaded: Loaded, *, limit: int, seconds: float, ima
     rates = {"reading": len(read.images) / read.seconds, "decoding, one process": len(read.images) / decoding}
     tried = try_batch_sizes(loaded, pixels, config, seconds)
     best = max(tried, key=lambda one: one.images_per_second)
-    rates |= rates_of_stages(loaded.model, repeated(pixels, best.batch_size), config, seconds)
+    batch = repeated(pixels, best.batch_size)
+    rates |= rates_of_stages(loaded.model, batch, config, seconds)
     chosen = config.model_copy(update={"batch_size": best.batch_size})
     batches = max(4, math.ceil(10 * seconds * best.images_per_second / best.batch_size))
-    rates["writing"] = rate_of_writing(chosen, loaded, shards, pixels, batches)
+    rates["writing"] = rate_of_writing(chosen, loaded, shards, batch, batches)
     # The fastest of several sizes is partly luck, and machines drift: the model is timed again, before and after.
-    before = rate_of_model(loaded, pixels, chosen, seconds)
+    before = rate_of_model(loaded, batch, chosen, seconds)
     whole, size = rate_of_job(chosen, loaded, shards, read, batches)
-    rates |= {"model": (before + rate_of_model(loaded, pixels, chosen, seconds)) / 2, "whole job": whole}
+    rates |= {"model": (before + rate_of_model(loaded, batch, chosen, seconds)) / 2, "whole job": whole}
     count = read.total if images is None else images
     return Report(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.bench_stages import NAME, Read, repeated, run_model
+from jobs.bench_stages import NAME, Read, run_model
 from jobs.config import MineConfig
 from jobs.errors import UserError
 from jobs.manifest import Manifest, asked_by, create_manifest
@@ -36,14 +36,13 @@ def _size_of(folder: Path) -> int:
 
 
 def rate_of_writing(
-    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], pixels: torch.Tensor, batches: int
+    config: MineConfig, loaded: Loaded, shards: Sequence[Shard], images: torch.Tensor, batches: int
 ) -> float:
-    """Images per second from results in memory to a published shard."""
+    """Images per second from results in memory to a published shard: those of uint8 (B, 3, H, W), `batches` times."""
     from jobs.layout import RunLayout
     from jobs.writer import Writer
 
-    size = config.batch_size
-    results = run_model(loaded, repeated(pixels, size), config)
+    size, results = len(images), run_model(loaded, images, config)
     reports: list[ShardReport] = []
     with tempfile.TemporaryDirectory(dir=config.output) as name:
         folder = Path(name)

@@ -113,10 +113,10 @@ def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, se
     tried: list[Tried] = []
     size, best, idle = 1, 0.0, 0
     while size <= LARGEST_BATCH and idle < 2 and _fits(tried, device):
-        sized = config.model_copy(update={"batch_size": size})
+        images = repeated(pixels, size)
         try:
-            _, peak = peak_memory(partial(run_model, loaded, repeated(pixels, size), sized), device)  # warms up, too
-            rate = rate_of_model(loaded, pixels, sized, seconds / 2)
+            _, peak = peak_memory(partial(run_model, loaded, images, config), device)  # warms up, too
+            rate = rate_of_model(loaded, images, config, seconds / 2)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break
@@ -129,10 +129,10 @@ def try_batch_sizes(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, se
     return tried
 
 
-def rate_of_model(loaded: Loaded, pixels: torch.Tensor, config: MineConfig, seconds: float) -> float:
-    """Images per second of `run_model` on batches of `config.batch_size`, images and results in the host's memory."""
-    once = partial(run_model, loaded, repeated(pixels, config.batch_size), config)
-    return config.batch_size / median_seconds(once, loaded.model.image_encoder.proj.device, seconds)
+def rate_of_model(loaded: Loaded, images: torch.Tensor, config: MineConfig, seconds: float) -> float:
+    """Images per second of `run_model` on uint8 (B, 3, H, W), images and results in the host's memory."""
+    device = loaded.model.image_encoder.proj.device
+    return len(images) / median_seconds(partial(run_model, loaded, images, config), device, seconds)
 
 
 def _fits(tried: Sequence[Tried], device: torch.device) -> bool:
