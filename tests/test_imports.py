@@ -12,20 +12,12 @@ MODULES = {
     "promptsg_core": ["promptsg_core", "promptsg_core.checkpoint", "promptsg_core.preprocess"],
     "cam": ["cam", "cam.extract", "cam.measures"],
 }
-OFFLINE = """
-accumulate agreement batch_script bootstrap cli colour_limits compare compose datasets demo evaluate
-evaluation_report failures faithfulness finalize gallery gallery_pictures info localise map_slices mine painter
-pedestrians picture_names picture_plan pictures references render rerank retrieval selection shard source_images stats
-stats_figures stats_findings stats_loops stats_page stats_partial stats_report stats_selection stats_stored status
-store submit test train verify visualize writer
-"""
 WITHOUT_TORCH = [
     "cam.measures",
     "cam.overlay",
     "cam.panels",
-    "cam.localisation",
+    "jobs.statistics.mask_scores",
     "promptsg_core.images",
-    *(f"jobs.{name}" for name in OFFLINE.split()),
 ]
 
 

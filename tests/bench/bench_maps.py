@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam.extract import Extraction, extract_maps
-from jobs.bench_stages import peak_memory
+from jobs.benchmark.stages import peak_memory
 from jobs.memory import keep_freed_memory
 from promptsg_core.config import ModelConfig
 from promptsg_core.model import PromptSG

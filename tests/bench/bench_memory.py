@@ -17,9 +17,9 @@ import tempfile
 from itertools import cycle
 from pathlib import Path
 
-from jobs.samples import read_samples
-from jobs.shards import expand_shards
-from jobs.tar import TarReader
+from jobs.shards.samples import read_samples
+from jobs.shards.tar import TarReader
+from jobs.shards.urls import expand_shards
 
 
 def link_shards(patterns: list[str], images: int, folder: Path) -> int:

@@ -19,12 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jobs.painter import Painter, make_chunks
-from jobs.picture_plan import COLUMNS, Config, plan
-from jobs.pictures import FORMATS, Style
-from jobs.selection import select_rows
-from jobs.source_images import SourceImages, locate
-from jobs.store import open_run
+from jobs.rendering.drawing import FORMATS, Style
+from jobs.rendering.painter import Painter, make_chunks
+from jobs.rendering.plan import COLUMNS, Config, plan
+from jobs.runs.query import select_rows
+from jobs.runs.run import open_run
+from jobs.shards.random_access import SourceImages, locate
 
 
 def bare_loop(images: list[bytes], maps: np.ndarray) -> int:

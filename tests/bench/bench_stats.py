@@ -30,11 +30,11 @@ import h5py
 import numpy as np
 
 from jobs.memory import keep_freed_memory
-from jobs.samples import Sample
-from jobs.shard_file import MAPS
-from jobs.stats import ask, measured
-from jobs.store import Run, open_run
-from tests.made_runs import made_manifest, made_shard
+from jobs.runs.maps_file import MAPS
+from jobs.runs.run import Run, open_run
+from jobs.shards.samples import Sample
+from jobs.statistics.stats import ask, measured
+from tests.support.made_runs import made_manifest, made_shard
 
 SHARD, STEP = 10_000, 1024
 COMMAND = "from jobs.cli import main; main()"

@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.events import read_events
-from tests.shard_files import market_shard
-from tests.tiny import tiny_checkpoint
+from jobs.runs.events import read_events
+from tests.support.shard_files import market_shard
+from tests.support.tiny import tiny_checkpoint
 
 
 def mine_with(processes: int, inputs: Path, output: Path) -> float:

@@ -1,0 +1,4 @@
+"""How fast this machine mines.
+
+May use mining, statistics, runs and shards.
+"""

@@ -1,0 +1,53 @@
+"""`promptsg test`: features and attention, retrieval, and pictures of the first images, in one call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from jobs.commands.steps import run_steps
+
+
+@click.command(name="test", short_help="Mine, evaluate and draw the first images, in one call.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint.")
+@click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
+@click.option("--visualize", type=click.IntRange(0), default=0, show_default=True, help="Draw the first N images.")
+@click.option("--map", "maps", multiple=True, default=("mim_attention",), show_default=True, help="Repeatable.")
+@click.option("--rerank", is_flag=True, help="Evaluate with k-reciprocal re-ranking.")
+@click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
+@click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
+def command(
+    checkpoint: Path | None,
+    shards: tuple[str, ...],
+    output: Path,
+    visualize: int,
+    maps: tuple[str, ...],
+    rerank: bool,
+    model_settings: Path | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Mine features and maps of the shards, evaluate retrieval (mAP, CMC), and draw the first images.
+
+    \b
+    Example:
+      promptsg test --checkpoint ViT-B-16_60.pth --shards 'shards/query-*.tar' --shards 'shards/gallery-*.tar' \\
+          --visualize 50 --output DIR
+
+    It runs `mine`, `evaluate` and `render`, which have more options.
+    """
+    given = [word for pattern in shards for word in ("--shards", pattern)]
+    given += [word for name in maps for word in ("--maps", name)]
+    given += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
+    given += ["--model-settings", str(model_settings)] if model_settings is not None else []
+    steps: list[tuple[object, ...]] = [
+        ("mine", *given, "--output", output, *overrides),
+        ("evaluate", output, *(["--rerank"] if rerank else [])),
+    ]
+    if visualize:
+        chosen = [word for name in maps for word in ("--map", name)]
+        where = output / "attention_visualizations"
+        steps.append(("render", output, "--style", "panel", "--limit", visualize, *chosen, "--output", where))
+    sys.exit(run_steps(*steps))

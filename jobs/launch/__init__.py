@@ -1,0 +1,4 @@
+"""Who this process is among others, and when it must stop.
+
+May use the modules at the root of jobs only.
+"""

@@ -1,0 +1,4 @@
+"""Shards through a model into a run.
+
+May use runs, shards and launch.
+"""

@@ -1,0 +1,4 @@
+"""A run on disk: written, read, queried, checked.
+
+May use shards.
+"""

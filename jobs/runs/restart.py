@@ -1,0 +1,44 @@
+"""Starting a run again: what `--overwrite` deletes, and which shards `--retry-failed` redoes (no torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from jobs.atomic import TEMPORARY, remove_leftovers
+from jobs.errors import UserError
+from jobs.runs.layout import RunLayout
+
+
+def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
+    """Deletes a run's own files, the commits first, telling before what goes; nothing else in the folder is touched.
+
+    Raises UserError, deleting nothing, while another process writes into the run.
+    """
+    for folder in (layout.maps, layout.metadata):
+        remove_leftovers(folder)
+        if live := list(folder.glob(f".*{TEMPORARY}")):
+            raise UserError(f"{layout.root} is being written by another job ({live[0].name}); stop it first")
+    for folder, ending in ((layout.metadata, ".parquet"), (layout.maps, ".h5"), (layout.logs, ".jsonl")):
+        paths = [path for path in folder.iterdir() if path.suffix == ending] if folder.is_dir() else []
+        if paths:
+            tell(f"{len(paths)} files {folder}/*{ending}")
+        for path in paths:
+            path.unlink()
+    for path in (layout.root / "metadata.parquet", layout.manifest):
+        if path.exists():
+            tell(str(path))
+            path.unlink()
+
+
+def has_failed_rows(layout: RunLayout, shard: str) -> bool:
+    """Whether a published shard has images without maps, by its footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = layout.shard_metadata(shard)
+    try:
+        facts = pq.read_schema(path).metadata
+        return bool(json.loads(facts[b"promptsg.failed"]))
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the same `promptsg mine` again") from error

@@ -1,0 +1,4 @@
+"""Tar shards: names, strict reading, samples, decoding, random access.
+
+May use datasets.
+"""

@@ -1,0 +1,157 @@
+"""The figures of `promptsg stats`: mean maps, stripes and distributions, a figure per map of the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cam.measures import STRIPES
+from cam.names import column_of
+from jobs.statistics.accumulate import MEASURED
+from jobs.statistics.findings import Findings
+from jobs.statistics.stored import BINS, DISTRIBUTIONS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008: eight colours that people with any colour vision tell apart; yellow is too pale for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_PANELS = 24
+_BARS = 40
+_LABELS = {
+    "entropy": "entropy / ln(number of patches), 0 to 1",
+    "area50": "share of patches with 50 % of the mass",
+    "com_x": "centre of mass, x (0 left, 1 right)",
+    "com_y": "centre of mass, y (0 top, 1 bottom)",
+}
+
+
+def figures(found: Findings) -> dict[str, Figure]:
+    """File name without ending -> figure: mean maps, stripes and distributions of each map that has any mass."""
+    made = {}
+    for k, name in enumerate(found.part.question.maps):
+        if found.summary.good[:, k].any():
+            column = column_of(name)
+            made[f"mean_map_{column}"] = mean_map_figure(found, k, name)
+            made[f"stripes_{column}"] = stripes_figure(found, k, name)
+            made[f"distributions_{column}"] = distributions_figure(found, k, name)
+    return made
+
+
+def mean_map_figure(found: Findings, k: int, name: str) -> Figure:
+    """The mean map of each group on one colour scale, patch borders drawn."""
+    from matplotlib.figure import Figure
+
+    shown = largest(found, k, _PANELS)
+    mean = found.summary.mean[name][shown] * 100
+    h, w = mean.shape[1:]
+    columns = min(6, len(shown))
+    lines = -(-len(shown) // columns)
+    wide = 1.35 if h >= w else 1.8  # inches of a panel
+    figure = Figure(figsize=(max(4.2, columns * (wide + 0.3) + 1.2), lines * (wide * h / w + 0.6) + 0.8))
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for axis in axes.ravel()[len(shown) :]:
+        axis.set_visible(False)
+    for place, (axis, g) in enumerate(zip(axes.ravel(), shown, strict=False)):
+        image = axis.imshow(mean[place], cmap="viridis", vmin=0, vmax=float(mean.max()), aspect="equal")
+        axis.set_xticks(np.arange(w + 1) - 0.5, minor=True)
+        axis.set_yticks(np.arange(h + 1) - 0.5, minor=True)
+        axis.grid(which="minor", color="white", linewidth=0.35, alpha=0.6)
+        axis.tick_params(which="both", length=0, labelsize=7)
+        axis.set_xticks([0, w - 1], ["1", str(w)])
+        axis.set_yticks([0, h - 1], ["1", str(h)])
+        label = found.labels[g].replace(", ", "\n")
+        axis.set_title(f"{label}\nn = {found.summary.good[g, k]:,}", fontsize=8)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.set_label("mean share of the map's mass per patch, %", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.supxlabel("patch column", fontsize=8)
+    figure.supylabel("patch row", fontsize=8)
+    figure.suptitle(f"Mean map, {name}{left_out(found, k, shown)}", fontsize=10)
+    return figure
+
+
+def stripes_figure(found: Findings, k: int, name: str) -> Figure:
+    """Mass in six stripes from the top, a line per group, with its interval."""
+    from matplotlib.figure import Figure
+
+    shown = largest(found, k, len(COLOURS))
+    first = MEASURED.index("stripe_0")
+    part = slice(first, first + STRIPES)
+    figure = Figure(figsize=(6.6, 4.4))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    rows = np.arange(1, STRIPES + 1)
+    for place, g in enumerate(shown):
+        value, low, high = (getattr(found.summary, kind)[g, k, part] * 100 for kind in ("value", "low", "high"))
+        # Percentile intervals of a skewed mean need not hold the mean itself.
+        errors = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+        height = rows + 0.07 * (place - (len(shown) - 1) / 2)
+        axis.errorbar(
+            value,
+            height,
+            xerr=errors,
+            color=COLOURS[place],
+            marker=MARKERS[place],
+            markersize=4,
+            linewidth=1.2,
+            capsize=2,
+            label=f"{found.labels[g]} (n = {found.summary.good[g, k]:,})",
+        )
+    axis.axvline(100 / STRIPES, color="0.6", linewidth=0.8, linestyle="--", label="uniform map")
+    axis.set_yticks(rows, ["1 (top)", *map(str, range(2, STRIPES)), f"{STRIPES} (bottom)"])
+    axis.invert_yaxis()
+    axis.set_xlim(left=0)
+    axis.set_xlabel("share of the map's mass, % (bars: 95 % interval over identities)")
+    axis.set_ylabel("horizontal stripe of the image")
+    axis.set_title(f"Mass in six stripes, {name}{left_out(found, k, shown)}", fontsize=10)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=2, frameon=False)
+    return figure
+
+
+def distributions_figure(found: Findings, k: int, name: str) -> Figure:
+    """Histograms over images, as a percentage of each group's images."""
+    from matplotlib.figure import Figure
+
+    shown = largest(found, k, len(COLOURS))
+    figure = Figure(figsize=(8, 6.2))
+    figure.set_layout_engine("constrained")
+    for d, axis in enumerate(figure.subplots(2, 2).ravel()):
+        used = np.flatnonzero(found.part.histogram[shown, k, d].sum(axis=0))
+        if not len(used):
+            axis.text(0.5, 0.5, "no finite value", ha="center", transform=axis.transAxes)
+            continue
+        width = max(1, -(-(used[-1] + 1 - used[0]) // _BARS))  # bins are fine, so that narrow ranges have a shape too
+        if DISTRIBUTIONS[d] == "area50":  # a whole number of patches: narrower bars would leave gaps between them
+            width = max(width, -(-BINS // max(1, int(np.prod(found.part.grids[name])))))
+        starts = np.arange(used[0], used[-1] + 1, width)
+        edges = np.append(starts, starts[-1] + width) / BINS
+        for place, g in enumerate(shown):
+            counts = np.add.reduceat(found.part.histogram[g, k, d][: used[-1] + 1], starts)
+            if counts.sum():
+                label = found.labels[g] if d == 0 else None
+                percent = 100 * counts / counts.sum()
+                style = ("-", "--", ":")[place % 3]
+                axis.stairs(percent, edges, color=COLOURS[place], linewidth=1.2, linestyle=style, label=label)
+        axis.margins(x=0.03)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel(_LABELS[DISTRIBUTIONS[d]], fontsize=9)
+        axis.set_ylabel("images of the group, %", fontsize=9)
+        axis.tick_params(labelsize=8)
+    figure.suptitle(f"Distributions over images, {name}{left_out(found, k, shown)}", fontsize=10)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3, frameon=False)
+    return figure
+
+
+def largest(found: Findings, k: int, most: int) -> list[int]:
+    """The groups with the most maps that have mass, at most `most`, in the order of the groups."""
+    counts = found.summary.good[:, k]
+    return sorted(i for i in np.argsort(-counts, kind="stable")[:most].tolist() if counts[i])
+
+
+def left_out(found: Findings, k: int, shown: list[int]) -> str:
+    total = int((found.summary.good[:, k] > 0).sum())
+    return f" ({len(shown)} largest of {total} groups)" if total > len(shown) else ""

@@ -1,0 +1,81 @@
+"""A run's maps read slice by slice, in order of shards and rows (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.errors import UserError
+from jobs.runs.maps_file import MAPS
+from jobs.runs.run import Run
+from jobs.statistics.question import Selection
+
+_READ = 4 << 20  # bytes in one call of HDF5, which stay in a processor's cache: 8192 of 16x8 maps
+
+Floats = NDArray[np.float32]
+
+
+def chosen_maps(selection: Selection, name: str) -> Iterator[tuple[slice, Floats]]:
+    """(place among the chosen images, maps (n, h, w)) of all chosen images, to keep or change.
+
+    Raises UserError naming what is missing, or a shard whose maps are of another size.
+    """
+    grid = None
+    for shard, span in selection.spans():
+        for at, maps in read_slices(selection.run, name, shard, selection.rows[span]):
+            grid = grid or maps.shape[1:]
+            if maps.shape[1:] != grid:
+                raise UserError(f"{shard}: {name} is {maps.shape[1:]}, elsewhere {grid}: not one run's maps")
+            yield slice(span.start + at.start, span.start + at.stop), maps
+
+
+def grid_of(selection: Selection, name: str) -> tuple[int, int]:
+    """(h, w) of a map in the first shard of which an image is chosen; (0, 0) without one."""
+    for shard, span in selection.spans():
+        with _opened(selection.run, name, shard, selection.rows[span]) as dataset:
+            return int(dataset.shape[1]), int(dataset.shape[2])
+    return 0, 0
+
+
+def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[tuple[slice, Floats]]:
+    """(positions in `rows`, their maps (n, h, w)) for rising h5 rows, from whole slices of chunks, to keep or change.
+
+    Raises UserError naming what is missing.
+    """
+    with _opened(run, name, shard, rows) as dataset:
+        row = 4 * int(np.prod(dataset.shape[1:]))
+        step = max(1, _READ // row // dataset.chunks[0]) * dataset.chunks[0]
+        for start in range(int(rows[0]) // step * step, int(rows[-1]) + 1, step):
+            stop = min(start + step, len(dataset))
+            first, last = (int(i) for i in np.searchsorted(rows, [start, stop]))
+            if first == last:
+                continue
+            buffer = np.empty((stop - start, *dataset.shape[1:]), np.float32)
+            try:
+                dataset.read_direct(buffer, np.s_[start:stop])
+            except OSError as error:
+                path = run.layout.shard_maps(shard)
+                raise UserError(f"cannot read {name} from {path}, rows {start} to {stop}: {error}") from error
+            yield slice(first, last), buffer if last - first == stop - start else buffer[rows[first:last] - start]
+
+
+@contextmanager
+def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[h5py.Dataset]:
+    """The dataset of a map; raises UserError if it, or one of the rising rows, is not there."""
+    path = run.layout.shard_maps(shard)
+    try:
+        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)  # each chunk is read once: no cache of them
+    except OSError as error:
+        raise UserError(f"cannot open {path}: {error}") from error
+    with file:
+        try:
+            dataset = file[f"{MAPS}/{name}"]
+        except KeyError as error:
+            raise UserError(f"{path} has no map {name!r}") from error
+        if int(rows[-1]) >= len(dataset):
+            raise UserError(f"{path}: {name} has {len(dataset)} rows, but the metadata name row {int(rows[-1])}")
+        yield dataset

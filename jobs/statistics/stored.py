@@ -1,0 +1,76 @@
+"""Sums per cluster, and histograms per group, of the numbers that mining has stored with each map (no torch).
+
+Legend: N images, C clusters, G groups, K maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cam.measures import effective_areas
+from cam.names import column_of
+from jobs.runs.run import Run
+from jobs.statistics.loops import LARGEST, LEAST, Floats, add_numbers
+from jobs.statistics.map_slices import chosen_maps
+from jobs.statistics.question import Selection
+
+STORED = ("mass", "entropy", "com_x", "com_y", "area50", "area90")
+DISTRIBUTIONS = ("entropy", "area50", "com_x", "com_y")  # shown as histograms; entropy as a share of its maximum ln M
+BINS = 512
+
+Doubles = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredNumbers:
+    """sums and counts (C, K, STORED) of the finite values; histogram (G, K, DISTRIBUTIONS, BINS), bins from 0 to 1."""
+
+    sums: Doubles
+    counts: Doubles
+    histogram: Ints
+
+
+def stored_columns(run: Run, maps: Sequence[str]) -> list[str]:
+    """The columns that a selection has to be made with; runs of the first version have no area90."""
+    columns = [_column(name, measure) for name in maps for measure in STORED]
+    return [column for column in columns if column in run.schema.names or not column.endswith("_area90")]
+
+
+def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -> StoredNumbers:
+    """The numbers of the chosen images; `grids` are the maps' sizes, by name."""
+    shape = (len(grids), len(STORED), len(selection.pid))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    histogram = np.zeros((len(grids), len(STORED), selection.groups.num_rows, BINS), np.int64)
+    for k, (name, (h, w)) in enumerate(grids.items()):
+        for m, measure in enumerate(STORED):
+            values = selection.column(_column(name, measure))
+            values = areas_of(selection, name) if values is None else values
+            unit = np.log(max(2, h * w)) if measure == "entropy" else 1.0
+            add_numbers(values, selection.cluster, unit, sums[k, m], counts[k, m], selection.group, histogram[k, m])
+    shown = [STORED.index(measure) for measure in DISTRIBUTIONS]
+    return StoredNumbers(
+        sums=np.moveaxis(sums, 2, 0),
+        counts=np.moveaxis(counts, 2, 0),
+        histogram=np.moveaxis(histogram[:, shown], 2, 0),
+    )
+
+
+def areas_of(selection: Selection, name: str) -> Floats:
+    """(N,) area90 from the maps themselves: runs of the first version have no such column."""
+    areas = np.full(len(selection.rows), np.nan, np.float32)
+    for place, maps in chosen_maps(selection, name):
+        flat = maps.reshape(len(maps), -1).astype(np.float64)
+        mass = flat.sum(axis=1, keepdims=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.where((mass >= LEAST) & (mass <= LARGEST), flat / mass, np.nan)
+        areas[place] = effective_areas(share, [0.9])[0]
+    return areas
+
+
+def _column(name: str, measure: str) -> str:
+    return f"{column_of(name)}_{measure}"

@@ -1,0 +1,4 @@
+"""Runs as SLURM job arrays.
+
+May use mining, statistics, runs and shards.
+"""

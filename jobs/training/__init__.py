@@ -1,0 +1,4 @@
+"""Training a PromptSG on shards.
+
+May use shards, datasets and launch.
+"""

@@ -1,0 +1,430 @@
+"""Deletion and insertion against hand computation, every order of a small grid and a made-up score; and end to end."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.stats import pearsonr, spearmanr
+from torch import Tensor
+
+from cam import extract_maps
+from cam.errors import CamError
+from cam.faithfulness import (
+    KINDS,
+    area,
+    blur,
+    class_score,
+    cosine_score,
+    curves,
+    descending_order,
+    mean_colour,
+    passes,
+    patch_of_pixel,
+    removal_counts,
+)
+from cam.targets import class_target
+from jobs.errors import UserError
+from jobs.faithfulness.measure import FILLS, RANDOM, command, random_orders
+from jobs.faithfulness.randomise import HEAD, LEVELS, correlations, reinitialised
+from jobs.mining.config import build_config
+from jobs.mining.mine import mine
+from jobs.runs.run import open_run
+from jobs.statistics.resamples import mean_over_identities
+from promptsg_core import load_model
+from promptsg_core.model import PromptSG
+from promptsg_core.preprocess import decode_image, resize_image
+from tests.support.shard_files import market_shard
+from tests.support.tiny import random_images, tiny_checkpoint
+
+GRID, SIZE = (2, 2), (4, 4)
+PATCHES = patch_of_pixel(SIZE, 2, 2, GRID)
+WEIGHTS = torch.tensor([4.0, 1.0, 3.0, 2.0])
+MAPS = ("mim_attention", "gradcam++/mim", "hirescam/vit_proj")
+
+
+def linear(images: Tensor, numbers: Tensor) -> Tensor:
+    """The weights of the patches that are white, and the number of the image as a second score."""
+    seen = images[:, 0].flatten(1).double() / 255 @ (WEIGHTS.double()[PATCHES.flatten()] / 4).unsqueeze(1)
+    return torch.cat([seen, numbers.unsqueeze(1).double()], dim=1)
+
+
+def white(count: int = 1) -> Tensor:
+    return torch.full((count, 3, *SIZE), 255, dtype=torch.uint8)
+
+
+def linear_curves(orders: list[tuple[int, ...]], steps: int = 4, **options: Any) -> Tensor:
+    """(2, O, K+1) of one white image before a black fill."""
+    found = curves(white(), [torch.zeros_like(white())], torch.tensor([orders]), PATCHES, removal_counts(4, steps),
+                   linear, **options)  # fmt: skip
+    return found[0, :, 0, :, :, 0]
+
+
+def test_curves_of_a_linear_score_by_hand() -> None:
+    deletion, insertion = linear_curves([(0, 2, 3, 1), (1, 3, 2, 0)])
+    assert deletion.tolist() == [[10, 6, 3, 1, 0], [10, 9, 7, 4, 0]]
+    assert insertion.tolist() == [[0, 4, 7, 9, 10], [0, 1, 3, 6, 10]]
+    counts = removal_counts(4, 4)
+    # Trapezoids of width 1/4: (10 + 6) / 8 + (6 + 3) / 8 + (3 + 1) / 8 + (1 + 0) / 8 = 30 / 8, and so on.
+    assert area(deletion, counts).tolist() == [30 / 8, 50 / 8] and area(insertion, counts).tolist() == [50 / 8, 30 / 8]
+    assert linear_curves([(0, 2, 3, 1)], steps=2).tolist() == [[[10, 3, 0]], [[0, 7, 10]]]
+    assert linear_curves([(0, 2, 3, 1)], steps=1).tolist() == [[[10, 0]], [[0, 10]]]
+
+
+def test_the_true_order_is_the_best_of_all_and_random_lies_half_way() -> None:
+    orders = list(itertools.permutations(range(4)))
+    deletion, insertion = area(linear_curves(orders), removal_counts(4, 4))
+    best, worst = orders.index((0, 2, 3, 1)), orders.index((1, 3, 2, 0))
+    assert deletion.argmin() == best == insertion.argmax() and (deletion == deletion[best]).sum() == 1
+    assert deletion.argmax() == worst == insertion.argmin()
+    # The mean over all orders falls along a straight line from 10 to 0.
+    assert float(deletion.mean()) == pytest.approx(5) and float(insertion.mean()) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+def test_batches_change_nothing_and_images_do_not_mix(batch_size: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (5, 3, *SIZE), generator=generator, dtype=torch.uint8)
+    fills = [blur(images, 1.0), mean_colour(images)]
+    orders = torch.stack([torch.stack([torch.randperm(4, generator=generator) for _ in range(3)]) for _ in range(5)])
+    counts, seen = removal_counts(4, 3), []
+
+    def score(some: Tensor, numbers: Tensor) -> Tensor:
+        assert len(some) <= batch_size and some.dtype == torch.uint8
+        seen.append(len(some))
+        return linear(some, numbers)
+
+    found = curves(images, fills, orders, PATCHES, counts, score, batch_size=batch_size)
+    assert found.shape == (2, 2, 5, 3, 4, 2) and sum(seen) == 5 * passes(3, 2, 3)
+    for f, kind, b, o, k in itertools.product(range(2), range(2), range(5), range(3), range(4)):
+        expected = images[b].clone()
+        for patch in range(4):
+            removed = (patch in orders[b, o, : counts[k]].tolist()) == (KINDS[kind] == "deletion")
+            if removed:
+                y, x = 2 * (patch // 2), 2 * (patch % 2)
+                expected[:, y : y + 2, x : x + 2] = fills[f][b, :, y : y + 2, x : x + 2]
+        torch.testing.assert_close(found[f, kind, b, o, k], linear(expected[None], torch.tensor([b]))[0].float())
+
+
+def test_both_ends_are_the_image_and_the_fill() -> None:
+    images = torch.randint(0, 256, (2, 3, *SIZE), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    fill, orders, numbers = mean_colour(images), torch.tensor([[[3, 1, 0, 2]]] * 2), torch.arange(2)
+    found = curves(images, [fill], orders, PATCHES, removal_counts(4, 4), linear)[0, :, :, 0]
+    for ends, whole in ((found[0, :, 0], images), (found[1, :, -1], images), (found[0, :, -1], fill),
+                        (found[1, :, 0], fill)):  # fmt: skip
+        torch.testing.assert_close(ends, linear(whole, numbers).float(), rtol=0, atol=0)
+
+
+def test_equal_values_are_ordered_along_the_rows() -> None:
+    maps = torch.tensor([[[0.0, 2.0, 0.0], [2.0, 0.0, 3.0]], [[0.0, 0.0, -0.0], [0.0, 0.0, 0.0]]])
+    assert descending_order(maps).tolist() == [[5, 1, 3, 0, 2, 4], [0, 1, 2, 3, 4, 5]]
+
+
+def test_removal_counts_are_even_and_bounded() -> None:
+    assert removal_counts(128, 16).tolist() == list(range(0, 129, 8))
+    assert removal_counts(10, 4).tolist() == [0, 3, 5, 8, 10] and removal_counts(3, 3).tolist() == [0, 1, 2, 3]
+    for steps in (0, 5):
+        with pytest.raises(CamError, match="take from 1 to 4"):
+            removal_counts(4, steps)
+
+
+def test_every_pixel_belongs_to_the_patch_with_the_nearest_centre() -> None:
+    assert PATCHES.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    size, patch, stride = (64, 32), 16, 12  # overlapping patches: 5 x 2 of them, the last rows in none
+    grid = (5, 2)
+    found = patch_of_pixel(size, patch, stride, grid)
+    centres = [(12 * i + 8, 12 * j + 8) for i in range(5) for j in range(2)]
+    for y, x in itertools.product(range(64), range(32)):
+        distances = [abs(y + 0.5 - cy) + abs(x + 0.5 - cx) for cy, cx in centres]
+        assert distances[found[y, x]] == min(distances)
+    assert sorted(found.unique().tolist()) == list(range(10))
+
+
+def test_fills_are_exact() -> None:
+    images = random_images(tiny_config(), 3, seed=3)
+    mean = mean_colour(images)
+    for image, filled in zip(images.numpy(), mean.numpy(), strict=True):
+        for channel, value in zip(image, filled, strict=True):
+            assert np.ptp(value) == 0 and value[0, 0] == np.rint(channel.mean(dtype=np.float64))
+    for sigma in (0.7, 2.0, 9.0):  # the last is wider than the image
+        wanted = gaussian_filter(images.numpy().astype(np.float64), (0, 0, sigma, sigma), mode="nearest", truncate=4.0)
+        np.testing.assert_allclose(blur(images, sigma).numpy(), wanted, atol=0.501)
+
+
+def tiny_config() -> Any:
+    from promptsg_core.config import ModelConfig
+    from tests.support.tiny import TINY
+
+    return ModelConfig(**TINY)
+
+
+def test_intervals_redraw_whole_identities() -> None:
+    generator = np.random.default_rng(5)
+    people = np.repeat(np.arange(40), 25)
+    values = generator.normal(size=40)[people] + 0.01 * generator.normal(size=1000)  # images of one person are alike
+    mean, low, high = (v[0] for v in mean_over_identities(values[:, None], people, resamples=4000))
+    spread = np.array([values[people == p].mean() for p in range(40)]).std() / 40**0.5
+    assert mean == pytest.approx(values.mean())
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.06)  # five times that of independent images
+    with_gap = np.stack([values, np.where(people == 3, np.nan, values)], axis=1)
+    means, lows, _ = mean_over_identities(with_gap, people)
+    assert means[1] == pytest.approx(values[people != 3].mean()) and np.isfinite(lows).all()
+    one = mean_over_identities(values[:25, None], people[:25])
+    assert np.isfinite(one[0]).all() and np.isnan(one[1]).all() and np.isnan(one[2]).all()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that share out matrices as small as these only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """m.pth, other.pth, two shards of 12 + 8 images of 4 identities, and RUN over them."""
+    path = tmp_path_factory.mktemp("faithfulness")
+    tiny_checkpoint(path / "m.pth", image_size=(64, 32))
+    tiny_checkpoint(path / "other.pth", seed=1, image_size=(64, 32))
+    market_shard(path / "query-0.tar", 12, size=(70, 35))
+    market_shard(path / "train-0.tar", 8, first=100, size=(70, 35))
+    mined(path, "RUN")
+    return path
+
+
+def mined(path: Path, name: str, **options: object) -> Path:
+    options = {"maps": MAPS, "workers": 0, "precision": "fp32", "device": "cpu", "batch_size": 8, **options}
+    options |= {"checkpoint": path / "m.pth", "output": path / name, "shards": str(path / "*.tar")}
+    assert mine(build_config(None, options)) == 0
+    return path / name
+
+
+def faithful(folder: Path, *options: object, run: str = "RUN") -> dict[str, Any]:
+    """Runs the command on a run, its summary parsed."""
+    arguments = [folder / run, "--checkpoint", folder / "m.pth", "--json", "--resamples", 200, "--steps", 4, *options]
+    done = CliRunner().invoke(command, list(map(str, arguments)), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def model_and_images(folder: Path, run: str = "RUN") -> tuple[PromptSG, list[dict[str, Any]], Tensor]:
+    model = load_model(folder / "m.pth", device="cpu", precision="fp32")
+    rows = pq.read_table(folder / run / "metadata" / "query-0.parquet").to_pylist()
+    whole = (folder / "query-0.tar").read_bytes()
+    pixels = [decode_image(whole[row["image_offset"] :][: row["image_size"]]) for row in rows]
+    return model, rows, torch.stack([resize_image(image, model.config.image_size) for image in pixels])
+
+
+def probabilities(model: PromptSG, images: Tensor, classes: Tensor) -> Tensor:
+    logits = model.head(model.encode(images)).logits
+    return logits.softmax(dim=1)[torch.arange(len(images)), classes]
+
+
+def test_the_command_measures_what_a_loop_over_images_does(folder: Path, tmp_path: Path) -> None:
+    options = (
+        "--where",
+        "split = 'query' AND tar_index % 2 = 1",
+        "--map",
+        MAPS[2],
+        "--random",
+        2,
+        "--no-sanity",
+        "--output",
+        tmp_path,
+    )
+    summary = faithful(folder, *options, "--batch-size", 7)
+    model, rows, images = model_and_images(folder)
+    stored = open_run(folder / "RUN").read_maps(MAPS[2], "query-0")
+    table = pq.read_table(tmp_path / "faithfulness.parquet").to_pylist()
+    assert len(table) == 6 * 2 * 2 * 2 and [row["key"] for row in table[::8]] == [row["key"] for row in rows[1::2]]
+    orders = random_orders(rows, 128, 2, seed=0)
+    for number in (1, 5, 11):
+        image, row = images[number : number + 1], rows[number]
+        fills = {"blur": blur(image, 2.0), "mean": mean_colour(image)}
+        by_map = np.argsort(-stored[number].ravel(), kind="stable")
+        found = {(r["map"], r["fill"], r["kind"]): r for r in table if r["key"] == row["key"]}
+        for fill, kind in itertools.product(FILLS, KINDS):
+            exact = [slow_area(model, image, fills[fill], order, kind, row["predicted"])
+                     for order in (by_map, *orders[number].numpy())]  # fmt: skip
+            assert found[MAPS[2], fill, kind]["auc"] == pytest.approx(exact[0], abs=1e-5)
+            assert found[RANDOM, fill, kind]["auc"] == pytest.approx(np.mean(exact[1:]), abs=1e-5)
+            away = found[MAPS[2], fill, kind]["difference"]
+            assert away == pytest.approx(exact[0] - np.mean(exact[1:]), abs=1e-5)
+    for entry in summary["faithfulness"]:
+        mine_ = [r["auc"] for r in table if all(r[name] == entry[name] for name in ("map", "fill", "kind"))]
+        assert entry["auc"] == pytest.approx(np.mean(mine_)) and entry["auc_low"] < entry["auc"] < entry["auc_high"]
+    assert summary["images"] == 6 and summary["identities"] == 3 and summary["blur_sigma_pixels"] == 2.0
+    assert summary["score"] == "probability of the predicted class" and summary["sanity"] == []
+
+
+def slow_area(model: PromptSG, image: Tensor, fill: Tensor, order: np.ndarray, kind: str, label: int) -> float:
+    """One forward pass per step, patch by patch of 4x4 pixels on the 16x8 grid, and numpy's trapezoids."""
+    scores = []
+    for step in range(5):
+        now, then = (image, fill) if kind == "deletion" else (fill, image)
+        now = now.clone()
+        for patch in order[: 32 * step]:
+            y, x = 4 * (patch // 8), 4 * (patch % 8)
+            now[..., y : y + 4, x : x + 4] = then[..., y : y + 4, x : x + 4]
+        scores.append(float(probabilities(model, now, torch.tensor([label]))))
+    return float(np.sum(np.diff(np.linspace(0, 1, 5)) * (np.array(scores[1:]) + np.array(scores[:-1])) / 2))
+
+
+def test_what_is_written(folder: Path) -> None:
+    summary = faithful(folder, "--sanity-images", 6, "--limit", 8, "--random", 1)
+    out = folder / "RUN" / "faithfulness"
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert sorted(p.name for p in out.iterdir()) == ["curves.csv", "curves.png", "faithfulness.parquet", "summary.json"]
+    lines = list(csv.DictReader((out / "curves.csv").open()))
+    assert len(lines) == 4 * 2 * 2 * 5 * 2 and {line["score"] for line in lines} == {"probability", "logit"}
+    table = pq.read_table(out / "faithfulness.parquet")
+    assert table.num_rows == 8 * 4 * 2 * 2
+    for fill, kind in itertools.product(FILLS, KINDS):  # the area of the mean curve is the mean area
+        curve = [float(line["mean"]) for line in lines if (line["map"], line["fill"], line["kind"], line["score"]) ==
+                 (MAPS[0], fill, kind, "probability")]  # fmt: skip
+        (entry,) = (e for e in summary["faithfulness"] if (e["map"], e["fill"], e["kind"]) == (MAPS[0], fill, kind))
+        assert float(area(torch.tensor(curve), removal_counts(128, 4))) == pytest.approx(entry["auc"], abs=1e-5)
+    with Image.open(out / "curves.png") as picture:
+        assert min(picture.size) > 700 and len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
+    levels = {(e["map"], e["random"]): e for e in summary["sanity"]}
+    assert levels.keys() == set(itertools.product(MAPS, LEVELS)) and {e["images"] for e in levels.values()} == {6}
+    for name in MAPS:
+        assert levels[name, "nothing"]["pearson"] == pytest.approx(1, abs=1e-4)
+        assert levels[name, "nothing"]["spearman"] == pytest.approx(1, abs=1e-3)
+        assert all(levels[name, level]["pearson"] < 0.9 for level in LEVELS if level != "nothing")
+    text = CliRunner().invoke(command, [str(folder / "RUN"), "--checkpoint", str(folder / "m.pth"), "--limit", "3",
+                                        "--steps", "2", "--output", str(folder / "text")]).output  # fmt: skip
+    assert "3 images" in text and "minus random" in text and "head and tower" in text
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_does_not(folder: Path, tmp_path: Path) -> None:
+    options = ("--no-sanity", "--output", tmp_path, "--map", MAPS[0], "--limit", 3, "--random", 1)
+    first, again = (faithful(folder, *options, "--batch-size", size)["faithfulness"] for size in (256, 5))
+    other = faithful(folder, *options, "--seed", 1)["faithfulness"]
+    for a, b in zip(first, again, strict=True):
+        assert [a[k] for k in a if k.startswith("auc")] == pytest.approx([b[k] for k in a if k.startswith("auc")])
+    assert [a["auc"] for a in first] != [b["auc"] for b in other]
+    rows = [{"shard": "a", "tar_index": i} for i in range(3)]
+    assert torch.equal(random_orders(rows, 9, 2, 0)[2], random_orders(rows[2:], 9, 2, 0)[0])
+    assert not torch.equal(random_orders(rows, 9, 2, 0)[0], random_orders(rows, 9, 2, 0)[1])
+
+
+def test_another_checkpoint_is_refused_by_both_hashes(folder: Path, tmp_path: Path) -> None:
+    from jobs.atomic import sha256_of
+
+    other = ("--checkpoint", folder / "other.pth", "--no-sanity", "--output", tmp_path, "--limit", 2)
+    with pytest.raises(UserError) as error:
+        faithful(folder, *other)
+    assert all(sha256_of(folder / name) in str(error.value) for name in ("m.pth", "other.pth"))
+    summary = faithful(folder, *other, "--any-checkpoint")
+    assert summary["checkpoint_sha256"] == sha256_of(folder / "other.pth")
+    with pytest.raises(UserError, match="no image"):
+        faithful(folder, "--where", "pid = 999")
+    with pytest.raises(UserError, match="--where"):
+        faithful(folder, "--where", "nosuch = 1")
+    with pytest.raises(CamError, match="take from 1 to 128"):
+        faithful(folder, "--steps", 129)
+
+
+def test_labels_features_and_references_are_scored_by_their_own(folder: Path, tmp_path: Path) -> None:
+    quick = ("--map", MAPS[1], "--sanity-images", 2, "--limit", 4, "--output", tmp_path, "--where", "split = 'query'")
+    (folder / "labels.json").write_text(json.dumps({"1": 3, "2": 0, "3": 6, "21": 1, "22": 2}))
+    mined(folder, "LABEL", target="label", label_map=folder / "labels.json")
+    with pytest.raises(UserError, match="SHA-256"):
+        faithful(folder, *quick, run="LABEL")
+    summary = faithful(folder, *quick, "--label-map", folder / "labels.json", run="LABEL")
+    model, rows, images = model_and_images(folder, "LABEL")
+    begin = first_values(tmp_path, "deletion")
+    chosen = {row["key"] for row in pq.read_table(tmp_path / "faithfulness.parquet").to_pylist()}
+    some = [i for i, row in enumerate(rows) if row["key"] in chosen]
+    classes = torch.tensor([{1: 3, 2: 0, 3: 6}[rows[i]["pid"]] for i in some])
+    assert begin == pytest.approx(float(probabilities(model, images[some], classes).mean()), abs=1e-5)
+    assert summary["score"] == "probability of the label's class"
+
+    mined(folder, "FEATURE", target="feature", maps=MAPS[:2])
+    summary = faithful(folder, *quick, run="FEATURE")
+    assert summary["score"] == "cosine to the image's own feature" and summary["sanity"][0]["pearson"] > 0.999
+    assert first_values(tmp_path, "deletion") == pytest.approx(1, abs=1e-6)
+
+    mined(folder, "SIMILARITY", target="similarity", reference=folder / "RUN", maps=MAPS[:2])
+    with pytest.raises(UserError, match="--reference"):
+        faithful(folder, *quick, run="SIMILARITY")
+    with pytest.raises(UserError, match="fingerprint"):
+        faithful(folder, *quick, "--reference", folder / "FEATURE", run="SIMILARITY")
+    summary = faithful(folder, *quick, "--reference", folder / "RUN", run="SIMILARITY")
+    scores = {
+        row["key"]: row["score"] for row in pq.read_table(folder / "SIMILARITY/metadata/query-0.parquet").to_pylist()
+    }
+    chosen = {row["key"] for row in pq.read_table(tmp_path / "faithfulness.parquet").to_pylist()}
+    assert first_values(tmp_path, "deletion") == pytest.approx(np.mean([scores[key] for key in chosen]), abs=1e-5)
+    assert summary["score"] == "cosine to the reference feature" and summary["sanity"][0]["pearson"] > 0.999
+    own = faithful(folder, *quick, "--no-sanity", run="SIMILARITY")
+    assert own["score"] == "cosine to the image's own feature"
+
+
+def first_values(folder: Path, kind: str) -> float:
+    """Where the mean curve begins."""
+    lines = csv.DictReader((folder / "curves.csv").open())
+    return float(next(line["mean"] for line in lines if line["kind"] == kind and line["patches"] == "0"))
+
+
+def test_reinitialising_touches_only_what_it_names_and_never_the_model(folder: Path) -> None:
+    model, rows, images = model_and_images(folder)
+    model.prompts["red"] = model.config.prompt
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    classes = torch.tensor([row["predicted"] for row in rows])
+    stored = {name: extract_maps(model, images, [name]).maps[name].numpy() for name in MAPS}
+    state = torch.get_rng_state()
+    head, both = (reinitialised(model, LEVELS[level], seed=4) for level in ("head", "head and tower"))
+    found = correlations(model, images, stored, lambda some: class_target(classes[some]), seed=4, batch_size=5)
+    assert torch.equal(state, torch.get_rng_state())
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+        in_head, in_tower = name.startswith(HEAD), name.startswith("image_encoder.")
+        if in_head:
+            assert torch.equal(head.state_dict()[name], both.state_dict()[name]), name
+        else:
+            assert torch.equal(head.state_dict()[name], value), name
+            assert in_tower or torch.equal(both.state_dict()[name], value), name
+        if value.is_floating_point() and value.ndim > 1:  # matrices: norms start at ones and zeros
+            assert torch.equal(head.state_dict()[name], value) != in_head, name
+            assert torch.equal(both.state_dict()[name], value) != (in_head or in_tower), name
+    assert not any(p.requires_grad for p in [*model.parameters(), *both.parameters()]) and not both.training
+    assert head.prompts == model.prompts and not model.training
+    assert torch.equal(head.state_dict()["bottleneck_proj.running_mean"], torch.zeros(32))
+    wanted = extract_maps(both, images, MAPS, class_target(classes)).maps
+    for name in MAPS:
+        np.testing.assert_allclose(found["nothing"][name], 1, atol=1e-5)
+        pairs = list(zip(stored[name], wanted[name].numpy(), strict=True))
+        for got, (a, b) in zip(found["head and tower"][name], pairs, strict=True):
+            if np.ptp(b) > 0:
+                slow = pearsonr(a.ravel(), b.ravel())[0], spearmanr(a.ravel(), b.ravel())[0]
+                assert got == pytest.approx(slow, abs=2e-3)
+
+
+def test_scores_are_those_of_the_model(folder: Path) -> None:
+    model, _, images = model_and_images(folder)
+    classes, numbers = torch.tensor([6, 0, 3]), torch.tensor([2, 0, 2, 1])
+    logits, features = (getattr(model.head(model.encode(images[:4])), name) for name in ("logits", "features"))
+    found = class_score(model, classes)(images[:4], numbers)
+    wanted = classes[numbers]
+    torch.testing.assert_close(found[:, 1], logits[torch.arange(4), wanted])
+    torch.testing.assert_close(found[:, 0], logits.softmax(dim=1)[torch.arange(4), wanted])
+    cosines = cosine_score(model, features[:3])(images[:4], numbers)[:, 0]
+    torch.testing.assert_close(cosines, torch.cosine_similarity(features, features[numbers]))
+    with pytest.raises(CamError, match="class 7 is asked for; the head has 7"):
+        class_score(model, torch.tensor([7]))(images[:1], torch.tensor([0]))

@@ -1,0 +1,144 @@
+"""Decoding and resizing against Pillow, bit for bit, and every kind of image that a dataset may hold."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from promptsg_core.errors import ImageError
+from promptsg_core.images import ImageTooLargeError
+from promptsg_core.preprocess import decode_image, normalise, read_image, resize_image
+from tests.support.shard_files import image_bytes, textured_image
+
+
+def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, form, **options)
+    return out.getvalue()
+
+
+def gradient(width: int = 20, height: int = 40) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", [(64, 32), (33, 57), (300, 140)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_decoding_and_resizing_give_pillows_bytes(size: tuple[int, int], interpolation: str) -> None:
+    data = textured_image(3, size)
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    image = decode_image(data)
+    np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(picture))
+    resized = picture.resize((128, 256), Image.Resampling[interpolation.upper()])
+    found = resize_image(image, (256, 128), interpolation).permute(1, 2, 0).numpy()
+    grows = interpolation == "bilinear" and size[0] < 256
+    assert np.abs(found.astype(int) - np.asarray(resized)).max() <= (0 if grows else 2)
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP"])
+def test_other_formats_give_pillows_bytes(form: str) -> None:
+    data = encoded(gradient(), form)
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data).permute(1, 2, 0).numpy(), wanted)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_grey_becomes_three_equal_channels(form: str) -> None:
+    image = decode_image(encoded(gradient().convert("L"), form))
+    assert image.shape == (3, 40, 20)
+    assert torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
+    assert image.float().std() > 20
+
+
+def test_cmyk_looks_right() -> None:
+    image = decode_image(encoded(Image.new("RGB", (16, 16), (200, 60, 20)).convert("CMYK"), "JPEG", quality=95))
+    assert (image.float().mean((1, 2)) - torch.tensor([200.0, 60.0, 20.0])).abs().max() < 6
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "1"])
+def test_palettes_transparency_and_bitmaps(mode: str) -> None:
+    assert decode_image(encoded(gradient().convert(mode), "PNG")).shape == (3, 40, 20)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    values = np.array([[0, 257, 32768, 65535]], np.uint16)
+    image = decode_image(encoded(Image.fromarray(values), "PNG"))
+    assert image[0, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_applied(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 270 degrees
+    data = encoded(gradient(20, 40), form, exif=exif.tobytes())
+    image = decode_image(data)
+    assert image.shape == (3, 20, 40)
+    # Red rises to the right in the stored picture, so downwards in the upright one.
+    assert image[0, -1].float().mean() > image[0, 0].float().mean() + 150
+
+
+def test_one_pixel() -> None:
+    image = decode_image(encoded(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"))
+    assert resize_image(image, (32, 16))[:, 5, 5].tolist() == [9, 8, 7]
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    chunk = (13).to_bytes(4, "big") + header + zlib.crc32(header).to_bytes(4, "big")
+    return b"\x89PNG\r\n\x1a\n" + chunk + (1 << 20).to_bytes(4, "big") + b"IDAT" + b"\0" * 64
+
+
+def test_a_pixel_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(ImageTooLargeError, match="30000x30000 pixels, more than max_image_pixels 100000000"):
+        decode_image(png_header(30_000, 30_000))
+    with pytest.raises(ImageTooLargeError, match="32x"):
+        decode_image(image_bytes(0, (8, 32)), max_pixels=200)
+
+
+def test_every_truncation_of_a_jpeg_is_refused() -> None:
+    data = textured_image(1)
+    for length in range(len(data)):
+        with pytest.raises(ImageError):
+            decode_image(data[:length])
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
+    data = textured_image(1)
+    assert torch.equal(decode_image(data + b"\0" * 30), decode_image(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "empty file"), (b"hello", "no image format"), (b"\xff\xd8\xff\xd9", "no image format")]
+)
+def test_what_is_no_image(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        decode_image(data)
+
+
+def test_normalise_is_the_formula() -> None:
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    found = normalise(images, (0.5, 0.2, 0.0), (0.5, 0.1, 2.0), torch.float64)
+    torch.testing.assert_close(found.flatten(), torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64))
+    assert normalise(images, (0.5,) * 3, (0.5,) * 3, torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_reading_a_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(ImageError, match=r"a\.jpg: no image format"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match=r"b\.jpg: No such file"):
+        read_image(tmp_path / "b.jpg")
+
+
+def test_the_recorded_batch(golden: Path, market_sample: Path) -> None:
+    recorded = np.load(golden / "preprocessed.npz")
+    paths = [next(market_sample.rglob(name)) for name in recorded["names"].tolist()]
+    images = torch.stack([resize_image(read_image(path), (256, 128)) for path in paths])
+    found = normalise(images, (0.5,) * 3, (0.5,) * 3, torch.float32)
+    np.testing.assert_allclose(found.numpy(), recorded["images"], atol=1e-6)

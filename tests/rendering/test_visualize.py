@@ -1,0 +1,245 @@
+"""`promptsg visualize` and `compare` on real files: the batch job's maps to the bit, and every odd image."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from jobs.cli import main
+from jobs.errors import UserError
+from jobs.mining.config import build_config
+from jobs.mining.mine import mine
+from jobs.rendering.single import find_images, names_for
+from jobs.runs.run import open_run
+from tests.support.shard_files import image_bytes, market_shard, textured_image
+from tests.support.tiny import tiny_checkpoint
+
+GRIDS = {
+    "stride12": {"image_size": (64, 32), "patch_size": 4, "stride": 3},
+    "tall": {"image_size": (96, 32), "patch_size": 4, "stride": 4},
+    "18x9": {"image_size": (72, 36), "patch_size": 4, "stride": 4},
+}
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "m.pth"
+    tiny_checkpoint(path, image_size=(64, 32))
+    return path
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    folder = tmp_path / "people"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(textured_image(number))
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_batch_jobs_maps_to_the_bit(checkpoint: Path, tmp_path: Path, batch_size: int, precision: str) -> None:
+    keys = market_shard(tmp_path / "query-0.tar", 6)
+    files = []
+    for number, key in enumerate(keys):
+        files.append(tmp_path / f"{key}.jpg")
+        files[-1].write_bytes(textured_image(number))
+    maps = ["mim_attention", "gradcam/mim", "gradcam++/vit_last", "hirescam/classifier", "rollout", "chefer"]
+    same = {"batch_size": batch_size, "precision": precision, "device": "cpu"}
+    config = {"maps": maps, "workers": 0, "checkpoint": checkpoint, "output": tmp_path / "RUN", **same}
+    assert mine(build_config(None, {**config, "shards": str(tmp_path / "query-0.tar"), "attention_heads": "all"})) == 0
+    result = invoke(
+        "visualize", *files, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--layer", "all",
+        "--batch-size", batch_size, "--precision", precision, "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    run = open_run(tmp_path / "RUN")
+    heads = run.read_maps("mim_attention_heads", "query-0")
+    assert heads.shape == (6, 8, 16, 8)
+    for name in maps:
+        stored = run.read_maps(name, "query-0")
+        for row, key in enumerate(keys):
+            with np.load(tmp_path / "out" / f"{key}.npz") as alone:
+                np.testing.assert_array_equal(alone[name], stored[row], err_msg=name)
+                np.testing.assert_array_equal(alone["mim_attention_heads"], heads[row])
+    np.testing.assert_allclose(heads.mean(1), run.read_maps("mim_attention", "query-0"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_other_grids_work_throughout(people: Path, tmp_path: Path, grid: str) -> None:
+    config = tiny_checkpoint(tmp_path / "m.pth", **GRIDS[grid])
+    size = ["--model-set", "INPUT.SIZE_TEST", str(list(config.image_size)), "--model-set", "MODEL.STRIDE_SIZE",
+            str(config.stride)]  # fmt: skip
+    result = invoke("visualize", people, "--checkpoint", tmp_path / "m.pth", "--layer", "all", "--output",
+                    tmp_path / "out", "--scale", "shared", *size)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "out" / "1.npz") as arrays:
+        assert arrays["gradcam++/mim"].shape == config.grid and arrays["chefer"].shape == config.grid
+        assert arrays["mim_attention"].sum() == pytest.approx(1, abs=1e-3)
+    heat = Image.open(tmp_path / "out" / "1__mim_attention__overlay.png")
+    assert heat.size == (16, 32)  # as the file, not as the grid
+    assert invoke("compare", "--query", people / "0.jpg", "--gallery", people / "1.jpg", "--checkpoint",
+                  tmp_path / "m.pth", "--output", tmp_path / "pair", *size).exit_code == 0  # fmt: skip
+
+
+def odd_images() -> dict[str, bytes]:
+    """Images that are drawn, and files that are not."""
+    rotated = io.BytesIO()
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(io.BytesIO(textured_image(3, (16, 32)))).save(rotated, "JPEG", exif=exif)
+    deep = io.BytesIO()
+    Image.fromarray((np.arange(32 * 16).reshape(32, 16) * 100).astype(np.uint16)).save(deep, "PNG")
+    return {
+        "pixel.png": image_bytes(3, (1, 1), "PNG"),
+        "cmyk.jpg": image_bytes(3, mode="CMYK"),
+        "deep.png": deep.getvalue(),
+        "rotated.jpg": rotated.getvalue(),
+        "empty.jpg": b"",
+        "text.jpg": b"not an image at all",
+    }
+
+
+def test_odd_images_are_drawn_or_named(checkpoint: Path, tmp_path: Path) -> None:
+    for name, data in odd_images().items():
+        (tmp_path / name).write_bytes(data)
+    files = [tmp_path / name for name in odd_images()]
+    result = invoke("visualize", *files, tmp_path / "gone.jpg", "--checkpoint", checkpoint, "--output", tmp_path / "o",
+                    "--method", "mim_attention")  # fmt: skip
+    assert result.exit_code == 1 and "4 images" in result.output
+    for name in ("empty.jpg", "text.jpg", "gone.jpg"):
+        lines = [line for line in result.output.splitlines() if name in line]
+        assert len(lines) == 1 and lines[0].startswith("not drawn:")
+    for name in ("pixel", "cmyk", "deep", "rotated"):
+        assert (tmp_path / "o" / f"{name}__panel.png").exists()
+    assert Image.open(tmp_path / "o" / "rotated__mim_attention__overlay.png").size == (16, 32)  # upright
+    grey = np.asarray(Image.open(tmp_path / "o" / "deep__panel.png"))
+    assert grey.shape[2] == 3
+
+
+def test_compare_gives_the_cosine_and_both_ways(checkpoint: Path, people: Path, tmp_path: Path) -> None:
+    result = invoke("compare", "--query", people / "0.jpg", "--gallery", people / "1.jpg", "--checkpoint", checkpoint,
+                    "--output", tmp_path / "pair", "--precision", "fp32", "--json")  # fmt: skip
+    similarity = json.loads(result.output)["similarity"]
+    with np.load(tmp_path / "pair" / "query__0.npz") as a, np.load(tmp_path / "pair" / "gallery__1.npz") as b:
+        unit = [side["feature"] / np.linalg.norm(side["feature"]) for side in (a, b)]
+        assert similarity == pytest.approx(float(unit[0] @ unit[1]), abs=1e-5)
+        assert float(b["score"]) == pytest.approx(similarity, abs=1e-5) and not np.allclose(
+            a["hirescam/mim"], b["hirescam/mim"]
+        )
+    refused = invoke("compare", "--query", people / "0.jpg", "--gallery", people / "1.jpg", "--checkpoint", checkpoint,
+                     "--layer", "classifier", "--output", tmp_path / "no")  # fmt: skip
+    assert refused.exit_code == 1 and "does not pass through layer classifier" in refused.output
+    assert not (tmp_path / "no").exists()
+
+
+def test_files_folders_and_globs(people: Path) -> None:
+    assert len(find_images([str(people)])) == 3
+    assert len(find_images([str(people / "*.jpg"), str(people / "1.jpg")])) == 3
+    assert find_images([str(people / "gone.jpg")]) == [people / "gone.jpg"]
+    stems = names_for([Path("/a/x.jpg"), Path("/b/x.jpg"), Path("/b/x.png"), Path("/b/y.png")])
+    assert list(stems.values()) == ["x", "b__x", "b__x__2", "y"]
+
+
+def rows_of(run: Path) -> list[dict]:
+    return [row for path in sorted((run / "metadata").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_label_and_predicted_agree_where_the_prediction_is_right(checkpoint: Path, tmp_path: Path) -> None:
+    for number, split in enumerate(("train-0", "query-0")):
+        market_shard(tmp_path / f"{split}.tar", 35, first=0 if number == 0 else 200)
+    options = {"maps": ["mim_attention", "gradcam/mim"], "workers": 0, "checkpoint": checkpoint, "precision": "fp32",
+               "device": "cpu", "shards": str(tmp_path / "*.tar"), "batch_size": 8}  # fmt: skip
+    assert mine(build_config(None, {**options, "output": tmp_path / "L", "target": "label"})) == 0
+    assert mine(build_config(None, {**options, "output": tmp_path / "P"})) == 0
+    labelled, predicted = open_run(tmp_path / "L"), open_run(tmp_path / "P")
+    a, b = (run.read_maps("gradcam/mim", "train-0") for run in (labelled, predicted))
+    right = np.array(
+        [row["predicted"] == row["pid"] - 1 for row in rows_of(tmp_path / "L") if row["shard"] == "train-0"]
+    )
+    assert 0 < right.sum() < len(right)  # pids 1 to 7 are classes 0 to 6
+    np.testing.assert_array_equal(a[right], b[right])
+    assert not any(np.array_equal(x, y) and x.any() for x, y in zip(a[~right], b[~right], strict=True))
+    query = [row for row in rows_of(tmp_path / "L") if row["shard"] == "query-0"]
+    assert {row["status"] for row in query} == {"no_label"} and all(row["h5_row"] is not None for row in query)
+    assert all(row["gradcam_mim_mass"] is None and row["mim_attention_mass"] is not None for row in query)
+    assert np.isnan(labelled.read_maps("gradcam/mim", "query-0")).all()
+
+
+def test_counts_that_disagree_are_both_named(checkpoint: Path, tmp_path: Path) -> None:
+    market_shard(tmp_path / "train-0.tar", 10)
+    common = ["mine", "--shards", tmp_path / "train-0.tar", "--checkpoint", checkpoint, "--output", tmp_path / "R"]
+    result = invoke(*common, "--target", "label")
+    assert result.exit_code == 1 and "have 2 pids, but the checkpoint has 7 classes" in result.output
+    (tmp_path / "map.json").write_text('{"1": 3, "2": 9}')
+    result = invoke(*common, "--target", "label", "--label-map", tmp_path / "map.json")
+    assert "class 9" in result.output and "7 classes" in result.output
+    assert not (tmp_path / "R").exists()
+    (tmp_path / "map.json").write_text('{"1": 3, "2": 5}')
+    assert invoke(*common, "--target", "label", "--label-map", tmp_path / "map.json").exit_code == 0
+
+
+def test_similarity_is_to_the_mean_of_the_persons_other_images(checkpoint: Path, tmp_path: Path) -> None:
+    from cam import extract_maps
+    from cam.targets import similarity_target
+    from promptsg_core import load_model
+    from promptsg_core.preprocess import decode_image, resize_image
+
+    keys = market_shard(tmp_path / "gallery-0.tar", 11)  # persons 1, 2 and, alone, 3
+    common = {"workers": 0, "checkpoint": checkpoint, "precision": "fp32", "device": "cpu", "batch_size": 4}
+    first = {**common, "shards": str(tmp_path / "gallery-0.tar"), "output": tmp_path / "F", "maps": ["mim_attention"]}
+    assert mine(build_config(None, first)) == 0
+    second = {**first, "output": tmp_path / "S", "maps": ["mim_attention", "hirescam/mim"], "target": "similarity"}
+    assert mine(build_config(None, {**second, "reference": tmp_path / "F", "reference_split": "gallery"})) == 0
+    features = open_run(tmp_path / "F").read_features("gallery-0").astype(float)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    model = load_model(checkpoint, device="cpu", precision="fp32")
+    images = torch.stack([resize_image(decode_image(textured_image(n)), (64, 32)) for n in range(11)])
+    stored = open_run(tmp_path / "S").read_maps("hirescam/mim", "gallery-0")
+    rows = rows_of(tmp_path / "S")
+    for number in range(10):
+        others = [n for n in range(11) if n // 5 == number // 5 and n != number]
+        mean = torch.tensor(unit[others].mean(0)).float()[None]
+        wanted = extract_maps(model, images[number : number + 1], ["hirescam/mim"], similarity_target(mean))
+        exact = wanted.maps["hirescam/mim"][0].numpy()
+        np.testing.assert_allclose(stored[number], exact, atol=2e-4 * exact.max())
+        assert rows[number]["score"] == pytest.approx(wanted.score.item(), abs=1e-5)
+        assert rows[number]["status"] == "ok" and rows[number]["key"] == keys[number]
+    assert rows[10]["status"] == "no_reference" and rows[10]["h5_row"] == 10 and rows[10]["score"] is None
+    assert np.isnan(stored[10]).all() and rows[10]["predicted"] is not None
+    missing = invoke("mine", "--shards", tmp_path / "gallery-0.tar", "--checkpoint", checkpoint, "--output",
+                     tmp_path / "X", "--target", "similarity")  # fmt: skip
+    assert missing.exit_code == 1 and "--reference RUN" in missing.output
+    tiny_checkpoint(tmp_path / "other.pth", seed=1, image_size=(64, 32))
+    for changed, word in (
+        ({"checkpoint": tmp_path / "other.pth"}, "checkpoint"),
+        ({"neck_feat": "after"}, "neck_feat"),
+    ):
+        with pytest.raises(UserError, match=f"features of another model: {word}"):
+            mine(build_config(None, {**second, "reference": tmp_path / "F", "output": tmp_path / "O", **changed}))
+    assert not (tmp_path / "O").exists()
+
+
+def test_prompts_are_maps_of_the_run(checkpoint: Path, tmp_path: Path) -> None:
+    market_shard(tmp_path / "query-0.tar", 5)
+    result = invoke("mine", "--shards", tmp_path / "query-0.tar", "--checkpoint", checkpoint, "--output",
+                    tmp_path / "R", "--prompt", "plain=A photo of a person", "--maps", "mim_attention",
+                    "--workers", 0)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    run = open_run(tmp_path / "R")
+    assert run.maps == ("mim_attention", "mim_attention:plain")
+    assert run.read_maps("mim_attention:plain", "query-0").sum(axis=(1, 2)) == pytest.approx(np.ones(5), abs=1e-4)
+    assert "mim_attention_plain_entropy" in run.schema.names

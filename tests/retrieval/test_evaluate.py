@@ -1,0 +1,340 @@
+"""`promptsg evaluate` on small runs made with the project's own writers, against DuckDB, scipy and plain loops."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from scipy import stats
+
+from jobs.errors import UserError
+from jobs.retrieval.correlates import consistency, correlate_all, weighted_pearson, weighted_spearman, worst_first
+from jobs.retrieval.evaluate import command, parse_memory, plan_block
+from jobs.retrieval.rerank import RerankConfig
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import create_manifest
+from jobs.runs.run import open_run
+from jobs.runs.shard_output import Results, ShardOutput
+from jobs.shards.samples import KEPT, NO_REFERENCE, Sample
+
+MAPS = ("mim_attention", "gradcam/mim")
+GRID = (6, 4)
+
+
+def write_run(root: Path, shards: dict[str, list[dict[str, Any]]], seed: int = 0) -> Path:
+    """A run whose rows are {pid, camid, split, status, feature, ...}; what is not given is random."""
+    manifest = create_manifest(RunLayout(root), {"asked": {"maps": list(MAPS)}, "shards": []}, {}, {})
+    rng = np.random.default_rng(seed)
+    for shard, rows in shards.items():
+        output = ShardOutput(RunLayout(root), manifest, shard, max_failed_fraction=1.0)
+        samples, features, maps = [], [], []
+        for index, row in enumerate(rows):
+            status = row.get("status", "ok")
+            fields = {name: row.get(name) for name in ("pid", "camid")}
+            split = row.get("split", shard.split("-")[0])
+            samples.append(Sample(key=f"{shard}_{index:04d}", tar_index=index, split=split, status=status, **fields))
+            if status in KEPT:
+                features.append(row.get("feature", rng.normal(size=8)))
+                maps.append(row.get("map", rng.random((len(MAPS), *GRID)) ** rng.uniform(1, 6)))
+        count = len(features)
+        stacked = np.array(maps, np.float32).reshape(count, len(MAPS), *GRID)
+        results = Results(
+            maps={name: stacked[:, i] for i, name in enumerate(MAPS)},
+            features=np.array(features, np.float32).reshape(count, -1),
+            score=np.zeros(count, np.float32),
+            predicted=np.zeros(count, np.int64),
+            probability=np.ones(count, np.float32),
+        )
+        output.add(samples, results if count else None)
+        assert output.commit()[0]
+    return root
+
+
+def rows_of(count: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of 6 identities in 3 cameras whose features say something of the identity, all images of a pid alike."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(7, 8))
+    rows = []
+    for _ in range(count):
+        pid = int(rng.integers(1, 7))
+        rows.append({"pid": pid, "camid": int(rng.integers(0, 3)), "feature": centres[pid] + rng.normal(size=8)})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 queries in two shards, 70 gallery images in two; junk, distractors, failures, and a query without a match."""
+    queries = [*rows_of(22, 1), {"pid": 77, "camid": 0}, {"pid": None, "camid": 1}]
+    copies = rows_of(30, 3)
+    gallery = [*rows_of(40, 2), *copies]
+    more = [
+        *copies[:5],  # equal features: ties across shards
+        *({"pid": -1, "camid": c, "feature": queries[0]["feature"]} for c in (0, 1)),
+        *({"pid": 0, "camid": c} for c in (0, 1, 2)),
+        {"pid": 3, "camid": None},
+        {"status": "image_corrupt"},
+    ]
+    shards = {"query-000000": queries[:10], "query-000001": queries[10:], "gallery-000000": gallery}
+    return write_run(tmp_path_factory.mktemp("made") / "RUN", {**shards, "gallery-000001": more})
+
+
+def run_command(*words: object) -> Result:
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+def evaluated(run: Path, output: Path, *words: object) -> dict[str, Any]:
+    result = run_command(run, "--output", output, "--bootstrap", 50, "--json", *words)
+    assert result.exit_code == 0, result.exception
+    metrics: dict[str, Any] = json.loads(result.output)
+    assert metrics == json.loads((output / "metrics.json").read_text())
+    return metrics
+
+
+def literal(run: Path) -> list[dict[str, Any]]:
+    """Per query the ranked gallery, from the files alone."""
+    opened = open_run(run)
+    rows = [row for row in opened.metadata().to_table().to_pylist() if row["h5_row"] is not None]
+    for row in rows:
+        feature = opened.read_features(row["shard"])[row["h5_row"]].astype(float)
+        row["feature"] = feature / np.sqrt((feature**2).sum())
+    known = [row for row in rows if row["pid"] is not None and row["camid"] is not None]
+    found = []
+    for query in (row for row in known if row["split"] == "query"):
+        ranked = []
+        for image in known:
+            same = image["pid"] == query["pid"]
+            if image["split"] == "gallery" and image["pid"] != -1 and not (same and image["camid"] == query["camid"]):
+                ranked.append((float(((image["feature"] - query["feature"]) ** 2).sum()), len(ranked), same, image))
+        ranked.sort(key=lambda entry: entry[:2])
+        hits = [rank for rank, entry in enumerate(ranked, 1) if entry[2]]
+        ap = sum((i + 1) / rank for i, rank in enumerate(hits)) / len(hits) if hits else None
+        found.append({"query": query, "ranked": ranked, "hits": hits, "ap": ap})
+    return found
+
+
+def test_the_files_say_what_plain_loops_say(made: Path, tmp_path: Path) -> None:
+    metrics = evaluated(made, tmp_path / "out", "--topk", 7)
+    wanted = literal(made)
+    table = pq.read_table(tmp_path / "out" / "queries.parquet")
+    assert table.schema.field("topk_distances").type == pa.list_(pa.float64())
+    assert table.schema.field("ap").nullable and not table.schema.field("key").nullable
+    for row, want in zip(table.to_pylist(), wanted, strict=True):
+        hits, nearest = want["hits"], [entry[3] for entry in want["ranked"][:7]]
+        assert (row["shard"], row["key"]) == (want["query"]["shard"], want["query"]["key"])
+        assert row["ap"] == (pytest.approx(want["ap"], rel=1e-12) if hits else None)
+        assert row["inp"] == (pytest.approx(len(hits) / hits[-1], rel=1e-12) if hits else None)
+        assert row["first_hit_rank"] == (hits[0] if hits else None) and row["num_matches"] == len(hits)
+        assert row["rank1_correct"] == (hits[0] == 1 if hits else None)
+        for column, name in (("keys", "key"), ("shards", "shard"), ("h5_rows", "h5_row"), ("pids", "pid")):
+            assert row[f"topk_{column}"] == [image[name] for image in nearest]
+        assert row["topk_camids"] == [image["camid"] for image in nearest]
+        assert row["topk_correct"] == [entry[2] for entry in want["ranked"][:7]]
+        np.testing.assert_allclose(row["topk_distances"], [entry[0] for entry in want["ranked"][:7]], rtol=1e-10)
+    scored = [want for want in wanted if want["hits"]]
+    assert metrics["queries"] == len(scored) == 22 and metrics["queries_without_match"] == 1
+    assert metrics["mAP"] == pytest.approx(np.mean([want["ap"] for want in scored]), rel=1e-12)
+    for rank in (1, 5, 10, 20):
+        assert metrics["cmc"][rank - 1] == np.mean([want["hits"][0] <= rank for want in scored])
+    assert (metrics["queries_without_label"], metrics["gallery_without_label"], metrics["gallery_junk"]) == (1, 1, 2)
+    assert metrics["gallery"] == 78 and metrics["selected_gallery"] == 81
+    wrong = sorted((want for want in scored if want["hits"][0] > 1), key=lambda want: want["ap"])
+    assert (tmp_path / "out" / "failures.txt").read_text().splitlines() == [want["query"]["key"] for want in wrong]
+    assert 0 < metrics["wrong_rank1"] == len(wrong) < 22
+    found = duckdb.sql(
+        f"SELECT avg(ap), count(*) FROM '{tmp_path}/out/queries.parquet' WHERE ap IS NOT NULL"
+    ).fetchall()
+    assert found == [(pytest.approx(metrics["mAP"]), 22)]
+
+
+def test_a_camera_pair_is_the_ranking_of_that_part_alone(made: Path, tmp_path: Path) -> None:
+    whole = evaluated(made, tmp_path / "whole")
+    assert [(p["query_camid"], p["gallery_camid"]) for p in whole["camera_pairs"]] == [
+        (q, g) for q in range(3) for g in range(3) if q != g
+    ]
+    for pair in whole["camera_pairs"]:
+        asked, ranked = (f"split = '{s}' AND camid = {pair[f'{s}_camid']}" for s in ("query", "gallery"))
+        part = evaluated(made, tmp_path / "part", "--query-where", asked, "--gallery-where", ranked)
+        for name in ("queries", "mAP", "mINP", "cmc"):
+            assert part[name] == pytest.approx(pair[name], rel=1e-12)
+
+
+@pytest.mark.parametrize("extra", [(), ("--rerank", "--k1", "6", "--k2", "3")])
+def test_the_block_changes_nothing(made: Path, tmp_path: Path, extra: tuple[str, ...]) -> None:
+    one = evaluated(made, tmp_path / "one", *extra)
+    other = evaluated(made, tmp_path / "other", "--block", 3, *extra)
+    assert one == other
+    assert one["rerank"] == ({"k1": 6, "k2": 3, "weight": 0.3} if extra else None)
+    for name in ("queries.parquet", "failures.txt", "why.csv", "metrics.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_a_second_call_writes_over_the_first(made: Path, tmp_path: Path) -> None:
+    evaluated(made, tmp_path, "--topk", 1)
+    evaluated(made, tmp_path, "--topk", 2)
+    assert len(pq.read_table(tmp_path / "queries.parquet")["topk_keys"][0]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["failures.txt", "metrics.json", "queries.parquet", "why.csv"]
+
+
+def test_the_table_can_be_read(made: Path, tmp_path: Path) -> None:
+    result = run_command(made, "--output", tmp_path, "--bootstrap", 20)
+    assert result.exit_code == 0, result.exception
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    line = next(line for line in result.output.splitlines() if line.split()[:1] == ["all"])
+    shown = [100 * v for v in (metrics["mAP"], metrics["mINP"], *(metrics["cmc"][r - 1] for r in (1, 5, 10, 20)))]
+    assert line.split()[1] == "22" and line.split()[2:] == [f"{v:.2f}" for v in shown]
+    assert "1 queries without a match, 1 queries and 1 gallery images without pid or camid, 2 junk" in result.output
+    assert f"{metrics['wrong_rank1']} queries have a wrong first image: {tmp_path}/failures.txt" in result.output
+
+
+def test_correlations_are_scipys(made: Path, tmp_path: Path) -> None:
+    evaluated(made, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "why.csv").open()))
+    assert [row["map"] for row in rows[::6]] == list(MAPS) and len(rows) == 12
+    measures = duckdb.sql(f"""
+        SELECT q.ap, m.* FROM '{tmp_path}/queries.parquet' q JOIN '{made}/metadata/*.parquet' m USING (shard, key)
+        WHERE q.ap IS NOT NULL ORDER BY m.shard, m.tar_index""").fetchnumpy()
+    border = np.asarray(measures["gradcam_mim_stripe_0"] + measures["gradcam_mim_stripe_5"], float)
+    values = {"border": border, "off_centre": np.abs(np.asarray(measures["gradcam_mim_com_x"], float) - 0.5)}
+    values |= {name: np.asarray(measures[f"gradcam_mim_{name}"], float) for name in ("entropy", "area50", "mass")}
+    for row in rows[6:]:
+        if row["measure"] in values:
+            assert row["queries"] == "22" and row["identities"] == str(len(set(measures["pid"].tolist())))
+            x, y = np.asarray(measures["ap"], float), values[row["measure"]]
+            assert float(row["pearson"]) == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-6)
+            assert float(row["spearman"]) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-6)
+            assert float(row["spearman_low"]) < float(row["spearman"]) < float(row["spearman_high"])
+
+
+def test_consistency_is_the_correlation_with_the_mean_of_the_matches(made: Path) -> None:
+    run = open_run(made)
+    rows = run.metadata().to_table()
+    keep = [r["h5_row"] is not None and None not in (r["pid"], r["camid"]) for r in rows.to_pylist()]
+    rows = rows.filter(pa.array(keep))
+    queries, gallery = (rows.filter(pa.compute.equal(rows["split"], split)) for split in ("query", "gallery"))
+    found = consistency(run, "gradcam/mim", queries, gallery.take(np.arange(len(gallery))[::-1]))
+    images, asked = (run.maps_of("gradcam/mim", t).reshape(len(t), -1).astype(float) for t in (gallery, queries))
+    for position, query in enumerate(queries.to_pylist()):
+        matches = [
+            image / image.sum()
+            for image, row in zip(images, gallery.to_pylist(), strict=True)
+            if row["pid"] == query["pid"] and row["camid"] != query["camid"]
+        ]
+        if matches:
+            wanted = stats.pearsonr(asked[position], np.mean(matches, axis=0)).statistic
+            assert found[position] == pytest.approx(wanted, abs=1e-9)
+        else:
+            assert np.isnan(found[position])
+    assert np.isfinite(found).sum() == 22
+
+
+def test_weights_stand_for_repeated_queries() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
+    weights = rng.integers(0, 4, (5, 40)).astype(float)
+    for row, pearson, spearman in zip(
+        weights, weighted_pearson(x, y, weights), weighted_spearman(x, y, weights), strict=True
+    ):
+        repeated = np.repeat(np.arange(40), row.astype(int))
+        assert pearson == pytest.approx(stats.pearsonr(x[repeated], y[repeated]).statistic, abs=1e-12)
+        assert spearman == pytest.approx(stats.spearmanr(x[repeated], y[repeated]).statistic, abs=1e-12)
+
+
+def test_intervals_hold_identities_together() -> None:
+    rng = np.random.default_rng(4)
+    identity = np.repeat(np.arange(30), 20)
+    x = np.repeat(rng.normal(size=30), 20)  # all queries of one identity are alike
+    y = x + np.repeat(rng.normal(size=30), 20)
+    (found,) = correlate_all(x, identity, {("m", "entropy"): y}, samples=2000, seed=1)
+    (alone,) = correlate_all(x, np.arange(600), {("m", "entropy"): y}, samples=2000, seed=1)
+    assert found.identities == 30 and found.pearson == pytest.approx(stats.pearsonr(x, y).statistic)
+    assert found.pearson_high - found.pearson_low > 3 * (alone.pearson_high - alone.pearson_low)
+    again = correlate_all(x, identity, {("m", "entropy"): y}, samples=2000, seed=1)[0]
+    assert again == found != correlate_all(x, identity, {("m", "entropy"): y}, samples=2000, seed=2)[0]
+
+
+def test_what_does_not_vary_has_no_correlation() -> None:
+    ap, pid = np.array([0.1, 0.5, 0.9, np.nan]), np.array([1, 2, 3, 4])
+    flat = 1 + 1e-7 * np.array([1.0, -1.0, 0.5, 0.0])  # an attention map's mass: 1 and rounding
+    unknown = np.array([1.0, 2.0, np.nan, 3.0])
+    measures = {("m", "mass"): flat, ("m", "entropy"): unknown, ("m", "border"): np.full(4, np.nan)}
+    mass, entropy, border = correlate_all(ap, pid, measures, samples=20, seed=0)
+    assert (mass.queries, mass.pearson, mass.spearman, mass.pearson_low) == (3, None, None, None)
+    assert (entropy.queries, entropy.pearson, entropy.identities) == (2, None, 2)
+    assert (border.queries, border.spearman, border.identities) == (0, None, 0)
+    one = correlate_all(ap, np.ones(4, int), {("m", "mass"): np.arange(4.0)}, samples=20, seed=0)[0]
+    assert one.spearman == pytest.approx(1) and one.spearman_low is None  # one identity cannot be resampled
+    assert worst_first(["a", "b", "c", "d"], ap[[2, 0, 0, 3]], np.array([True, True, True, False])) == ["b", "c", "a"]
+
+
+def test_maps_without_mass_are_left_out(tmp_path: Path) -> None:
+    zero = np.zeros((len(MAPS), *GRID))
+    queries = [{"pid": p, "camid": 0, **({"map": zero} if p == 2 else {})} for p in (1, 2, 3, 4, 5)]
+    gallery = [{"pid": p, "camid": 1, **({"map": zero} if p == 3 else {})} for p in (1, 2, 3, 4, 5)]
+    write_run(tmp_path / "RUN", {"query-0": queries, "gallery-0": gallery})
+    metrics = evaluated(tmp_path / "RUN", tmp_path / "out")
+    counts = {line["measure"]: line["queries"] for line in metrics["why"][:6]}
+    assert counts == {"entropy": 4, "area50": 4, "off_centre": 4, "border": 4, "mass": 5, "consistency": 3}
+
+
+def test_images_without_a_target_have_features_and_take_part(tmp_path: Path) -> None:
+    half = np.stack([np.random.default_rng(0).random(GRID), np.full(GRID, np.nan)])  # a MIM map, no gradient map
+    queries = [{"pid": p, "camid": 0, "status": NO_REFERENCE if p == 1 else "ok"} for p in (1, 2, 3, 4)]
+    queries[0]["map"] = half
+    gallery = [{"pid": p, "camid": 1} for p in (1, 2, 3, 4)]
+    write_run(tmp_path / "RUN", {"query-0": queries, "gallery-0": gallery})
+    metrics = evaluated(tmp_path / "RUN", tmp_path / "out")
+    assert metrics["queries"] == 4
+    assert [line["queries"] for line in metrics["why"]] == [4] * 6 + [3] * 6
+
+
+def test_no_query_has_a_match(tmp_path: Path) -> None:
+    write_run(tmp_path / "RUN", {"query-0": [{"pid": 1, "camid": 0}], "gallery-0": [{"pid": 1, "camid": 0}]})
+    metrics = evaluated(tmp_path / "RUN", tmp_path / "out")
+    assert (metrics["queries"], metrics["queries_without_match"], metrics["mAP"]) == (0, 1, None)
+    (row,) = pq.read_table(tmp_path / "out" / "queries.parquet").to_pylist()
+    assert row["ap"] is None and row["rank1_correct"] is None and row["topk_keys"] == []
+    assert (tmp_path / "out" / "failures.txt").read_text() == ""
+    assert run_command(tmp_path / "RUN", "--output", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--query-where", "split = 'no'"], r"--query-where \"split = 'no'\" leaves nothing to rank: 0 images"),
+        (["--gallery-where", "pid < 0"], r"leaves nothing to rank: 2 images with features, 0 of them .* 2 junk"),
+        (["--gallery-where", "camid IS NULL"], r"1 images with features, 1 of them without pid or camid"),
+        (["--query-where", "splt = 'query'"], r"--query-where \"splt = 'query'\": Binder Error"),
+        (["--gallery-where", "split = 'gallery')"], r"--gallery-where .*: Parser Error"),
+        (["--memory", "1MB"], r"needs up to .* GB, and --memory allows 0.00 GB: raise it to 0.5GB"),
+        (["--memory", "2 apples"], r"'2 apples' is not a size such as 2GB; units are B, KB"),
+    ],
+)
+def test_errors_say_what_to_do(made: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    error = run_command(made, "--output", tmp_path, *words).exception
+    assert isinstance(error, UserError)
+    with pytest.raises(UserError, match=message):
+        raise error
+
+
+def test_no_shard_is_done(tmp_path: Path) -> None:
+    write_run(tmp_path / "RUN", {})
+    error = run_command(tmp_path / "RUN").exception
+    assert isinstance(error, UserError) and "has no finished shard" in str(error)
+
+
+def test_the_plan_keeps_to_its_memory() -> None:
+    assert parse_memory("2GB") == 2 * 10**9 and parse_memory("1.5 KiB") == 1536 and parse_memory("7") == 7
+    assert plan_block(3368, 15913, 1280, 2 * 10**9) == 1024
+    block = plan_block(20_000, 200_000, 1280, 2 * 10**9)
+    assert 220_000 * 1280 * 4 + block * 200_000 * 4 < 2 * 10**9 and block >= 128
+    with pytest.raises(UserError, match=r"re-ranking 20000 queries against 200000 images needs up to \d+\.\d\d GB"):
+        plan_block(20_000, 200_000, 1280, 2 * 10**9, RerankConfig())
+    assert plan_block(3368, 15913, 1280, 3 * 10**9, RerankConfig()) > 0

@@ -1,0 +1,217 @@
+"""Choosing rows: SQL, keys and samples over real Parquet files, against the rows that Python picks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from jobs.errors import UserError
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import create_manifest
+from jobs.runs.query import keys_in_several_shards, read_keys, read_queries, rows_by_key, select_rows
+from jobs.runs.run import Run, open_run
+from jobs.runs.shard_output import Results, ShardOutput
+from jobs.shards.random_access import read_header
+from jobs.shards.samples import OK, read_samples
+from jobs.shards.tar import TarReader
+from jobs.shards.urls import expand_shards
+from tests.support.shard_files import market_key, market_shard
+
+MAPS = ("mim_attention", "gradcam++/mim")
+GRID = (8, 4)
+Maps = Callable[[str, int], Mapping[str, NDArray[np.float32]]]
+
+
+def random_maps(shard: str, number: int) -> dict[str, NDArray[np.float32]]:
+    """Two maps that depend on the shard and the row; the attention sums to 1."""
+    rng = np.random.default_rng([*shard.encode(), number])
+    attention, gradient = rng.random((2, *GRID)).astype(np.float32)
+    return {MAPS[0]: attention / attention.sum(), MAPS[1]: gradient * 3}
+
+
+def make_run(root: Path, shards: Path, maps: Maps = random_maps) -> Run:
+    """A run over all tars of a folder as `mine` writes it, with maps of our own instead of a model's."""
+    listed = expand_shards([str(shards / "*.tar*")])
+    asked = {
+        "asked": {"maps": list(MAPS)},
+        "shards": [{"name": s.name, "url": s.url, "size": s.size} for s in listed],
+    }
+    manifest = create_manifest(RunLayout(root), asked, {}, {})
+    for shard in listed:
+        output = ShardOutput(RunLayout(root), manifest, shard.name, max_failed_fraction=0.5)
+        samples, found = [], []
+        with TarReader(shard) as tar:
+            for number, (sample, data) in enumerate(read_samples(tar, shard.name)):
+                samples.append(sample)
+                if data is not None:
+                    try:
+                        header = read_header(data)
+                    except (OSError, Image.UnidentifiedImageError) as error:
+                        sample.fail("image_corrupt", str(error))
+                        continue
+                    sample.width, sample.height = header.width, header.height
+                    found.append(maps(shard.name, number))
+        count = len(found)
+        stacked = {name: np.stack([one[name] for one in found]) for name in MAPS}
+        zeros = np.zeros(count, np.float32)
+        for sample in samples:  # a map of a target that the row lacks is NaN
+            if sample.status == OK and np.isnan(maps(shard.name, sample.tar_index)[MAPS[1]]).any():
+                sample.status = "no_label"
+        results = Results(
+            maps=stacked, features=np.ones((count, 3), np.float32), score=zeros, probability=zeros,
+            predicted=np.zeros(count, np.int64),
+        )  # fmt: skip
+        output.add(samples, results)
+        output.commit()
+    return open_run(root)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("selection")
+    market_shard(folder / "tars/query-0.tar", 30)
+    market_shard(folder / "tars/gallery-0.tar", 40, first=100)
+    market_shard(folder / "tars/gallery-1.tar", 25, first=135)  # its first five keys are also in gallery-0
+    return make_run(folder / "RUN", folder / "tars")
+
+
+def everything(run: Run) -> list[dict[str, Any]]:
+    """All rows by shard and place in the tar, read with pyarrow alone."""
+    rows = [row for path in run.layout.metadata.iterdir() for row in pq.read_table(path).to_pylist()]
+    return sorted(rows, key=lambda row: (row["shard"], row["tar_index"]))
+
+
+def test_without_anything_it_is_all_rows_in_the_order_of_the_shards(run: Run) -> None:
+    table = select_rows(run)
+    assert table.to_pylist() == everything(run) and table.schema.equals(run.schema)
+    assert select_rows(run, columns=["key", "pid"]).column_names == ["key", "pid"]
+
+
+def test_where_order_and_limit_are_those_of_sql(run: Run) -> None:
+    wanted = [r for r in everything(run) if r["camid"] == 2 and r["gradcampp_mim_entropy"] < 3.3]
+    found = select_rows(run, "camid = 2 AND gradcampp_mim_entropy < 3.3 -- a comment")
+    assert found.to_pylist() == wanted and 0 < len(wanted) < 16
+    wanted.sort(key=lambda r: -r["mim_attention_max"])
+    found = select_rows(run, "camid = 2 AND gradcampp_mim_entropy < 3.3", "mim_attention_max DESC", 3)
+    assert found["key"].to_pylist() == [r["key"] for r in wanted[:3]]
+    ties = select_rows(run, order_by="camid DESC").to_pylist()
+    assert ties == sorted(everything(run), key=lambda r: -r["camid"])  # sorted() is stable
+    assert select_rows(run, "pid = -99").num_rows == 0
+    assert select_rows(run, "pid IN (SELECT max(pid) FROM samples)").num_rows == 5
+
+
+def test_a_sample_is_reproducible_uniform_and_of_the_rows_that_fit(run: Run) -> None:
+    once, again, other = (select_rows(run, "split = 'gallery'", sample=20, seed=s).to_pylist() for s in (4, 4, 5))
+    assert once == again != other and len(once) == 20
+    assert once == sorted(once, key=lambda r: (r["shard"], r["tar_index"])) and {r["split"] for r in once} == {
+        "gallery"
+    }
+    counts = np.zeros(30)
+    for seed in range(90):  # 10 of 30 each time: binomial, mean 30, sd 4.5
+        for row in select_rows(run, "split = 'query'", sample=10, seed=seed, columns=["tar_index"]).to_pylist():
+            counts[row["tar_index"]] += 1
+    assert counts.sum() == 900 and counts.min() > 12 and counts.max() < 48
+    assert select_rows(run, sample=1000).num_rows == 95
+
+
+def test_keys_come_in_their_own_order_and_missing_ones_are_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    keys = [r["key"] for r in everything(run) if r["split"] == "query"]
+    wanted = [keys[7], keys[2], keys[19]]
+    with caplog.at_level(logging.WARNING):
+        found = select_rows(run, keys=[wanted[0], "nobody", *wanted[1:]])
+    assert found["key"].to_pylist() == wanted
+    assert caplog.messages == ["1 of 4 keys are not in the run: nobody"]
+    assert select_rows(run, f"pid <> {int(keys[2][:4])}", keys=wanted)["key"].to_pylist() == [wanted[0], wanted[2]]
+    assert select_rows(run, order_by="key", keys=wanted)["key"].to_pylist() == sorted(wanted)
+    assert read_keys(["b\n", "\n", " a \n", "b\n"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"where": "mim_atention_entropy < 3"}, "no column 'mim_atention_entropy'; did you mean mim_attention_entropy"),
+        ({"order_by": "gradcam_mim_max"}, "no column 'gradcam_mim_max'; did you mean gradcampp_mim_max"),
+        ({"where": 'split = "query"'}, "no column 'query'.*single quotes"),
+        ({"where": "pid = "}, "--where: Parser Error"),
+        ({"where": "pid = 1; DROP VIEW samples"}, "--where: Parser Error"),
+        ({"where": "pid = 1) UNION (SELECT 1, 2"}, "--where: Parser Error"),
+        ({"order_by": "pid LIMIT 1"}, "--order-by: Parser Error"),
+        ({"order_by": "pid; SELECT 1"}, "--order-by: Parser Error"),
+        ({"where": " "}, "--where is empty"),
+        ({"where": "key"}, "Conversion Error"),
+    ],
+)
+def test_what_is_no_expression_over_the_columns_is_refused_in_one_line(
+    run: Run, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        select_rows(run, **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_sql_sees_neither_files_nor_variables_nor_settings(run: Run, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\n1\n")
+    visible_in_python = pa.table({"a": [1]})
+    assert visible_in_python.num_rows == 1
+    for where in (
+        f"pid IN (SELECT a FROM '{secret}')",
+        f"pid IN (SELECT a FROM read_csv('{secret}'))",
+        "pid IN (SELECT a FROM visible_in_python)",
+    ):
+        with pytest.raises(UserError):
+            select_rows(run, where)
+
+
+def test_rows_by_key_finds_the_rows_with_maps(run: Run) -> None:
+    rows = everything(run)
+    wanted = [rows[50], rows[3]]
+    found = rows_by_key(run, [(r["shard"], r["key"]) for r in wanted], ["shard", "key", "h5_row"])
+    assert found.to_pylist() == [{k: r[k] for k in ("shard", "key", "h5_row")} for r in (rows[3], rows[50])]
+    with pytest.raises(UserError, match="'train-9' is not done"):
+        rows_by_key(run, [("train-9", "x")])
+
+
+def test_keys_of_several_shards_are_known_from_the_whole_run(run: Run) -> None:
+    twice = {market_key(1 + n // 5, n % 6, n) for n in range(135, 140)}
+    assert keys_in_several_shards(run, [r["key"] for r in everything(run)[:60]]) == twice
+    assert keys_in_several_shards(run, [market_key(1, 0, 0)]) == set()
+
+
+def test_queries_may_be_filtered_by_what_evaluate_found(run: Run, tmp_path: Path) -> None:
+    rows = [r for r in everything(run) if r["split"] == "query"][:4]
+    table = pa.table(
+        {"shard": [r["shard"] for r in rows], "key": [r["key"] for r in rows], "ap": [0.1, 0.9, None, 0.3],
+         "topk_keys": [["a"]] * 4}
+    )  # fmt: skip
+    assert [r["key"] for r in select_rows(run, "ap < 0.5", "ap DESC", joined=table).to_pylist()] == [
+        rows[3]["key"],
+        rows[0]["key"],
+    ]
+    assert select_rows(run, joined=table, keys=[rows[2]["key"], rows[1]["key"]])["key"].to_pylist() == [
+        rows[2]["key"],
+        rows[1]["key"],
+    ]
+    pq.write_table(table, tmp_path / "queries.parquet")
+    (tmp_path / "failures.txt").write_text("k1\nk2\n")
+    assert read_queries(tmp_path / "failures.txt", ranked=False) == (None, ["k1", "k2"])
+    with pytest.raises(UserError, match="no column topk_correct, topk_distances, topk_shards"):
+        read_queries(tmp_path / "failures.txt", ranked=True)
+    with pytest.raises(UserError, match="is not a file"):
+        read_queries(tmp_path / "nothing.txt", ranked=True)
+
+
+def test_a_run_without_a_finished_shard_says_so(tmp_path: Path) -> None:
+    asked = {"asked": {"maps": list(MAPS)}, "shards": []}
+    create_manifest(RunLayout(tmp_path / "RUN"), asked, {}, {})
+    with pytest.raises(UserError, match="no finished shard"):
+        select_rows(open_run(tmp_path / "RUN"))

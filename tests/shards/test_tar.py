@@ -1,0 +1,139 @@
+"""Strict reading of tars: every way to break one is an error that names the shard, and nothing is lost in silence."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import ShardError
+from jobs.shards.tar import Member, TarReader
+from jobs.shards.urls import Shard, expand_shards
+from tests.support.shard_files import Member as Pair
+from tests.support.shard_files import tar_bytes, write_tar
+
+MEMBERS: list[Pair] = [("a.jpg", b"first" * 300), ("a.json", b"{}"), ("b.jpg", b"second")]
+
+
+def shard_of(path: Path) -> Shard:
+    return Shard(name="s-0", url=str(path), size=path.stat().st_size)
+
+
+def read(path: Path) -> list[Member]:
+    with TarReader(shard_of(path)) as tar:
+        return list(tar)
+
+
+def test_members_and_their_offsets(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", MEMBERS)
+    whole = path.read_bytes()
+    found = read(path)
+    assert [(m.name, m.data) for m in found] == MEMBERS
+    for member in found:
+        assert member.offset is not None and member.data is not None
+        assert whole[member.offset : member.offset + len(member.data)] == member.data
+    with TarReader(shard_of(path)) as tar:
+        list(tar)
+        assert tar.bytes_read == len(whole)
+
+
+def test_every_truncation_is_an_error_that_names_the_shard(tmp_path: Path) -> None:
+    whole = tar_bytes(MEMBERS)
+    end = len(tar_bytes(MEMBERS, end=False)) + 2 * tarfile.BLOCKSIZE
+    path = tmp_path / "s.tar"
+    for length in [*range(0, end, 512), *range(0, end, 97), end - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ShardError, match=r"s-0: .*s\.tar is not a whole tar"):
+            read(path)
+    path.write_bytes(whole[:end])  # the padding to 10,240 bytes is not part of the archive
+    assert len(read(path)) == 3
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path: Path) -> None:
+    whole = bytearray(tar_bytes(MEMBERS))
+    start = whole.index(b"b.jpg")
+    whole[start + 150] ^= 0xFF
+    path = tmp_path / "s.tar"
+    path.write_bytes(whole)
+    with pytest.raises(ShardError, match=r"a header is damaged \(after member 'a.json'"):
+        read(path)
+
+
+def test_two_tars_in_one_file_do_not_lose_the_second(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(tar_bytes(MEMBERS) + tar_bytes(MEMBERS))
+    with pytest.raises(ShardError, match="more data follows the end"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"<html>404</html>" * 99, "is not a whole tar"),
+        (b"\0" * 700, "second end-of-archive"),
+    ],
+)
+def test_what_is_no_tar(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "s.tar").write_bytes(content)
+    with pytest.raises(ShardError, match=reason):
+        read(tmp_path / "s.tar")
+
+
+def test_an_archive_without_members_is_whole(tmp_path: Path) -> None:
+    assert read(write_tar(tmp_path / "s.tar", [])) == []
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_compressed_tars_have_no_offsets_and_break_off_loudly(tmp_path: Path, compress) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "s.tar.gz"
+    path.write_bytes(compress(tar_bytes(MEMBERS)))
+    assert [(m.name, m.offset, m.data) for m in read(path)] == [(n, None, d) for n, d in MEMBERS]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ShardError, match="is not a whole tar"):
+        read(path)
+
+
+def test_links_devices_and_folders(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind in (("d", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("f.jpg", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    (tmp_path / "s.tar").write_bytes(out.getvalue())
+    assert [(m.name, m.data) for m in read(tmp_path / "s.tar")] == [("l.jpg", None), ("f.jpg", None)]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_and_foreign_names(tmp_path: Path, form: int) -> None:
+    names = ["x" * 255 + ".jpg", "Zürich/人.jpg", "\udcff.jpg"]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    (tmp_path / "s.tar").write_bytes(out.getvalue())
+    found = [m.name for m in read(tmp_path / "s.tar")]
+    assert found[:2] == names[:2]
+    found[2].encode()  # whatever it was, it is text that can be stored
+
+
+def test_pipes_and_their_failures(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", MEMBERS)
+    (shard,) = expand_shards([f"pipe:cat {path}"])
+    with TarReader(shard) as tar:
+        assert [(m.name, m.data) for m in tar] == MEMBERS
+    (shard,) = expand_shards([f"pipe:cat {path}; exit 3"])
+    with pytest.raises(ShardError, match="s: pipe:cat"), TarReader(shard) as tar:
+        list(tar)
+
+
+def test_a_file_that_is_gone_is_that_shards_error(tmp_path: Path) -> None:
+    shard = Shard(name="s-0", url=str(tmp_path / "gone.tar"), size=1)
+    with pytest.raises(ShardError, match=r"s-0: .*No such file"), TarReader(shard) as tar:
+        list(tar)

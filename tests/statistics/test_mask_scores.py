@@ -1,0 +1,41 @@
+"""Localisation numbers against hand computation and scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jobs.statistics.mask_scores import covered_share, mask_auc, mass_ratio, pointing
+
+
+def test_the_covered_part_of_each_patch() -> None:
+    mask = np.zeros((4, 4), bool)
+    mask[:2, :2] = True
+    mask[2, 3] = True
+    np.testing.assert_allclose(covered_share(mask, (2, 2)), [[1, 0], [0, 0.25]])
+    odd = np.zeros((32, 16), bool)
+    odd[5:20, 3:11] = True
+    assert covered_share(odd, (9, 5)).mean() == pytest.approx(odd.mean(), abs=1e-6)
+
+
+def test_mass_and_pointing_by_hand() -> None:
+    share = np.array([[[1, 0], [0, 0.5]]] * 3)
+    maps = np.array([[[3, 1], [0, 0]], [[0, 0], [0, 2]], [[0, 0], [0, 0]]], np.float32)
+    np.testing.assert_allclose(mass_ratio(maps, share), [0.75 / 0.375, 0.5 / 0.375, np.nan])
+    np.testing.assert_allclose(pointing(maps, share), [1, 1, np.nan])
+    np.testing.assert_allclose(pointing(maps[:1, :, ::-1], share[:1]), [0])
+    assert mass_ratio(np.ones((1, 2, 2)), share[:1]) == pytest.approx([1])  # a uniform map is chance
+    assert pointing(np.ones((1, 2, 2)), share[:1]) == pytest.approx([0.5])
+
+
+def test_auc_is_scikit_learns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 6, (5, 8, 4)).astype(np.float32)  # with ties
+    share = rng.random((5, 8, 4)).round(1)
+    for one, part, found in zip(maps, share, mask_auc(maps, share), strict=True):
+        values = np.concatenate([one.ravel(), one.ravel()])
+        truth = np.repeat([1, 0], one.size)
+        weights = np.concatenate([part.ravel(), 1 - part.ravel()])
+        assert found == pytest.approx(metrics.roc_auc_score(truth, values, sample_weight=weights))
+    assert np.isnan(mask_auc(np.zeros((1, 2, 2)), np.ones((1, 2, 2)) / 2)).all()

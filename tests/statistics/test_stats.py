@@ -1,0 +1,420 @@
+"""`promptsg stats` against numpy on arrays held in memory: groups, maps, intervals, blocks, odd inputs, the report."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from cam.measures import measure_maps
+from jobs.errors import UserError
+from jobs.runs.finalize import finalize
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest, create_manifest, read_manifest
+from jobs.runs.run import open_run
+from jobs.runs.shard_output import Results, ShardOutput
+from jobs.runs.verify import verify
+from jobs.shards.samples import Sample
+from jobs.statistics.question import Selection, count_images
+from jobs.statistics.stats import ask, command
+from jobs.statistics.stored import areas_of, stored_columns
+from tests.support.made_runs import as_first_version
+
+MAPS = ("mim_attention", "gradcam++/mim")
+SHARDS = {"train-000000": 700, "train-000001": 1100, "query-000000": 260}
+
+
+def build_run(root: Path, shards: dict[str, list[dict[str, Any]]]) -> Path:
+    """Writes a run through the project's own writers; each image is a dict with key, pid, camid and a map per name."""
+    layout = RunLayout(root)
+    entries = [{"name": name, "url": f"{name}.tar", "size": 1} for name in sorted(shards)]
+    manifest = create_manifest(layout, {"asked": {"maps": list(MAPS)}, "shards": entries}, {}, {})
+    for name, images in shards.items():
+        write_shard(layout, manifest, name, images)
+    return root
+
+
+def write_shard(layout: RunLayout, manifest: Manifest, name: str, images: list[dict[str, Any]]) -> None:
+    output = ShardOutput(layout, manifest, name, 1.0)
+    for start in range(0, len(images), 300):
+        some = images[start : start + 300]
+        samples = [
+            Sample(key=i["key"], tar_index=start + n, pid=i["pid"], camid=i["camid"], split=name.split("-")[0])
+            for n, i in enumerate(some)
+        ]
+        for sample, image in zip(samples, some, strict=True):
+            if image.get("failed"):
+                sample.fail("image_corrupt", "cannot be decoded")
+        good = [i for i in some if not i.get("failed")]
+        maps = {m: np.stack([i[m] for i in good]).astype(np.float32) for m in MAPS}
+        ones = np.ones(len(good), np.float32)
+        features, kinds = np.ones((len(good), 3), np.float32), np.zeros(len(good), np.int64)
+        output.add(samples, Results(maps=maps, features=features, score=ones, predicted=kinds, probability=ones))
+    assert output.commit()[0]
+
+
+def made_up(seed: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """2,060 images: 89 identities, distractors, junk, NULL pids and cameras, failed images, all-zero maps."""
+    rng = np.random.default_rng(seed)
+    taste = rng.gamma(1, 1, (90, 12, 5))
+    shards: dict[str, list[dict[str, Any]]] = {}
+    for name, count in SHARDS.items():
+        shards[name] = []
+        for n in range(count):
+            pid = int(rng.integers(90))
+            image = {"key": f"{name}-{n:04d}", "pid": pid, "camid": int(rng.integers(3))}
+            image |= {m: taste[pid] * rng.gamma(2, 1, (12, 5)) * rng.uniform(0.1, 9) for m in MAPS}
+            draw = rng.random()
+            image |= {"pid": -1} if draw < 0.03 else {"pid": None} if draw > 0.98 else {}
+            image |= {"camid": None} if rng.random() < 0.04 else {}
+            image |= {MAPS[1]: np.zeros((12, 5))} if rng.random() < 0.05 else {}
+            image |= {"failed": True} if rng.random() < 0.02 else {}
+            shards[name].append(image)
+    return shards
+
+
+@pytest.fixture(scope="module")
+def images() -> dict[str, list[dict[str, Any]]]:
+    return made_up()
+
+
+@pytest.fixture(scope="module")
+def run(images: dict[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("stats") / "RUN", images)
+
+
+def stats(*words: object) -> Result:
+    """Runs the command; a UserError is raised as it is."""
+    return CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False, standalone_mode=False)
+
+
+def of_run(run: Path, *words: object, output: Path | None = None) -> Path:
+    """The folder of the results."""
+    folder = output or run / "stats"
+    assert stats(run, *words, "--output", folder, "--resamples", 50).exit_code == 0
+    return folder
+
+
+def table(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """(group values..., map, measure) -> row of stats.parquet."""
+    rows = pq.read_table(folder / "stats.parquet").to_pylist()
+    names = list(rows[0])[:-5]
+    return {tuple(row[name] for name in names): row for row in rows}
+
+
+def chosen(images: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [i | {"split": s.split("-")[0]} for s, some in images.items() for i in some if not i.get("failed")]
+
+
+def flat(some: Sequence[dict[str, Any]], name: str) -> np.ndarray:
+    return np.stack([i[name] for i in some]).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def by_camera(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("out")
+    assert stats(run, "--by", "camid", "--output", folder, "--resamples", 60, "--seed", 5).exit_code == 0
+    return folder
+
+
+def test_means_are_those_of_arrays_in_memory(images: dict[str, list[dict[str, Any]]], by_camera: Path) -> None:
+    found, all_images = table(by_camera), chosen(images)
+    assert sum(row["value"] for key, row in found.items() if key[1:] == (MAPS[0], "images")) == len(all_images) > 2000
+    for camid in (0, 1, 2, None):
+        some = [i for i in all_images if i["camid"] == camid]
+        for name in MAPS:
+            maps = flat(some, name)
+            measured = {k: v.astype(float) for k, v in measure_maps(maps).items()}
+            for measure in set(measured) - {"min", "max"}:
+                row = found[camid, name, measure]
+                np.testing.assert_allclose(row["value"], np.nanmean(measured[measure]), rtol=1e-6, err_msg=measure)
+                with_value = [i for i, v in zip(some, measured[measure], strict=True) if v == v]
+                people = {i["pid"] for i in with_value} - {None, -1, 0}
+                assert (row["n_images"], row["n_identities"]) == (len(with_value), len(people))
+            assert found[camid, name, "zero_maps"]["value"] == (measured["mass"] == 0).sum()
+    assert found[0, MAPS[1], "zero_maps"]["value"] > 5
+
+
+def test_mean_and_deviation_maps(images: dict[str, list[dict[str, Any]]], by_camera: Path) -> None:
+    with h5py.File(by_camera / "mean_maps.h5") as file:
+        groups = [json.loads(text) for text in file["groups"].asstr()[:]]
+        assert groups == [{"camid": 0}, {"camid": 1}, {"camid": 2}, {"camid": None}]
+        for g, group in enumerate(groups):
+            for name in MAPS:
+                maps = flat([i for i in chosen(images) if i["camid"] == group["camid"]], name).astype(float)
+                maps = maps[maps.sum(axis=(1, 2)) > 0]
+                share = maps / maps.sum(axis=(1, 2), keepdims=True)
+                np.testing.assert_allclose(file[f"{name}/mean"][g], share.mean(axis=0), rtol=1e-6)
+                np.testing.assert_allclose(file[f"{name}/std"][g], share.std(axis=0), rtol=1e-5)
+
+
+def test_intervals_are_those_of_a_slow_bootstrap(images: dict[str, list[dict[str, Any]]], by_camera: Path) -> None:
+    all_images = chosen(images)
+    junk = -1
+    for i in all_images:
+        i["person"] = i["pid"] if i["pid"] and i["pid"] > 0 else junk  # 0 is a distractor
+    people = sorted({i["person"] for i in all_images})
+    found, name = table(by_camera), MAPS[1]
+    values = dict(zip((i["key"] for i in all_images), measure_maps(flat(all_images, name))["entropy"], strict=True))
+    maps = flat(all_images, name)
+    with np.errstate(invalid="ignore"):  # maps without mass, which are in no mean
+        shares = dict(zip((i["key"] for i in all_images), maps / maps.sum(axis=(1, 2), keepdims=True), strict=True))
+    of: dict[int, list[str]] = {p: [] for p in people}
+    for i in all_images:
+        if i["camid"] == 1 and not np.isnan(values[i["key"]]):
+            of[i["person"]].append(i["key"])
+    generator, means, mean_maps = np.random.default_rng(5), [], []
+    for _ in range(60):
+        drawn = generator.integers(len(people), size=len(people))
+        keys = [key for index in drawn for key in of[people[index]]]
+        means.append(np.mean([values[key] for key in keys], dtype=float))
+        mean_maps.append(np.mean([shares[key] for key in keys], axis=0, dtype=float))
+    row = found[1, name, "entropy"]
+    np.testing.assert_allclose((row["low"], row["high"]), np.percentile(means, [2.5, 97.5]), rtol=1e-6)
+    assert row["low"] < row["value"] < row["high"]
+    with h5py.File(by_camera / "mean_maps.h5") as file:
+        np.testing.assert_allclose(file[f"{name}/mean_low"][1], np.percentile(mean_maps, 2.5, axis=0), rtol=1e-5)
+        np.testing.assert_allclose(file[f"{name}/mean_high"][1], np.percentile(mean_maps, 97.5, axis=0), rtol=1e-5)
+
+
+def test_expressions_conditions_and_one_map(images: dict[str, list[dict[str, Any]]], run: Path, tmp_path: Path) -> None:
+    where = "pid IN (SELECT pid FROM run WHERE split = 'query')"
+    words = ("--by", "split", "--by", "pid // 30 AS third", "--where", where, "--map", MAPS[1])
+    stats(run, *words, "--output", tmp_path, "--resamples", 10, "--outliers", 0)
+    found = table(tmp_path)
+    people = {i["pid"] for i in chosen(images) if i["split"] == "query"}
+    for split in ("train", "query"):
+        for third in range(3):
+            some = [i for i in chosen(images) if i["split"] == split and i["pid"] in people]
+            some = [i for i in some if i["pid"] is not None and int(i["pid"] / 30) == third]
+            assert found[split, third, MAPS[1], "images"]["value"] == len(some) > 0
+            area = np.nanmean(measure_maps(flat(some, MAPS[1]))["area50"].astype(float))
+            np.testing.assert_allclose(found[split, third, MAPS[1], "area50"]["value"], area, rtol=1e-6)
+    assert {key[2] for key in found} == {MAPS[1]} and (tmp_path / "outliers.txt").read_text() == ""
+
+
+def test_blocks_merge_to_the_same_numbers(run: Path, by_camera: Path, tmp_path: Path) -> None:
+    for block in range(4):  # the first block has no shard
+        stats(run, "--by", "camid", "--output", tmp_path, "--seed", 5, "--block", f"{block}/4")
+    parts = sorted((tmp_path / "parts").glob("*.npz"))
+    assert len(parts) == 4
+    stats(run, "--merge", *reversed(parts), "--output", tmp_path, "--resamples", 60)
+    one, other = table(by_camera), table(tmp_path)
+    assert one.keys() == other.keys()
+    for key, row in one.items():
+        numbers = [[r[k] if r[k] is not None else np.nan for k in ("value", "low", "high")] for r in (row, other[key])]
+        np.testing.assert_allclose(*numbers, rtol=1e-6, err_msg=str(key))
+    for name in ("agreement.csv", "consistency.json", "outliers.txt"):
+        assert (by_camera / name).read_bytes() == (tmp_path / name).read_bytes()
+    with h5py.File(by_camera / "mean_maps.h5") as a, h5py.File(tmp_path / "mean_maps.h5") as b:
+        for kind in ("mean", "std", "mean_low", "mean_high"):
+            np.testing.assert_allclose(a[f"{MAPS[0]}/{kind}"][:], b[f"{MAPS[0]}/{kind}"][:], rtol=1e-6)
+    with pytest.raises(UserError, match=r"1 shards are in no part, such as train-000001"):
+        stats(run, "--merge", *parts[:3], "--output", tmp_path)
+    with pytest.raises(UserError, match="in two parts"):
+        stats(run, "--merge", parts[1], parts[1], "--output", tmp_path)
+    stats(run, "--by", "split", "--output", tmp_path / "x", "--seed", 5, "--block", "1/4")
+    with pytest.raises(UserError, match="different questions"):
+        stats(run, "--merge", parts[1], *(tmp_path / "x" / "parts").glob("*"), "--output", tmp_path)
+
+
+def test_odd_groups_have_defined_results(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+
+    def image(key: str, pid: int | None, camid: int | None, **maps: np.ndarray) -> dict[str, Any]:
+        return {"key": key, "pid": pid, "camid": camid, **{m: maps.get(m, rng.random((12, 5))) for m in MAPS}}
+
+    zero = {MAPS[1]: np.zeros((12, 5))}
+    one = image("a", 1, 0)
+    some = [one, image("b", 2, None, **zero), image("c", -1, None, **zero), image("d", None, 2), image("e", 3, 2)]
+    root = build_run(tmp_path / "RUN", {"train-000000": some})
+    stats(root, "--by", "camid", "--resamples", 20)
+    found = table(root / "stats")
+    row = found[0, MAPS[0], "entropy"]  # one image: its own number, and no interval
+    np.testing.assert_allclose(row["value"], measure_maps(flat([one], MAPS[0]))["entropy"][0], rtol=1e-6)
+    assert (row["low"], row["high"], row["n_images"], row["n_identities"]) == (None, None, 1, 1)
+    row = found[None, MAPS[1], "area90"]  # nothing but all-zero maps
+    assert (row["value"], row["low"], row["n_images"]) == (None, None, 0)
+    assert found[None, MAPS[1], "zero_maps"]["value"] == 2 and found[None, MAPS[1], "mass"]["value"] == 0
+    assert found[2, MAPS[0], "images"]["n_identities"] == 1  # the unknown person is not an identity
+    assert found[2, MAPS[0], "entropy"]["low"] is not None  # but a cluster of its own in the redraws
+    outliers = (root / "stats" / "outliers.txt").read_text().split()
+    assert sorted(outliers) == ["a", "b", "e"]
+    assert "camid=null" in (root / "stats" / "report.html").read_text()
+
+
+def test_maps_that_are_not_finite_are_counted_and_left_out(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    some = [{"key": f"k{i}", "pid": i % 3, "camid": 0, **{m: rng.random((12, 5)) for m in MAPS}} for i in range(9)]
+    root = build_run(tmp_path / "RUN", {"train-000000": some})
+    with h5py.File(root / "maps" / "train-000000.h5", "r+") as file:  # the writer would have refused it
+        file[f"maps/{MAPS[0]}"][4, 3, 2] = np.nan
+    stats(root, "--resamples", 10)
+    found = table(root / "stats")
+    assert found["all", MAPS[0], "not_finite_maps"]["value"] == 1 and found["all", MAPS[0], "stripe_0"]["n_images"] == 8
+    share = [i[MAPS[0]] / i[MAPS[0]].sum() for n, i in enumerate(some) if n != 4]
+    with h5py.File(root / "stats" / "mean_maps.h5") as file:
+        np.testing.assert_allclose(file[f"{MAPS[0]}/mean"][0], np.mean(share, axis=0), rtol=1e-6)
+
+
+def test_a_run_of_the_first_version_goes_on_and_is_read(
+    images: dict[str, list[dict[str, Any]]], run: Path, by_camera: Path, tmp_path: Path
+) -> None:
+    old = as_first_version(run, tmp_path / "OLD")
+    name = "query-000000"
+    for path in (old / "maps" / f"{name}.h5", old / "metadata" / f"{name}.parquet"):
+        path.unlink()
+    layout = RunLayout(old)
+    write_shard(layout, read_manifest(layout), name, images[name])
+    assert not [n for n in pq.read_schema(old / "metadata" / f"{name}.parquet").names if n.endswith("area90")]
+    assert verify(old).problems == [] and finalize(open_run(old)) == sum(SHARDS.values())
+    folder = of_run(old, "--by", "camid", "--seed", 5, output=tmp_path / "out")
+    found, new = table(folder), table(by_camera)
+    assert found.keys() == new.keys()
+    for key, row in new.items():
+        value = np.nan if row["value"] is None else row["value"]
+        np.testing.assert_allclose(np.array(found[key]["value"], float), value, rtol=1e-6, err_msg=str(key))
+
+
+def test_only_area90_may_be_missing_from_a_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_run(run)
+    schema = pa.schema([field for field in opened.schema if not field.name.endswith(("_area90", "_com_x"))])
+    monkeypatch.setattr(type(opened), "schema", schema)
+    measures = [column.removeprefix(MAPS[0]) for column in stored_columns(opened, MAPS[:1])]
+    assert measures == ["_mass", "_entropy", "_com_x", "_com_y", "_area50"]  # one is asked for, and will be an error
+
+
+def test_an_area_is_that_of_a_map_with_a_shape(tmp_path: Path) -> None:
+    shapes = [np.ones((2, 2)), np.zeros((2, 2)), np.array([[9.0, 0.5], [0.25, 0.25]]), np.ones((2, 2)), np.ones((2, 2))]
+    some = [{"key": f"k{i}", "pid": 1, "camid": 0, **dict.fromkeys(MAPS, map_)} for i, map_ in enumerate(shapes)]
+    root = build_run(tmp_path / "RUN", {"train-000000": some})
+    with h5py.File(root / "maps" / "train-000000.h5", "r+") as file:
+        file[f"maps/{MAPS[0]}"][3, 1, 1] = np.nan
+        file[f"maps/{MAPS[0]}"][4, 0, 1] = np.inf
+    opened = open_run(root)
+    selection = Selection(opened, ask(opened, [], "", MAPS[:1], 0, 10), ["train-000000"])
+    np.testing.assert_array_equal(areas_of(selection, MAPS[0]), np.array([1, np.nan, 0.25, np.nan, np.nan], np.float32))
+
+
+@pytest.mark.parametrize("by", [("split", "camid"), ("camid", "pid"), ("shard", "h5_row"), ("mim_attention_entropy",)])
+def test_the_choice_is_the_same_by_columns_and_by_sql(run: Path, by: tuple[str, ...]) -> None:
+    opened = open_run(run)
+    shards = sorted(opened.layout.done())
+    plain, asked = (Selection(opened, ask(opened, by, where, MAPS[:1], 0, 500), shards) for where in ("", "true"))
+    assert plain.groups.equals(asked.groups.cast(plain.groups.schema))
+    for name in ("shard_of", "rows", "cluster", "camid", "group", "pid", "images"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(asked, name), err_msg=name)
+
+
+def test_an_open_run_sees_a_shard_that_was_written_anew(run: Path, tmp_path: Path) -> None:
+    root = tmp_path / "RUN"
+    shutil.copytree(run, root)
+    opened, name = open_run(root), "train-000000"
+    path = root / "metadata" / f"{name}.parquet"
+    before, table_ = count_images(opened, ""), pq.read_table(path)
+    assert before == opened.metadata().count_rows(filter=pc.field("h5_row").is_valid())
+    pq.write_table(table_.slice(0, 10), path, write_statistics=False)  # and says nothing of its NULLs
+    after = opened.metadata().to_table(columns=["h5_row"])
+    assert count_images(opened, "") == len(after) - after["h5_row"].null_count < before - 600
+    assert opened.metadata([name]).count_rows() == 10
+
+
+def test_nearly_uniform_maps_keep_their_deviation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    some = [{"key": f"k{i}", "pid": 1 + i % 3, "camid": 0, **{m: 1 + 1e-4 * rng.random((12, 5)) for m in MAPS}}
+            for i in range(300)]  # fmt: skip
+    out = of_run(build_run(tmp_path / "R", {"train-0": some}), "--map", MAPS[0])
+    share = flat(some, MAPS[0]).astype(np.float32).astype(float)
+    share /= share.sum(axis=(1, 2), keepdims=True)
+    with h5py.File(out / "mean_maps.h5") as file:
+        np.testing.assert_allclose(file[f"{MAPS[0]}/std"][0], share.std(axis=0), rtol=1e-2)
+
+
+def test_the_size_of_a_read_changes_nothing(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("--map", MAPS[0], "--by", "camid", "--where", "h5_row % 7 > 2 AND (h5_row < 100 OR h5_row > 400)")
+    whole = of_run(run, *words, output=tmp_path / "whole")
+    monkeypatch.setattr("jobs.statistics.map_slices._READ", 1)  # a chunk at a time
+    parts = of_run(run, *words, output=tmp_path / "parts")
+    assert (whole / "outliers.txt").read_text() == (parts / "outliers.txt").read_text()
+    for one, other in zip(table(whole).values(), table(parts).values(), strict=True):
+        assert one["n_images"] == other["n_images"]
+        np.testing.assert_allclose(np.array(one["value"], float), np.array(other["value"], float), rtol=1e-6)
+
+
+def test_maps_that_end_before_their_metadata_are_named(tmp_path: Path) -> None:
+    some = [{"key": f"k{i}", "pid": 1, "camid": 0, **{m: np.ones((12, 5)) for m in MAPS}} for i in range(9)]
+    run = build_run(tmp_path / "R", {"train-0": some})
+    with h5py.File(next((run / "maps").glob("*.h5")), "a") as file:
+        dataset = file[f"maps/{MAPS[0]}"]
+        kept = dataset[:5]
+        del file[f"maps/{MAPS[0]}"]
+        file.create_dataset(f"maps/{MAPS[0]}", data=kept, chunks=(5, 12, 5))
+    with pytest.raises(UserError, match=f"{MAPS[0]} has 5 rows, but the metadata name row 8"):
+        stats(run, "--map", MAPS[0])
+
+
+def test_distractors_are_nobody(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    some = [{"key": f"k{i}", "pid": i % 5, "camid": 0, **{m: rng.random((12, 5)) for m in MAPS}} for i in range(100)]
+    out = of_run(build_run(tmp_path / "R", {"gallery-0": some}), "--map", MAPS[0])
+    assert {row["n_identities"] for row in table(out).values() if row["n_images"]} == {4}
+    outliers = (out / "outliers.txt").read_text().split()
+    assert outliers and all(int(key[1:]) % 5 for key in outliers)
+
+
+def test_what_cannot_be_answered_is_said(run: Path) -> None:
+    with pytest.raises(UserError, match="--by: there is no column 'camd'; did you mean camid"):
+        stats(run, "--by", "camd")
+    with pytest.raises(UserError, match="--where: there is no column 'pidd'; did you mean pid"):
+        stats(run, "--where", "pidd > 3")
+    with pytest.raises(UserError, match=r"no image of .* is selected by --where 'pid > 1000'"):
+        stats(run, "--where", "pid > 1000")
+    with pytest.raises(UserError, match="did you mean gradcam\\+\\+/mim"):
+        stats(run, "--map", "gradcam++/mm")
+    with pytest.raises(UserError, match=r"--where: .*syntax error"):
+        stats(run, "--where", "pid >")
+    with pytest.raises(UserError, match=r"--by: .*window functions"):
+        stats(run, "--by", "ntile(4) OVER (ORDER BY pid)")
+    with pytest.raises(UserError, match=r"--by: .*aggregates"):
+        stats(run, "--by", "max(pid)")
+
+
+@pytest.mark.parametrize("text", ["true) OR (true", "true; DROP VIEW run", "pid > 0 -- ) AND ("])
+def test_a_condition_is_one_expression(run: Path, tmp_path: Path, text: str) -> None:
+    if "--" in text:  # a comment is none of our parentheses
+        assert stats(run, "--where", text, "--output", tmp_path, "--resamples", 10, "--outliers", 0).exit_code == 0
+        return
+    with pytest.raises(UserError, match="--where: "):
+        stats(run, "--where", text, "--output", tmp_path)
+    with pytest.raises(UserError, match="--by: "):
+        stats(run, "--by", f"{text} AS x", "--output", tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--where", "--by"])
+def test_expressions_see_no_files(run: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    for text in (f"(SELECT count(*) FROM '{tmp_path}/secret.csv') > 0", f"(SELECT read_text('{tmp_path}/secret.csv'))"):
+        with pytest.raises(UserError, match=f"{option}: "):
+            stats(run, option, text, "--output", tmp_path)
+    with pytest.raises(UserError, match="give i/n with i from 0 to n - 1"):
+        stats(run, "--block", "4/4")
+    with pytest.raises(UserError, match=r"cannot read .*run\.json as a part"):
+        stats(run, "--merge", run / "run.json")
+
+
+def test_the_report_needs_nothing_else(by_camera: Path) -> None:
+    text = (by_camera / "report.html").read_text()
+    assert not re.search(r"(src|href)=(?!\"data:)|url\(|https?://|<script", text)
+    assert text.count("data:image/png;base64,") == 3 * len(MAPS) == len(list((by_camera / "figures").iterdir()))
+    assert not list(by_camera.rglob("*.tmp")) and (by_camera / "stats.csv").read_text().count("\n") == 4 * 2 * 15 + 1

@@ -1,0 +1,72 @@
+"""Runs made without a model: any number of rows, with maps and features that the caller chooses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest, create_manifest
+from jobs.runs.shard_output import Results, ShardOutput
+from jobs.shards.samples import Sample
+
+
+def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",)) -> Manifest:
+    """Creates run.json for shards of these names."""
+    asked = {
+        "asked": {"maps": list(maps)},
+        "shards": [{"name": name, "url": f"/nowhere/{name}.tar", "size": 1000} for name in names],
+    }
+    return create_manifest(RunLayout(root), asked, {"precision": "fp32"}, {})
+
+
+def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample], seed: int = 0, **arrays: Any) -> None:
+    """Publishes a shard with random maps (16x8) and features (12), or those given by name."""
+    rng = np.random.default_rng(seed)
+    count = sum(sample.status == "ok" for sample in samples)
+    maps = {n: arrays.get(n, rng.random((count, 16, 8)).astype(np.float32)) for n in manifest.maps}
+    output = ShardOutput(RunLayout(root), manifest, name, 1.0)
+    output.add(
+        samples,
+        Results(
+            maps=maps,
+            features=arrays.get("features", rng.standard_normal((count, 12)).astype(np.float32)),
+            score=np.arange(count, dtype=np.float32),
+            predicted=np.zeros(count, np.int64),
+            probability=np.full(count, 0.5, np.float32),
+        ),
+    )
+    published, _ = output.commit()
+    assert published
+
+
+def made_samples(count: int, first: int = 0, *, seed: int = 0) -> list[Sample]:
+    """Samples in no order of pid and camera, one in seven without a pid, one in eleven failed."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        pid = None if number % 7 == 3 else int(rng.integers(-1, 9))
+        sample = Sample(key=f"k{rng.integers(1e6):06d}_{first + number}", tar_index=number, pid=pid, camid=number % 3)
+        sample.split, sample.width, sample.height = "gallery", 64, 128
+        if number % 11 == 5:
+            sample.fail("image_corrupt", "made up")
+        found.append(sample)
+    return found
+
+
+def as_first_version(run: Path, copy: Path) -> Path:
+    """A copy of a run as the first version of the files had it: without area90."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("stats", "metadata.parquet"))
+    content = json.loads((copy / "run.json").read_text())
+    assert content["schema_version"] == 2
+    (copy / "run.json").write_text(json.dumps({**content, "schema_version": 1}))
+    for path in (copy / "metadata").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.drop_columns([name for name in rows.column_names if name.endswith("area90")]), path)
+    return copy
