@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cam.errors import CamError
+from cam.suggest import did_you_mean
 
 ATTENTION = "mim_attention"
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam")
@@ -55,8 +55,7 @@ class MapName:
         if slash and method in GRADIENT_METHODS and layer in LAYERS:
             return cls(method, layer)
         valid = [ATTENTION, *RELEVANCE_METHODS, *(f"{m}/{layer}" for m in GRADIENT_METHODS for layer in LAYERS)]
-        near = difflib.get_close_matches(text, valid, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        hint = did_you_mean(text, valid) or "."
         raise CamError(
             f"unknown map {text!r}{hint} Maps are {ATTENTION}, {', '.join(RELEVANCE_METHODS)}, {ATTENTION}:<prompt> "
             f"and <method>/<layer> with method {', '.join(GRADIENT_METHODS)} and layer {', '.join(LAYERS)}"

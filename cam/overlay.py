@@ -5,7 +5,6 @@ Pictures are uint8 RGB (H, W, 3); maps are (h, w) on the patch grid; sizes are (
 
 from __future__ import annotations
 
-import difflib
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cam.errors import CamError
+from cam.suggest import did_you_mean
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -107,9 +107,8 @@ def apply_colormap(values: Map, colormap: str = DEFAULT_COLORMAP) -> Picture:
 def _table(colormap: str) -> Picture:
     """(256, 1, 3) RGB: OpenCV builds its own tables anew in every call, which costs twenty times the look-up."""
     if colormap not in COLORMAPS:
-        near = difflib.get_close_matches(colormap, COLORMAPS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ";"
-        raise CamError(f"unknown colour map {colormap!r}{hint} there are {', '.join(COLORMAPS)}")
+        hint = did_you_mean(colormap, COLORMAPS) or "."
+        raise CamError(f"unknown colour map {colormap!r}{hint} There are {', '.join(COLORMAPS)}")
     levels = np.arange(256, dtype=np.uint8).reshape(256, 1)
     return cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB).astype(np.uint8)
 

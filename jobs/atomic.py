@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import time
@@ -59,10 +60,13 @@ class StagedFile:
         self.file.flush()
         os.fsync(self.file.fileno())
 
-    def publish(self) -> None:
+    def publish(self, *, durable: bool = True) -> None:
         """Gives the synced file its final name, over a file that may stand there."""
+        if not durable:
+            self.file.flush()
         self.path.replace(self.final)
-        sync_folder(self.final.parent)
+        if durable:
+            sync_folder(self.final.parent)
         self.file.close()
 
     def publish_new(self) -> bool:
@@ -98,12 +102,22 @@ def publish_together(first: StagedFile, last: StagedFile, lock_file: Path, *, re
         return True
 
 
-def write_whole(final: Path, content: bytes) -> None:
-    """Writes a small file under its final name, atomically, over what stands there."""
+def write_whole(final: Path, content: bytes, *, durable: bool = True) -> None:
+    """Writes a small file under its final name, atomically, over what stands there.
+
+    Without `durable` it is not forced to the disk, which can take longer than computing it: a crash of the machine may
+    then leave an empty file under the final name.
+    """
     with StagedFile(final) as staged:
         staged.file.write(content)
-        staged.sync()
-        staged.publish()
+        if durable:
+            staged.sync()
+        staged.publish(durable=durable)
+
+
+def write_json(final: Path, content: object) -> None:
+    """Writes a value as readable JSON, atomically."""
+    write_whole(final, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def write_once(final: Path, content: bytes) -> bool:

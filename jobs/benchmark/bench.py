@@ -89,7 +89,7 @@ def bench(config: MineConfig, loaded: Loaded, *, limit: int, seconds: float, ima
     count = read.total if images is None else images
     return Report(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        precision=str(loaded.resolved["precision"]),
+        precision=str(loaded.resolved.precision),
         threads=torch.get_num_threads(),
         load=load,
         maps=config.maps,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from jobs.benchmark.stages import NAME, Read, run_model
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
-from jobs.runs.manifest import Manifest, asked_by, create_manifest
+from jobs.mining.request import request_of
+from jobs.runs.manifest import Manifest, create_manifest
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard, expand_shards
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def _temporary_run(folder: Path, config: MineConfig, loaded: Loaded, shards: Sequence[Shard]) -> Manifest:
     from jobs.runs.layout import RunLayout
 
-    return create_manifest(RunLayout(folder), asked_by(config, shards), loaded.resolved, {})
+    return create_manifest(RunLayout(folder), request_of(config, shards), loaded.resolved)
 
 
 def _size_of(folder: Path) -> int:

@@ -150,16 +150,21 @@ def measure(run: Run, config: Config) -> Measured:
 
 def select(run: Run, config: Config) -> list[Row]:
     """The selected rows that have all maps. Raises UserError where there is none."""
-    from jobs.runs.query import select_rows
+    from jobs.runs.query import RowSelection, select_rows
     from jobs.shards.random_access import ROW_COLUMNS
 
-    where = "status = 'ok'" + ("" if config.where is None else f" AND ({config.where}\n)")
-    if config.where is not None and not config.where.strip():
-        where = config.where  # refused there
     columns = (*ROW_COLUMNS, "h5_row", "pid", "camid", "split", "predicted")
     # The first of a run are few identities of one split, so without an order the limit is a sample.
     sample = config.sample if config.order_by or config.keys is not None else config.sample or config.limit
-    table = select_rows(run, where, config.order_by, config.limit, sample, config.seed, config.keys, columns=columns)
+    selection = RowSelection(
+        where=config.where,
+        order_by=config.order_by,
+        limit=config.limit,
+        sample=sample,
+        seed=config.seed,
+        keys=None if config.keys is None else tuple(config.keys),
+    )
+    table = select_rows(run, selection, columns=columns, also="status = 'ok'")
     if not table.num_rows:
         raise UserError(f"no image of {run.layout.root} with maps fits the selection")
     rows: list[Row] = table.to_pylist()
@@ -175,9 +180,10 @@ def read_images(run: Run, rows: Sequence[Row], config: Config, model: PromptSG) 
 
     from jobs.shards.random_access import SourceImages, changed, locate
     from promptsg_core.errors import ImageError
+    from promptsg_core.images import DEFAULT_MAX_PIXELS
     from promptsg_core.preprocess import decode_image, resize_image
 
-    asked = run.manifest.content["asked"]
+    limit = run.manifest.asked.max_image_pixels or DEFAULT_MAX_PIXELS
     size, device = model.config.image_size, model.image_encoder.proj.device
     with tempfile.TemporaryDirectory() as scratch:
         sources = locate(run, rows, config.shards_root, Path(scratch))
@@ -186,10 +192,10 @@ def read_images(run: Run, rows: Sequence[Row], config: Config, model: PromptSG) 
                 pixels = []
                 for row, data in zip(some := rows[start : start + _CHUNK], files.read(some), strict=True):
                     try:
-                        image = decode_image(data, max_pixels=asked["max_image_pixels"])
+                        image = decode_image(data, max_pixels=limit)
                     except ImageError as error:
                         raise changed(sources[row["shard"]], row, f"what lies there is no image ({error})") from error
-                    pixels.append(resize_image(image, size, asked["interpolation"]))
+                    pixels.append(resize_image(image, size, run.manifest.asked.interpolation))
                 yield start, torch.stack(pixels).to(device)
 
 
@@ -250,6 +256,6 @@ def check_sanity(
     from jobs.faithfulness.randomise import correlations
 
     subject = explained.subject(rows, images)
-    form = run.manifest.content["asked"]["gradcam_plus_plus"]
+    form = run.manifest.asked.gradcam_plus_plus
     return correlations(model, images, stored, subject.target, gradcam_plus_plus=form, seed=config.seed,
                         batch_size=_CHUNK)  # fmt: skip

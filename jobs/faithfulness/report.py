@@ -59,7 +59,7 @@ def summarise(run: Run, config: Config, measured: Measured) -> dict[str, Any]:
         "precision": measured.precision,
         "images": len(measured.rows),
         "identities": len(np.unique(who)),
-        "target": run.manifest.content["asked"]["target"],
+        "target": run.manifest.asked.target,
         "score": measured.title,
         "patches": int(measured.counts[-1]),
         "steps": config.steps,

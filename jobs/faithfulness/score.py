@@ -29,7 +29,7 @@ def check_checkpoint(run: Run, config: Config) -> str:
 
     if not config.checkpoint.is_file():
         raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
-    mined, here = run.manifest.content["asked"]["checkpoint_sha256"], sha256_of(config.checkpoint)
+    mined, here = run.manifest.asked.checkpoint_sha256, sha256_of(config.checkpoint)
     if mined != here and not config.any_checkpoint:
         raise UserError(
             f"{run.layout.root} was mined with a checkpoint of SHA-256 {mined}, but {config.checkpoint} has {here}: "
@@ -45,13 +45,13 @@ def load(run: Run, config: Config) -> tuple[PromptSG, str]:
     from promptsg_core.precision import resolve_device, resolve_precision
     from promptsg_core.tokenise import make_prompt
 
-    content = run.manifest.content
-    mined = ModelConfig.fields_from(content["resolved"]["model"])
+    manifest = run.manifest
+    mined = ModelConfig.fields_from(manifest.resolved.model)
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision or content["resolved"]["precision"], device)
+    precision = resolve_precision(config.precision or manifest.resolved.precision or "auto", device)
     stated = {name: mined[name] for name in _STATED if name in mined}
     model = load_model(config.checkpoint, device=str(device), precision=precision, **stated)
-    model.prompts.update({name: make_prompt(text) for name, text in content["asked"].get("prompts", {}).items()})
+    model.prompts.update({name: make_prompt(text) for name, text in manifest.asked.prompts.items()})
     return model, precision
 
 
@@ -62,8 +62,7 @@ def explain(run: Run, config: Config, model: PromptSG) -> Explained:
     from cam.faithfulness import class_score, cosine_score
     from cam.targets import FEATURE, class_target, similarity_target
 
-    asked = run.manifest.content["asked"]
-    target = asked["target"]
+    target = run.manifest.asked.target
     if target in ("predicted", "label"):
         labels = _labels(run, config, model) if target == "label" else {}
 
@@ -95,7 +94,7 @@ def _labels(run: Run, config: Config, model: PromptSG) -> Mapping[int, int]:
     from jobs.atomic import sha256_of
     from jobs.mining.labels import labels_for
 
-    mined = run.manifest.content["asked"]["label_map"]
+    mined = run.manifest.asked.label_map
     if mined != (sha256_of(config.label_map) if config.label_map is not None else None):
         what = "without one" if mined is None else f"with one of SHA-256 {mined}"
         raise UserError(f"--label-map is {config.label_map}, but {run.layout.root} was mined {what}: give the same")
@@ -114,15 +113,15 @@ def _references(run: Run, config: Config, model: PromptSG) -> Callable[[Sequence
     from jobs.runs.run import open_run
     from jobs.shards.samples import Sample
 
-    asked = run.manifest.content["asked"]
+    asked = run.manifest.asked
     assert config.reference is not None
     here = open_run(config.reference).manifest.fingerprint
-    if here != asked["reference"] and not config.any_checkpoint:
+    if here != asked.reference and not config.any_checkpoint:
         raise UserError(
-            f"{run.layout.root} was mined with a reference run of fingerprint {asked['reference']}, "
+            f"{run.layout.root} was mined with a reference run of fingerprint {asked.reference}, "
             f"but {config.reference} has {here}: give the same"
         )
-    references = References(config.reference, asked.get("reference_split"))
+    references = References(config.reference, asked.reference_split)
 
     def of(rows: Sequence[Row]) -> Tensor:
         samples = [Sample(**{name: row[name] for name in ("key", "tar_index", "pid", "split")}) for row in rows]

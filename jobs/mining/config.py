@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from cam.names import ATTENTION, parse_names
-from jobs.errors import UserError
+from jobs.typed_config import TypedConfig, gather, validate
 from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
 from promptsg_core.settings import WEIGHT, read_settings
 from promptsg_core.tokenise import parse_prompts
@@ -21,10 +19,8 @@ DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 
 
-class MineConfig(BaseModel):
+class MineConfig(TypedConfig):
     """What to mine, with what, into where. Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
 
     shards: tuple[str, ...] = Field(min_length=1)
     checkpoint: Path
@@ -90,7 +86,7 @@ class MineConfig(BaseModel):
 
 
 def build_config(
-    file: Path | None, options: Mapping[str, Any], settings: Sequence[str] = (), overrides: Sequence[str] = ()
+    file: Path | None, options: Mapping[str, object], settings: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> MineConfig:
     """MineConfig from a YAML file, options that were given (None is not given) and `key=value` words, in that order.
 
@@ -98,57 +94,15 @@ def build_config(
 
     Raises UserError naming the key, the value and what is valid.
     """
-    values = _read(file) if file is not None else {}
-    values |= {key: value for key, value in options.items() if value not in (None, ())}
-    values |= dict(_assignment(text) for text in settings)
+    values = gather(file, options, settings)
     if overrides or values.get("model_settings"):
         stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are no pairs
-        values.setdefault("checkpoint", stated.weight)
-        if values["checkpoint"] is None:
-            del values["checkpoint"]
-    for key in values:
-        if key not in MineConfig.model_fields:
-            near = difflib.get_close_matches(key, MineConfig.model_fields, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(f"unknown setting {key!r}.{hint} Settings are {', '.join(MineConfig.model_fields)}")
-    try:
-        return MineConfig(**values)
-    except ValidationError as error:
-        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from error
+        if stated.weight is not None:
+            values.setdefault("checkpoint", stated.weight)
+    return validate(MineConfig, values)
 
 
 def without_weight(overrides: Sequence[str]) -> list[str]:
     """KEY VALUE words but for TEST.WEIGHT, which says where the checkpoint lies and not what it is."""
     pairs = zip(overrides[::2], overrides[1::2], strict=True)
     return [word for key, value in pairs if key != WEIGHT for word in (key, value)]
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{key} is missing: give --{key.replace('_', '-')} or set it in the configuration file"
-    return f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a mapping of settings to values")
-    return content
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set takes key=value, got {text!r}")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: the value is not YAML") from error

@@ -20,10 +20,11 @@ from jobs.launch.placement import idle_because, place_in_array, refuse_overwrite
 from jobs.launch.ranks import Ranks, draw
 from jobs.launch.split import block_of
 from jobs.logs import setup_logging
-from jobs.mining.config import MineConfig, build_config, without_weight
+from jobs.mining.config import MineConfig, build_config
+from jobs.mining.request import request_of
 from jobs.progress import Progress, duration
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import Manifest, asked_by, create_manifest, read_manifest, refuse_orphans, refuse_other
+from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
 from jobs.runs.restart import discard_run, has_failed_rows
 from jobs.shards.urls import Shard, expand_shards
 
@@ -131,8 +132,7 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     environment = request.environment
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
-    asked = asked_by(config, shards)
-    asked["asked"]["overrides"] = without_weight(request.overrides)  # the checkpoint's hash stands for it
+    asked = request_of(config, shards, request.overrides)
     if request.overwrite:
         refuse_overwrite_by_many(environment)
     elif layout.manifest.exists():
@@ -154,8 +154,7 @@ def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
     loaded = load(config, request.overrides, shards, environment)
     if request.overwrite:
         discard_run(layout, lambda what: click.echo(f"overwriting: deleting {what}"))
-    details = {"checkpoint": str(config.checkpoint), "versions": _versions()}
-    manifest = create_manifest(layout, asked, loaded.resolved, details)
+    manifest = create_manifest(layout, asked, loaded.resolved, checkpoint=str(config.checkpoint), versions=_versions())
     for folder in (layout.maps, layout.metadata):
         for path in remove_leftovers(folder):
             logger.info("removed %s, left by an attempt that died", path)
@@ -201,7 +200,7 @@ def _run(
         workers = default_workers(device.type, environment.local_world_size)
     sizes = [shard.size for shard in todo]
     total = None if None in sizes else sum(size or 0 for size in sizes) // environment.world_size
-    precision = manifest.content["resolved"]["precision"]
+    precision = manifest.resolved.precision
     logger.info("%d shards to do on %s in %s; %s", len(todo), device, precision, ", ".join(config.maps))
     with Drain(request.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), Progress(total) as progress:
         worker = Worker(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from jobs.errors import UserError
 from jobs.launch.environment import Environment
 from jobs.mining.config import MineConfig
 from jobs.mining.targets import TargetSource, target_source
+from jobs.runs.manifest import ResolvedSettings
 from jobs.shards.urls import Shard
 from promptsg_core.checkpoint import load_model
 from promptsg_core.model import PromptSG
@@ -28,7 +28,7 @@ class Loaded:
 
     model: PromptSG
     targets: TargetSource
-    resolved: dict[str, Any]
+    resolved: ResolvedSettings
 
 
 def load(
@@ -55,7 +55,9 @@ def load(
     model.prompts.update(prompts)
     check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus)
     targets = target_source(config, shards, model)
-    return Loaded(model=model, targets=targets, resolved={"precision": precision, "model": model.config.to_dict()})
+    return Loaded(
+        model=model, targets=targets, resolved=ResolvedSettings(precision=precision, model=model.config.to_dict())
+    )
 
 
 def device_of_rank(name: str, environment: Environment, gpus: int | None = None) -> torch.device:

@@ -60,11 +60,11 @@ def target_source(config: MineConfig, shards: Sequence[Shard], model: PromptSG) 
 
 def _refuse_other_features(config: MineConfig, manifest: Manifest, model: PromptSG) -> None:
     """Raises UserError where the reference run's features are another model's: their cosines would mean nothing."""
-    there, here = manifest.content["resolved"]["model"], model.config.to_dict()
+    there, here = manifest.resolved.model, model.config.to_dict()
     differing = [
         f"{name} {there.get(name)} there, {value} here" for name, value in here.items() if there.get(name) != value
     ]
-    before, now = manifest.content["asked"]["checkpoint_sha256"], sha256_of(config.checkpoint)
+    before, now = manifest.asked.checkpoint_sha256 or "unknown", sha256_of(config.checkpoint)
     if before != now:
         differing.insert(0, f"checkpoint {before[:12]}... there, {now[:12]}... here")
     if differing:

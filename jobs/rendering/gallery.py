@@ -182,28 +182,17 @@ def page_data(
 def select_images(run: Run, selection: dict[str, Any], style: Style, limit: int) -> tuple[pa.Table, Report]:
     """At most `limit` rows that have all the maps, and counts of all rows that match."""
     from cam.names import MapName
-    from jobs.runs.query import select_rows
+    from jobs.runs.query import RowSelection, count_by_status, select_rows
     from jobs.shards.samples import KEPT, OK
 
     shown = [OK] if any(MapName.parse(name).needs_target for name in style.maps) else sorted(KEPT)
-    where = f"({selection.get('where') or 'true'}\n)"  # a new line: a comment at its end must not swallow the rest
     statuses = ", ".join(f"'{status}'" for status in shown)
-    table = select_rows(run, **{**selection, "where": f"{where} AND status IN ({statuses})"}, limit=limit)
-    found = _count_by_status(run, where)
+    table = select_rows(run, RowSelection(**selection, limit=limit), also=f"status IN ({statuses})")
+    found = count_by_status(run, selection.get("where"))
     count = sum(found.pop(status, 0) for status in shown)
     if selection.get("sample"):
         count = min(count, selection["sample"])
     return table, Report(images=table.num_rows, matching=count + sum(found.values()), left_out=found)
-
-
-def _count_by_status(run: Run, where: str) -> dict[str, int]:
-    """status -> rows for a condition that was checked before; counted in DuckDB, since many millions may match."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.register("samples", run.metadata())
-        rows = connection.execute(f"SELECT status, count(*) FROM samples WHERE {where} GROUP BY status").fetchall()
-    return dict(rows)
 
 
 def _finite_maps(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from jobs.errors import UserError
 from jobs.rendering.colour_limits import columns_for
 from jobs.rendering.names import picture_names
 from jobs.rendering.painter import Job
+from jobs.runs.query import RowSelection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,12 +35,7 @@ class Config:
     style: Style
     scale: str = "image"
     form: str = "png"
-    where: str | None = None
-    order_by: str | None = None
-    limit: int | None = None
-    sample: int | None = None
-    seed: int = 0
-    keys: Sequence[str] | None = None
+    selection: RowSelection = field(default_factory=RowSelection)
     queries: Path | None = None
     topk: int = 10
     per_page: int = 8
@@ -64,17 +60,16 @@ def plan(run: Run, config: Config) -> Plan:
 
     from jobs.runs.query import read_queries, select_rows
 
-    queries, keys = None, config.keys
+    keys: Sequence[str] | None = config.selection.keys
+    queries = None
     if config.queries is not None:
         queries, listed = read_queries(config.queries, ranked=config.style.kind == "ranked")
         keys = listed if keys is None else [key for key in keys if listed is None or key in set(listed)]
     elif config.style.kind == "ranked":
         raise UserError("--style ranked needs --queries: queries.parquet or failures.txt of `promptsg evaluate`")
     columns = [*COLUMNS, *columns_for(config.style.maps, config.scale)]
-    table = select_rows(
-        run, config.where, config.order_by, config.limit, config.sample, config.seed, keys, joined=queries,
-        columns=columns,
-    )  # fmt: skip
+    selection = replace(config.selection, keys=None if keys is None else tuple(keys))
+    table = select_rows(run, selection, joined=queries, columns=columns)
     if not table.num_rows:
         raise UserError(f"no image of {run.layout.root} fits the selection; give another --where, --keys or --queries")
     has_maps = pc.is_valid(table["h5_row"])

@@ -84,14 +84,17 @@ def command(run: Path, output: Path | None, dry_run: bool, workers: int | None, 
       promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
       promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
     """
-    from jobs.runs.query import read_keys
+    from jobs.runs.query import RowSelection, read_keys
     from jobs.runs.run import open_run
 
     opened = open_run(run)
     style = take_style(opened, options)
-    keys = read_keys(options.pop("keys")) if options["keys"] is not None else options.pop("keys")
+    selection = RowSelection(
+        keys=None if (keys := options.pop("keys")) is None else tuple(read_keys(keys)),
+        **{name: options.pop(name) for name in ("where", "order_by", "limit", "sample", "seed")},
+    )
     workers = workers or len(os.sched_getaffinity(0))
-    config = Config(output=output or run / "pictures", style=style, keys=keys, workers=workers, **options)
+    config = Config(output=output or run / "pictures", style=style, selection=selection, workers=workers, **options)
     if dry_run:
         click.echo(describe_plan(plan(opened, config), config))
         return

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from jobs.atomic import StagedFile, remove_leftovers
 from jobs.errors import EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
+from jobs.runs.footer import read_footer
 from jobs.runs.manifest import Manifest
 from jobs.runs.run import Run, open_run
 
@@ -63,14 +64,10 @@ def _merge(run: Run, paths: list[Path], final: Path, schema: pa.Schema, memory: 
 
 def _vouched(path: Path, manifest: Manifest) -> int:
     """A shard's number of rows, from its footer, which must be of this run."""
-    try:
-        footer = pq.read_metadata(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the same `promptsg mine` again") from error
-    made_by = (footer.metadata or {}).get(b"promptsg.fingerprint", b"").decode()
-    if made_by != manifest.fingerprint:
+    footer = read_footer(path)
+    if footer.fingerprint != manifest.fingerprint:
         raise UserError(f"{path} was made by another run; `promptsg verify` tells more")
-    return int(footer.num_rows)
+    return footer.rows
 
 
 def _sorted(paths: list[Path], schema: pa.Schema, memory: str, spill: Path) -> pa.RecordBatchReader:

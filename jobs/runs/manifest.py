@@ -5,83 +5,125 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from jobs.atomic import make_folder, sha256_of, write_once
+from jobs.atomic import make_folder, write_once
 from jobs.errors import UserError
-from jobs.mining.config import MineConfig
+from jobs.phrases import counted, first_few
 from jobs.runs.layout import RunLayout
 from jobs.runs.schema import SCHEMA_VERSION, metadata_schema
 from jobs.shards.urls import Shard
 
-# Settings that change no stored number: a run may be resumed with others.
-_FREE = frozenset({"shards", "checkpoint", "output", "device", "batch_size", "workers", "max_failed_fraction"})
-# Decided on the machine that starts the run (what `auto` means there, the model behind the checkpoint).
-_RESOLVED = ("precision", "model")
-_MANY = 5
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """The content of run.json; `content["fingerprint"]` is the SHA-256 of all that decides the results."""
+class Recorded(BaseModel):
+    """A part of run.json as it was written; what another version of the program wrote more is kept."""
 
-    content: dict[str, Any]
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Exactly what was written, no default added: fingerprints are taken of it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class RequestedSettings(Recorded):
+    """The settings that decide a run's numbers, as they were requested.
+
+    Files are recorded by the SHA-256 of their bytes, not by their paths, and the reference run by its fingerprint.
+    `overrides` are KEY VALUE words of the training code's settings.
+    """
+
+    prompts: dict[str, str] = Field(default_factory=dict)
+    maps: tuple[str, ...]
+    target: str = "predicted"
+    label_map: str | None = None
+    reference: str | None = None
+    reference_split: str | None = None
+    attention_heads: str = "mean"
+    gradcam_plus_plus: str = "rectified"
+    precision: str = "auto"
+    model_settings: str | None = None
+    prompt_mode: str | None = None
+    neck_feat: str | None = None
+    reweight: str | None = None
+    interpolation: str = "bilinear"
+    max_image_pixels: int | None = None
+    checkpoint_sha256: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+class ResolvedSettings(Recorded):
+    """What the machine that started the run made of `auto`, and the model's configuration behind the checkpoint."""
+
+    precision: str | None = None
+    model: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class RecordedShard(Recorded):
+    """A shard of the list: its name, address, and size in bytes where it was a local file."""
+
+    name: str
+    url: str
+    size: int | None
 
     @property
-    def fingerprint(self) -> str:
-        """Hexadecimal, the same for runs whose files may be mixed."""
-        return str(self.content["fingerprint"])
+    def identity(self) -> dict[str, JsonValue]:
+        """A local shard is its name and size, so that a dataset may move; any other is its name and address."""
+        known: dict[str, JsonValue] = {"name": self.name, "size": self.size}
+        return known if self.size is not None else {**known, "url": self.url}
+
+
+class RunRequest(BaseModel):
+    """What identifies a request before any model is loaded: its settings and its shards."""
+
+    model_config = ConfigDict(frozen=True)
+
+    asked: RequestedSettings
+    shards: tuple[RecordedShard, ...]
+
+
+class Manifest(Recorded):
+    """The content of run.json.
+
+    `fingerprint` is the SHA-256 of all that decides the results: runs of one fingerprint may be mixed. `checkpoint` is
+    the file's path when the run was started.
+    """
+
+    schema_version: int
+    asked: RequestedSettings
+    recorded_shards: tuple[RecordedShard, ...] = Field(alias="shards")
+    resolved: ResolvedSettings
+    checkpoint: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    fingerprint: str
 
     @property
     def maps(self) -> tuple[str, ...]:
         """Names of the stored maps, in the order of the metadata's columns."""
-        return tuple(self.content["asked"]["maps"])
+        return self.asked.maps
 
     @property
-    def schema(self) -> pa.Schema:
-        """The columns of the metadata. A run goes on with those that it began with, whatever wrote it."""
-        return metadata_schema(self.maps, self.content["schema_version"])
+    def columns(self) -> pa.Schema:
+        """The columns of the metadata. A run goes on with those that it began with, whatever version wrote it."""
+        return metadata_schema(self.maps, self.schema_version)
 
     @property
     def has_heads(self) -> bool:
         """Whether the attention of each head is stored beside the mean."""
-        return self.content["asked"].get("attention_heads") == "all"
+        return self.asked.attention_heads == "all"
 
     @property
     def shards(self) -> tuple[Shard, ...]:
         """The whole shard list, sorted by name."""
-        return tuple(Shard(**entry) for entry in self.content["shards"])
-
-
-def asked_by(config: MineConfig, shards: Sequence[Shard]) -> dict[str, Any]:
-    """What identifies a request before any model is loaded: settings, the checkpoint's hash, the shards."""
-    if not config.checkpoint.is_file():
-        raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
-    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in _FREE}
-    for name in ("model_settings", "label_map"):  # what a file says decides, not where it lies
-        if (path := getattr(config, name)) is not None:
-            settings[name] = _hash_of(path)
-    if config.reference is not None:
-        settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
-    return {
-        "asked": {**settings, "checkpoint_sha256": sha256_of(config.checkpoint)},
-        "shards": [{"name": s.name, "url": s.url, "size": s.size} for s in shards],
-    }
-
-
-def _hash_of(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        return tuple(Shard(name=entry.name, url=entry.url, size=entry.size) for entry in self.recorded_shards)
 
 
 def read_manifest(layout: RunLayout) -> Manifest:
-    """The manifest of an existing run. Raises UserError naming the file if there is none, or none of ours."""
+    """The manifest of an existing run. Raises UserError naming the file where there is none, or none of a run."""
     try:
         content = json.loads(layout.manifest.read_bytes())
     except FileNotFoundError as error:
@@ -91,26 +133,44 @@ def read_manifest(layout: RunLayout) -> Manifest:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in range(1, SCHEMA_VERSION + 1):
         raise UserError(f"{layout.manifest} has schema version {version}; this program reads 1 to {SCHEMA_VERSION}")
-    return Manifest(content)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"cannot read {layout.manifest}: {where}: {first['msg']}") from error
 
 
 def create_manifest(
-    layout: RunLayout, asked: Mapping[str, Any], resolved: Mapping[str, Any], details: Mapping[str, Any]
+    layout: RunLayout,
+    request: RunRequest,
+    resolved: ResolvedSettings,
+    *,
+    checkpoint: str | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Writes run.json once, or reads the one that another worker wrote first; `details` is not part of the fingerprint.
+    """Writes run.json once, or reads the one that another worker wrote first.
 
-    Raises UserError if the run that is there was asked for something else.
+    `checkpoint` and `versions` are not part of the fingerprint. Raises UserError where the run that is there was
+    requested with something else.
     """
     for folder in (layout.root, layout.maps, layout.metadata, layout.logs):
         make_folder(folder)
-    content = {"schema_version": SCHEMA_VERSION, **asked, "resolved": dict(resolved), **details}
-    content["fingerprint"] = fingerprint_of(content)
+    content: dict[str, JsonValue] = {
+        "schema_version": SCHEMA_VERSION,
+        "asked": request.asked.as_json(),
+        "shards": [shard.as_json() for shard in request.shards],
+        "resolved": resolved.as_json(),
+    }
+    content |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    content |= {} if versions is None else {"versions": dict(versions)}
+    content["fingerprint"] = fingerprint_of(request, resolved)
     refuse_orphans(layout)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if write_once(layout.manifest, text.encode()):
-        return Manifest(content)
+        return Manifest.model_validate(content)
     manifest = read_manifest(layout)
-    refuse_other(layout, manifest, asked, resolved)
+    refuse_other(layout, manifest, request, resolved)
     return manifest
 
 
@@ -124,23 +184,25 @@ def refuse_orphans(layout: RunLayout) -> None:
         )
 
 
-def fingerprint_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 over the canonical JSON of what decides the results: what the shards are does, where they lie not."""
-    shards = [_identity(entry) for entry in content["shards"]]
-    decisive = {"asked": content["asked"], "resolved": content["resolved"], "shards": shards}
+def fingerprint_of(request: RunRequest, resolved: ResolvedSettings) -> str:
+    """SHA-256 over the canonical JSON of what decides the results: what the shards are, not where they lie."""
+    decisive = {
+        "asked": request.asked.as_json(),
+        "resolved": resolved.as_json(),
+        "shards": [shard.identity for shard in request.shards],
+    }
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def refuse_other(
-    layout: RunLayout, manifest: Manifest, asked: Mapping[str, Any], resolved: Mapping[str, Any] | None = None
+    layout: RunLayout, manifest: Manifest, request: RunRequest, resolved: ResolvedSettings | None = None
 ) -> None:
     """Raises UserError listing what differs between run.json and this request, both values, and what to do."""
-    there = manifest.content
-    differences = _differences(there["asked"], asked["asked"])
+    differences = _differences(manifest.asked.as_json(), request.asked.as_json())
     if resolved is not None:
-        differences += _differences(there["resolved"], resolved)
-    differences += _shard_differences(there["shards"], asked["shards"])
+        differences += _differences(manifest.resolved.as_json(), resolved.as_json())
+    differences += _shard_differences(manifest.recorded_shards, request.shards)
     if differences:
         raise UserError(
             f"{layout.root} holds another run: {'; '.join(differences)}. Ask for the same, choose another --output, "
@@ -148,7 +210,7 @@ def refuse_other(
         )
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(there: Mapping[str, JsonValue], here: Mapping[str, JsonValue], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key in sorted({*there, *here}):
         old, new = there.get(key), here.get(key)
@@ -159,28 +221,18 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str 
     return found
 
 
-def _shard_differences(there: Sequence[Mapping[str, Any]], here: Sequence[Mapping[str, Any]]) -> list[str]:
-    old, new = ({entry["name"]: _identity(entry) for entry in entries} for entries in (there, here))
+def _shard_differences(there: Sequence[RecordedShard], here: Sequence[RecordedShard]) -> list[str]:
+    old, new = ({shard.name: shard for shard in shards} for shards in (there, here))
     found = []
     for names, what in ((old.keys() - new.keys(), "no longer listed"), (new.keys() - old.keys(), "new")):
         if names:
-            found.append(f"{len(names)} shards are {what} ({_some(names)})")
-    if changed := [name for name in old.keys() & new.keys() if old[name] != new[name]]:
-        sizes = ", ".join(f"{n}: {old[n]['size']} then, {new[n]['size']} bytes now" for n in sorted(changed)[:_MANY])
-        found.append(f"{len(changed)} shards changed ({sizes})")
+            found.append(f"{counted(len(names), 'shard is', 'shards are')} {what} ({first_few(sorted(names))})")
+    if changed := sorted(name for name in old.keys() & new.keys() if old[name].identity != new[name].identity):
+        sizes = first_few(f"{name}: {old[name].size} then, {new[name].size} bytes now" for name in changed)
+        found.append(f"{counted(len(changed), 'shard')} changed ({sizes})")
     return found
 
 
-def _identity(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A local shard is its name and size, so that a dataset may move; any other is its name and address."""
-    identity = {"name": entry["name"], "size": entry["size"]}
-    return identity if entry["size"] is not None else {**identity, "url": entry["url"]}
-
-
-def _some(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:_MANY]) + (", ..." if len(names) > _MANY else "")
-
-
-def _short(value: Any) -> str:
+def _short(value: JsonValue) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."

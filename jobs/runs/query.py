@@ -9,11 +9,13 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import UserError
+from jobs.phrases import first_few
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,29 +25,41 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 QUERIES = "queries.parquet"
-_SHOWN = 5
 _UNKNOWN_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|has no column) "([^"]+)"')
 _POSITION = "position_in_list"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowSelection:
+    """Which rows of a run's metadata are chosen, and in which order.
+
+    `where` and `order_by` are SQL expressions over the metadata's columns. `keys` restricts to images of these keys.
+    `sample` rows are drawn uniformly, the same ones for the same `seed`, then sorted and cut to `limit`. Without
+    `order_by` the order is that of `keys`, else by shard and place in the tar.
+    """
+
+    where: str | None = None
+    order_by: str | None = None
+    limit: int | None = None
+    sample: int | None = None
+    seed: int = 0
+    keys: tuple[str, ...] | None = None
+
+
 def select_rows(
     run: Run,
-    where: str | None = None,
-    order_by: str | None = None,
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-    keys: Sequence[str] | None = None,
+    selection: RowSelection = RowSelection(),
     *,
     joined: pa.Table | None = None,
     columns: Sequence[str] | None = None,
+    also: str | None = None,
+    option: str = "--where",
 ) -> pa.Table:
-    """The rows that fit, failed ones included, with all columns of the metadata or those named.
+    """The selected rows, failed ones included, with all columns of the metadata or those named.
 
-    `where` and `order_by` are SQL expressions over the columns. `joined` has columns `shard` and `key` and more: only
-    its rows are selected from, and its plain columns may be named too. `sample` rows are drawn uniformly, the same for
-    the same `seed` whatever the number of threads, then sorted and cut to `limit`. Order without `order_by`: as in
-    `keys` or `joined`, else by shard and place in the tar. Keys that the run does not have are warned of.
+    `joined` has columns `shard` and `key` and more: only its rows are selected from, in its order without another, and
+    its plain columns may be named too. `also` is a further condition, the program's own. Keys that the run does not
+    have are warned of. `option` is what an error calls the user's condition.
 
     Raises UserError on a column that does not exist, naming the nearest, and on any other error in the SQL.
     """
@@ -53,20 +67,33 @@ def select_rows(
     source, order = "samples", "shard, tar_index"
     if joined is not None:
         source, order = _join(con, joined), f"{_POSITION}, {order}"
-    if keys is not None:
-        source, order = _restrict(con, source, keys), f"{_POSITION}, {order}"
-    _check_expressions(con, source, where, order_by)
-    # A line break ends a comment in what the user wrote.
-    sql = f"SELECT * FROM {source}" + (f" WHERE ({where}\n)" if where else "")
-    if sample is not None:
+    if selection.keys is not None:
+        source, order = _restrict(con, source, selection.keys), f"{_POSITION}, {order}"
+    _check_expressions(con, source, {option: selection.where}, {"--order-by": selection.order_by})
+    sql = f"SELECT * FROM {source} WHERE {_condition(selection.where)} AND ({also or 'true'})"
+    if selection.sample is not None:
         # A draw that depends on the row and the seed alone: as uniform as MD5, and no state to reproduce.
-        sql = f"SELECT * FROM ({sql}) ORDER BY md5(concat_ws('/', {int(seed)}, shard, tar_index)), {order} "
-        sql += f"LIMIT {int(sample)}"
+        draw = f"md5(concat_ws('/', {int(selection.seed)}, shard, tar_index))"
+        sql = f"SELECT * FROM ({sql}) ORDER BY {draw}, {order} LIMIT {int(selection.sample)}"
     # Shard and place in the tar break ties between the user's own terms.
-    sql = f"SELECT shard, tar_index FROM ({sql}) ORDER BY {order_by or order}\n, shard, tar_index"
-    if limit is not None:
-        sql += f" LIMIT {int(limit)}"
-    return _read_rows(run, _ask(con, run, sql), columns)
+    sql = f"SELECT shard, tar_index FROM ({sql}) ORDER BY {selection.order_by or order}\n, shard, tar_index"
+    if selection.limit is not None:
+        sql += f" LIMIT {int(selection.limit)}"
+    return _read_rows(run, _run_sql(con, run, sql), columns)
+
+
+def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
+    """Status -> how many rows of it meet a condition; counted in DuckDB, since many millions may. Raises as above."""
+    con = connect_metadata(run)
+    _check_expressions(con, "samples", {"--where": where}, {})
+    sql = f"SELECT status, count(*) AS rows FROM samples WHERE {_condition(where)} GROUP BY status ORDER BY status"
+    found = _run_sql(con, run, sql)
+    return dict(zip(found["status"].to_pylist(), found["rows"].to_pylist(), strict=True))
+
+
+def _condition(where: str | None) -> str:
+    """A user's condition as a term: its line break ends a comment that the user wrote."""
+    return "true" if where is None else f"({where}\n)"
 
 
 def read_keys(lines: Iterable[str]) -> list[str]:
@@ -171,7 +198,7 @@ def _restrict(con: duckdb.DuckDBPyConnection, source: str, keys: Sequence[str]) 
         f"SELECT key FROM wanted WHERE key NOT IN (SELECT key FROM {source}) ORDER BY wanted_position"
     ).fetchall()
     if missing:
-        shown = ", ".join(key for (key,) in missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+        shown = first_few(key for (key,) in missing)
         logger.warning("%d of %d keys are not in the run: %s", len(missing), len(keys), shown)
     dropped = f" EXCLUDE ({_POSITION})" if source != "samples" else ""
     con.execute(
@@ -181,24 +208,29 @@ def _restrict(con: duckdb.DuckDBPyConnection, source: str, keys: Sequence[str]) 
     return "chosen_samples"
 
 
-def _check_expressions(con: duckdb.DuckDBPyConnection, source: str, where: str | None, order_by: str | None) -> None:
-    """Raises UserError unless both are SQL expressions by themselves: no statement, no closing of our parentheses."""
+def _check_expressions(
+    con: duckdb.DuckDBPyConnection,
+    source: str,
+    conditions: Mapping[str, str | None],
+    orders: Mapping[str, str | None],
+) -> None:
+    """Raises UserError unless all are SQL expressions by themselves: no statement, no closing of our parentheses."""
     import duckdb
 
-    for option, text in (("--where", where), ("--order-by", order_by)):
+    for option, text in [*conditions.items(), *orders.items()]:
         if text is None:
             continue
         if not text.strip():
             raise UserError(f"{option} is empty; give an SQL expression, such as 'pid = 12'")
         rows = con.view(source)
         try:
-            # Parsed as one expression and nothing else, and bound; nothing runs before it is asked for rows.
-            (rows.filter if option == "--where" else rows.order)(text)
+            # Parsed as one expression and nothing else, and bound; nothing runs before rows are fetched.
+            (rows.filter if option in conditions else rows.order)(text)
         except duckdb.Error as error:
             raise sql_error(error, rows.columns, option) from error
 
 
-def _ask(con: duckdb.DuckDBPyConnection, run: Run, sql: str) -> pa.Table:
+def _run_sql(con: duckdb.DuckDBPyConnection, run: Run, sql: str) -> pa.Table:
     import duckdb
 
     try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from jobs.atomic import TEMPORARY, remove_leftovers
 from jobs.errors import UserError
+from jobs.runs.footer import read_footer
 from jobs.runs.layout import RunLayout
 
 
@@ -32,13 +32,5 @@ def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
 
 
 def has_failed_rows(layout: RunLayout, shard: str) -> bool:
-    """Whether a published shard has images without maps, by its footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = layout.shard_metadata(shard)
-    try:
-        facts = pq.read_schema(path).metadata
-        return bool(json.loads(facts[b"promptsg.failed"]))
-    except (pa.ArrowException, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the same `promptsg mine` again") from error
+    """Whether a published shard has images without maps, by its footer. Raises UserError where that is damaged."""
+    return bool(read_footer(layout.shard_metadata(shard)).failed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-from numpy.typing import NDArray
 
+from jobs.arrays import Float32Array
 from jobs.errors import UserError
+from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
 from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS
 
-Array = NDArray[np.float32]
 _DENSE = 8  # rows to a wanted one, up to which a slice is faster
 
 
@@ -38,7 +37,7 @@ class Run:
     @property
     def schema(self) -> pa.Schema:
         """The columns of the metadata."""
-        return self.manifest.schema
+        return self.manifest.columns
 
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """One row per sample of every published shard, failures included, as a pyarrow dataset; or of these shards.
@@ -56,12 +55,11 @@ class Run:
         """The named maps, each once. Raises UserError on one that the run has not, naming the nearest and all."""
         for name in names:
             if name not in self.maps:
-                near = difflib.get_close_matches(name, self.maps, n=1)
-                hint = f"did you mean {near[0]}? It" if near else "it"
-                raise UserError(f"{self.layout.root} has no map {name!r}; {hint} has {', '.join(self.maps)}")
+                hint = did_you_mean(name, self.maps) or "."
+                raise UserError(f"{self.layout.root} has no map {name!r}{hint} It has {', '.join(self.maps)}")
         return tuple(dict.fromkeys(names))
 
-    def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
+    def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 
         `mim_attention_heads` gives (N, heads, h, w) where the run stored it. Maps of a target that a row lacks are NaN.
@@ -72,7 +70,7 @@ class Run:
             self.choose_maps([name])
         return self._read(f"{MAPS}/{name}", shard, rows)
 
-    def read_features(self, shard: str, rows: slice | Sequence[int] | None = None) -> Array:
+    def read_features(self, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, D) float32 retrieval features of a shard, not normalised; rows as in `read_maps`."""
         return self._read(FEATURES, shard, rows)
 
@@ -81,7 +79,7 @@ class Run:
         with self._open(shard) as file:
             return [key.decode() for key in file[KEY][:]]
 
-    def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> Array:
+    def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> Float32Array:
         """(N, h, w) float32 maps of metadata rows (`shard` and `h5_row` of a table or of mappings), in their order.
 
         Raises UserError if a row has no map.
@@ -95,7 +93,7 @@ class Run:
         by_shard: dict[str, list[int]] = {}
         for position, shard in enumerate(shards):
             by_shard.setdefault(shard, []).append(position)
-        found: Array | None = None
+        found: Float32Array | None = None
         for shard, positions in by_shard.items():
             maps = self.read_maps(name, shard, [numbers[position] for position in positions])
             if found is None:
@@ -109,7 +107,7 @@ class Run:
         # Published files never change; locks only fail on NFS and Lustre.
         return h5py.File(self.layout.shard_maps(shard), "r", locking=False)
 
-    def _read(self, dataset: str, shard: str, rows: slice | Sequence[int] | None) -> Array:
+    def _read(self, dataset: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:
         with self._open(shard) as file:
             if dataset not in file:  # a shard without one good image has no maps
                 return np.empty((0, 0, 0) if dataset != FEATURES else (0, 0), np.float32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,10 +19,12 @@ from cam.names import MapName, column_of
 from jobs.atomic import StagedFile, publish_together, sha256_of
 from jobs.errors import ShardError
 from jobs.runs.events import ShardReport
+from jobs.runs.footer import ShardFooter
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import KEY, ShardMapsWriter, disk_error
 from jobs.shards.samples import KEPT, NOT_FINITE, OK, Sample
+from jobs.tables import nullable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class ShardOutput:
     ) -> None:
         self.layout, self.manifest, self.shard, self.replace = layout, manifest, shard, replace
         self.max_failed_fraction = max_failed_fraction
-        self.columns: dict[str, list[Any]] = {name: [] for name in manifest.schema.names}
+        self.columns: dict[str, list[Any]] = {name: [] for name in manifest.columns.names}
         self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
         self._maps = _stage(layout.shard_maps(shard))
         attributes = {"fingerprint": manifest.fingerprint, "shard": shard}
@@ -144,7 +145,7 @@ class ShardOutput:
         columns: dict[str, list[Any]] = {
             "h5_row": rows.tolist(),
             "predicted": results.predicted.tolist(),
-            "score": _nullable(results.score),
+            "score": nullable(results.score),
             "probability": results.probability.tolist(),
             "grid_h": [h] * count,
             "grid_w": [w] * count,
@@ -153,7 +154,7 @@ class ShardOutput:
             measured = measure_maps(maps)
             self.zero_maps[name] += int((measured["max"] == 0).sum())
             for measure in MEASURES:
-                columns[f"{column_of(name)}_{measure}"] = _nullable(measured[measure])
+                columns[f"{column_of(name)}_{measure}"] = nullable(measured[measure])
         return columns
 
     def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
@@ -168,28 +169,23 @@ class ShardOutput:
             )
 
     def _write_rows(self, staged: StagedFile, report: ShardReport) -> None:
-        facts = {
-            "fingerprint": self.manifest.fingerprint,
-            "shard": self.shard,
-            "h5_size": str(self._maps.path.stat().st_size),
-            "h5_sha256": sha256_of(self._maps.path),
-            "images": str(report.images),
-            "failed": json.dumps(report.failed, sort_keys=True),
-            "partial": json.dumps(report.partial, sort_keys=True),
-            "zero_maps": json.dumps(report.zero_maps, sort_keys=True),
-        }
-        schema = self.manifest.schema.with_metadata({f"promptsg.{k}": v for k, v in facts.items()})
+        footer = ShardFooter(
+            fingerprint=self.manifest.fingerprint,
+            shard=self.shard,
+            h5_size=self._maps.path.stat().st_size,
+            h5_sha256=sha256_of(self._maps.path),
+            images=report.images,
+            failed=report.failed,
+            partial=report.partial,
+            zero_maps=report.zero_maps,
+        )
+        schema = self.manifest.columns.with_metadata(footer.as_metadata())
         table = pa.table(self.columns, schema=schema)
         pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
         staged.sync()
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):
             raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
-
-
-def _nullable(values: NDArray[np.float32]) -> list[float | None]:
-    """(B,) numbers for a column: NaN, what a map without mass or a row without target has, becomes null."""
-    return [None if value != value else value for value in values.tolist()]
 
 
 def _stage(final: Path) -> StagedFile:

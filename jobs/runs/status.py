@@ -13,10 +13,11 @@ from typing import Any
 
 import click
 
-from jobs.errors import EXIT_OK
+from jobs.errors import EXIT_OK, UserError
 from jobs.launch.split import block_of
 from jobs.progress import duration
 from jobs.runs.events import read_events
+from jobs.runs.footer import read_footer
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
 from jobs.shards.samples import KEPT
@@ -99,19 +100,11 @@ def status_of(root: Path) -> Status:
 
 
 def _from_footer(layout: RunLayout, shard: str) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        facts = pq.read_schema(layout.shard_metadata(shard)).metadata
-    except pa.ArrowException:  # `verify` names it; the other shards still count
+        footer = read_footer(layout.shard_metadata(shard))
+    except UserError:  # `verify` names it; the other shards still count
         return {"images": 0, "failed": {"metadata_damaged": 1}, "partial": {}, "zero_maps": {}}
-    return {
-        "images": int(facts[b"promptsg.images"]),
-        "failed": json.loads(facts[b"promptsg.failed"]),
-        "partial": json.loads(facts[b"promptsg.partial"]),
-        "zero_maps": json.loads(facts[b"promptsg.zero_maps"]),
-    }
+    return asdict(footer)
 
 
 def _speed(
@@ -151,8 +144,7 @@ def failed_inputs(root: Path, status: Status) -> Iterator[dict[str, str]]:
     for name, error in status.failed.items():
         yield {"shard": name, "input": urls[name], "status": "shard_failed", "error": error}
     for name in sorted(layout.done() & urls.keys()):
-        facts = pq.read_schema(layout.shard_metadata(name)).metadata
-        if not json.loads(facts[b"promptsg.failed"]):
+        if not read_footer(layout.shard_metadata(name)).failed:
             continue
         table = pq.read_table(layout.shard_metadata(name), columns=["key", "status", "error"])
         for row in table.to_pylist():

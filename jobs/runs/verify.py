@@ -71,7 +71,7 @@ def verify(root: Path, show_progress: bool | None = False) -> Verdict:
 
 def _check_shard(name: str, maps: Path, metadata: Path, manifest: Manifest) -> Iterator[str]:
     table = pq.read_table(metadata, page_checksum_verification=True)
-    if not table.schema.equals(manifest.schema):
+    if not table.schema.equals(manifest.columns):
         yield f"{name}: {metadata.name} has other columns than the run"
         return
     facts = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}

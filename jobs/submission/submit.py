@@ -148,13 +148,12 @@ def _check_programs(place: Place, request: Request) -> None:
 
 def _refuse_other_run(config: MineConfig, layout: RunLayout) -> None:
     """What every element would refuse after its wait in the queue is refused here."""
-    from jobs.runs.manifest import asked_by, read_manifest, refuse_other
+    from jobs.mining.request import request_of
+    from jobs.runs.manifest import read_manifest, refuse_other
 
-    asked = asked_by(config, expand_shards(config.shards))
+    request = request_of(config, expand_shards(config.shards), ())  # a configuration file cannot carry KEY VALUE pairs
     if layout.manifest.exists():
-        manifest = read_manifest(layout)
-        asked["asked"]["overrides"] = []  # a configuration file cannot carry KEY VALUE pairs
-        refuse_other(layout, manifest, asked)
+        refuse_other(layout, read_manifest(layout), request)
 
 
 def _written(place: Place, name: str, script: str) -> Path:

@@ -159,7 +159,7 @@ def test_what_another_request_changes_is_named(inputs: Path, mined: Path, tmp_pa
         run(inputs, mined, maps=["mim_attention"])
     with pytest.raises(UserError, match='precision was "fp32" and is now "bf16"'):
         run(inputs, mined, precision="bf16")
-    with pytest.raises(UserError, match=r"1 shards are no longer listed \(gallery-000000\)"):
+    with pytest.raises(UserError, match=r"1 shard is no longer listed \(gallery-000000\)"):
         run(inputs, mined, [str(inputs / "train*.tar"), str(inputs / "query*.tar")])
     other = tmp_path / "other"
     other.mkdir()
@@ -171,7 +171,7 @@ def test_what_another_request_changes_is_named(inputs: Path, mined: Path, tmp_pa
     (other / "m.pth").write_bytes((inputs / "m.pth").read_bytes())
     assert run(other, mined) == 0  # the same shards, moved
     market_shard(other / "query-000000.tar", 3)
-    with pytest.raises(UserError, match=r"1 shards changed \(query-000000: \d+ then, \d+ bytes now\)"):
+    with pytest.raises(UserError, match=r"1 shard changed \(query-000000: \d+ then, \d+ bytes now\)"):
         run(other, mined)
 
 
@@ -199,7 +199,7 @@ def test_bad_images_are_rows_and_bad_shards_do_not_stop_the_others(
     assert (status.done, sorted(status.failed), status.missing) == (3, ["b", "c"], [])
     assert (status.images, status.failed_images) == (61, {"image_corrupt": 1})
     (tmp_path / "b.tar").write_bytes(tar_bytes(good))
-    with pytest.raises(UserError, match="1 shards changed"):  # a mended shard is another shard
+    with pytest.raises(UserError, match="1 shard changed"):  # a mended shard is another shard
         run(inputs, output, str(tmp_path / "*.tar"), max_failed_fraction=0.05)
 
 

@@ -26,7 +26,7 @@ from jobs.errors import UserError
 from jobs.rendering.gallery import command, write_gallery
 from jobs.rendering.gallery_pictures import PART, Style, picture_name, thumbnail
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import create_manifest
+from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.run import Run, open_run
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.shards.samples import IMAGE_CORRUPT, NO_LABEL, Sample
@@ -61,7 +61,9 @@ def mined(folder: Path, count: int, per_shard: int, keys: dict[int, str] | None 
         tar = write_tar(folder / f"{name}.tar", [(f"{n:06d}.jpg", pictures[n % 512]) for n in numbers])
         shards.append({"name": name, "url": str(tar), "size": tar.stat().st_size})
     layout = RunLayout(folder / "RUN <i>")
-    manifest = create_manifest(layout, {"asked": {"maps": list(MAPS)}, "shards": shards}, {}, {})
+    manifest = create_manifest(
+        layout, RunRequest.model_validate({"asked": {"maps": list(MAPS)}, "shards": shards}), ResolvedSettings()
+    )
     for shard in shards:
         with tarfile.open(shard["url"]) as tar:
             found = [(int(m.name[:6]), m.offset_data, m.size) for m in tar.getmembers()]

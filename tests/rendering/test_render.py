@@ -30,7 +30,7 @@ from jobs.rendering.drawing import Style, decode
 from jobs.rendering.names import safe_name
 from jobs.rendering.render import command
 from jobs.rendering.requests import RECORD
-from jobs.runs.query import select_rows
+from jobs.runs.query import RowSelection, select_rows
 from jobs.runs.run import Run, open_run
 from jobs.shards.random_access import read_header
 from jobs.shards.urls import random_access as source_images
@@ -79,7 +79,7 @@ def image_of(folder: Path, row: dict[str, Any]) -> bytes:
 
 def test_an_overlay_is_the_hand_computed_blend(mined: Path, tmp_path: Path) -> None:
     run = open_run(mined / "RUN")
-    rows = select_rows(run, "split = 'query' AND camid = 3").to_pylist()
+    rows = select_rows(run, RowSelection(where="split = 'query' AND camid = 3")).to_pylist()
     options = ("--where", "split = 'query' AND camid = 3", "--map", MAPS[1], "--alpha", 0.3, "--colormap", "jet")
     assert "3 pictures written" in render(mined / "RUN", *options, "--output", tmp_path).output
     assert names(tmp_path) == sorted(f"{row['key']}__gradcampp_mim.png" for row in rows)
@@ -176,7 +176,7 @@ def test_fifty_of_two_thousand_read_those_images_bytes_alone(tmp_path: Path, mon
     sys.addaudithook(lambda event, args: audited.append(str(args[0])) if watching and event == "open" else None)
     render(tmp_path / "RUN", "--sample", 50, "--output", tmp_path / "out")
     watching.clear()
-    rows = select_rows(open_run(tmp_path / "RUN"), sample=50).to_pylist()
+    rows = select_rows(open_run(tmp_path / "RUN"), RowSelection(sample=50)).to_pylist()
     assert len(names(tmp_path / "out")) == 50
     assert sorted(taken) == sorted((row["image_size"], row["image_offset"]) for row in rows)
     assert len(opened) == len([path for path in audited if path.endswith(".tar")]) <= 4
@@ -241,7 +241,7 @@ def test_pictures_of_another_request_are_no_answer(mined: Path, tmp_path: Path) 
 
 
 def _keys(mined: Path, folder: Path, count: int) -> Path:
-    rows = select_rows(open_run(mined / "RUN"), "split = 'query'", limit=count)
+    rows = select_rows(open_run(mined / "RUN"), RowSelection(where="split = 'query'", limit=count))
     (folder / "keys.txt").write_text("\n".join(rows["key"].to_pylist()))
     return folder / "keys.txt"
 
@@ -283,10 +283,12 @@ def test_a_dry_run_says_what_would_be_drawn_and_draws_nothing(mined: Path, tmp_p
     render(mined / "RUN", "--where", "split = 'query'", "--output", tmp_path / "out")
     assert [line.strip() for line in lines[1:11]] == [
         f"{key}__mim_attention.png"
-        for key in select_rows(open_run(mined / "RUN"), "split = 'query'", limit=10)["key"].to_pylist()
+        for key in select_rows(open_run(mined / "RUN"), RowSelection(where="split = 'query'", limit=10))[
+            "key"
+        ].to_pylist()
     ]
     assert {line.strip() for line in lines[1:11]} <= set(names(tmp_path / "out"))
-    keys = select_rows(open_run(mined / "RUN"), "split = 'query'", limit=3)["key"].to_pylist()
+    keys = select_rows(open_run(mined / "RUN"), RowSelection(where="split = 'query'", limit=3))["key"].to_pylist()
     options = [str(mined / "RUN"), "--keys", "-", "--dry-run", "--output", str(tmp_path / "new")]
     done = CliRunner().invoke(command, options, input=f"{keys[2]}\n{keys[0]}\n", catch_exceptions=False)
     assert done.output.splitlines()[1:] == [f"  {keys[at]}__mim_attention.png" for at in (2, 0)]
@@ -309,7 +311,7 @@ def test_shards_that_moved_changed_or_are_gone(mined: Path, tmp_path: Path) -> N
     tar.write_bytes(whole + bytes(10240))
     with pytest.raises(UserError, match=r"query-0 has changed since it was mined: .* has .* bytes and had"):
         render(tmp_path / "here/RUN", *options, "--shards-root", there)
-    row = select_rows(open_run(mined / "RUN"), "split = 'query'").to_pylist()[3]
+    row = select_rows(open_run(mined / "RUN"), RowSelection(where="split = 'query'")).to_pylist()[3]
     other = image_bytes(3, (SIZE[0] + 1, SIZE[1]))  # another image of the same length in the same place
     assert len(other) <= row["image_size"]
     at = row["image_offset"]
@@ -357,7 +359,7 @@ def test_remote_shards_are_read_by_range_requests(mined: Path, tmp_path: Path, m
     options = ("--where", "split = 'query' AND camid = 1")
     render(mined / "RUN", *options, "--shards-root", "memory://bucket", "--output", tmp_path / "remote")
     render(mined / "RUN", *options, "--output", tmp_path / "local")
-    rows = select_rows(open_run(mined / "RUN"), options[1])
+    rows = select_rows(open_run(mined / "RUN"), RowSelection(where=options[1]))
     assert sorted(asked) == sorted(rows["image_size"].to_pylist())
     for name in names(tmp_path / "local"):
         assert (tmp_path / "remote" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
@@ -410,7 +412,7 @@ def test_keys_of_several_shards_never_share_a_file(tmp_path: Path) -> None:
 def test_shared_scales_are_those_of_all_selected_maps(mined: Path, tmp_path: Path) -> None:
     run = open_run(mined / "RUN")
     columns = ["shard", "h5_row", "gradcampp_mim_min", "gradcampp_mim_max"]
-    table = select_rows(run, "status = 'ok'", columns=columns)
+    table = select_rows(run, RowSelection(where="status = 'ok'"), columns=columns)
     maps = run.maps_of(MAPS[1], table)
     assert colour_limits(run, table, [MAPS[1]], "shared")[MAPS[1]] == range_of(maps, "shared")
     found = colour_limits(run, table, [MAPS[1]], "percentile")[MAPS[1]]
@@ -450,8 +452,8 @@ def test_pages_of_sheets_and_identities(mined: Path, tmp_path: Path) -> None:
 
 def ranked_inputs(run: Run, folder: Path) -> list[dict[str, Any]]:
     """queries.parquet of two queries with three gallery images each, and failures.txt with the second."""
-    queries = select_rows(run, "split = 'query'").to_pylist()[:2]
-    gallery = select_rows(run, "split = 'gallery'").to_pylist()
+    queries = select_rows(run, RowSelection(where="split = 'query'")).to_pylist()[:2]
+    gallery = select_rows(run, RowSelection(where="split = 'gallery'")).to_pylist()
     lists = {"topk_keys": [], "topk_shards": [], "topk_distances": [], "topk_correct": []}  # type: ignore[var-annotated]
     for number in range(2):
         chosen = gallery[5 * number : 5 * number + 3]

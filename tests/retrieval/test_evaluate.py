@@ -20,7 +20,7 @@ from jobs.retrieval.correlates import consistency, correlate_all, weighted_pears
 from jobs.retrieval.evaluate import command, parse_memory, plan_block
 from jobs.retrieval.rerank import RerankConfig
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import create_manifest
+from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.run import open_run
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.shards.samples import KEPT, NO_REFERENCE, Sample
@@ -31,7 +31,9 @@ GRID = (6, 4)
 
 def write_run(root: Path, shards: dict[str, list[dict[str, Any]]], seed: int = 0) -> Path:
     """A run whose rows are {pid, camid, split, status, feature, ...}; what is not given is random."""
-    manifest = create_manifest(RunLayout(root), {"asked": {"maps": list(MAPS)}, "shards": []}, {}, {})
+    manifest = create_manifest(
+        RunLayout(root), RunRequest.model_validate({"asked": {"maps": list(MAPS)}, "shards": []}), ResolvedSettings()
+    )
     rng = np.random.default_rng(seed)
     for shard, rows in shards.items():
         output = ShardOutput(RunLayout(root), manifest, shard, max_failed_fraction=1.0)

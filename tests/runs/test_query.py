@@ -16,8 +16,8 @@ from PIL import Image
 
 from jobs.errors import UserError
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import create_manifest
-from jobs.runs.query import keys_in_several_shards, read_keys, read_queries, rows_by_key, select_rows
+from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
+from jobs.runs.query import RowSelection, keys_in_several_shards, read_keys, read_queries, rows_by_key, select_rows
 from jobs.runs.run import Run, open_run
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.shards.random_access import read_header
@@ -45,7 +45,7 @@ def make_run(root: Path, shards: Path, maps: Maps = random_maps) -> Run:
         "asked": {"maps": list(MAPS)},
         "shards": [{"name": s.name, "url": s.url, "size": s.size} for s in listed],
     }
-    manifest = create_manifest(RunLayout(root), asked, {}, {})
+    manifest = create_manifest(RunLayout(root), RunRequest.model_validate(asked), ResolvedSettings())
     for shard in listed:
         output = ShardOutput(RunLayout(root), manifest, shard.name, max_failed_fraction=0.5)
         samples, found = [], []
@@ -98,40 +98,48 @@ def test_without_anything_it_is_all_rows_in_the_order_of_the_shards(run: Run) ->
 
 def test_where_order_and_limit_are_those_of_sql(run: Run) -> None:
     wanted = [r for r in everything(run) if r["camid"] == 2 and r["gradcampp_mim_entropy"] < 3.3]
-    found = select_rows(run, "camid = 2 AND gradcampp_mim_entropy < 3.3 -- a comment")
+    found = select_rows(run, RowSelection(where="camid = 2 AND gradcampp_mim_entropy < 3.3 -- a comment"))
     assert found.to_pylist() == wanted and 0 < len(wanted) < 16
     wanted.sort(key=lambda r: -r["mim_attention_max"])
-    found = select_rows(run, "camid = 2 AND gradcampp_mim_entropy < 3.3", "mim_attention_max DESC", 3)
+    found = select_rows(
+        run, RowSelection(where="camid = 2 AND gradcampp_mim_entropy < 3.3", order_by="mim_attention_max DESC", limit=3)
+    )
     assert found["key"].to_pylist() == [r["key"] for r in wanted[:3]]
-    ties = select_rows(run, order_by="camid DESC").to_pylist()
+    ties = select_rows(run, RowSelection(order_by="camid DESC")).to_pylist()
     assert ties == sorted(everything(run), key=lambda r: -r["camid"])  # sorted() is stable
-    assert select_rows(run, "pid = -99").num_rows == 0
-    assert select_rows(run, "pid IN (SELECT max(pid) FROM samples)").num_rows == 5
+    assert select_rows(run, RowSelection(where="pid = -99")).num_rows == 0
+    assert select_rows(run, RowSelection(where="pid IN (SELECT max(pid) FROM samples)")).num_rows == 5
 
 
 def test_a_sample_is_reproducible_uniform_and_of_the_rows_that_fit(run: Run) -> None:
-    once, again, other = (select_rows(run, "split = 'gallery'", sample=20, seed=s).to_pylist() for s in (4, 4, 5))
+    once, again, other = (
+        select_rows(run, RowSelection(where="split = 'gallery'", sample=20, seed=s)).to_pylist() for s in (4, 4, 5)
+    )
     assert once == again != other and len(once) == 20
     assert once == sorted(once, key=lambda r: (r["shard"], r["tar_index"])) and {r["split"] for r in once} == {
         "gallery"
     }
     counts = np.zeros(30)
     for seed in range(90):  # 10 of 30 each time: binomial, mean 30, sd 4.5
-        for row in select_rows(run, "split = 'query'", sample=10, seed=seed, columns=["tar_index"]).to_pylist():
+        for row in select_rows(
+            run, RowSelection(where="split = 'query'", sample=10, seed=seed), columns=["tar_index"]
+        ).to_pylist():
             counts[row["tar_index"]] += 1
     assert counts.sum() == 900 and counts.min() > 12 and counts.max() < 48
-    assert select_rows(run, sample=1000).num_rows == 95
+    assert select_rows(run, RowSelection(sample=1000)).num_rows == 95
 
 
 def test_keys_come_in_their_own_order_and_missing_ones_are_named(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     keys = [r["key"] for r in everything(run) if r["split"] == "query"]
     wanted = [keys[7], keys[2], keys[19]]
     with caplog.at_level(logging.WARNING):
-        found = select_rows(run, keys=[wanted[0], "nobody", *wanted[1:]])
+        found = select_rows(run, RowSelection(keys=(wanted[0], "nobody", *wanted[1:])))
     assert found["key"].to_pylist() == wanted
     assert caplog.messages == ["1 of 4 keys are not in the run: nobody"]
-    assert select_rows(run, f"pid <> {int(keys[2][:4])}", keys=wanted)["key"].to_pylist() == [wanted[0], wanted[2]]
-    assert select_rows(run, order_by="key", keys=wanted)["key"].to_pylist() == sorted(wanted)
+    assert select_rows(run, RowSelection(where=f"pid <> {int(keys[2][:4])}", keys=tuple(wanted)))[
+        "key"
+    ].to_pylist() == [wanted[0], wanted[2]]
+    assert select_rows(run, RowSelection(order_by="key", keys=tuple(wanted)))["key"].to_pylist() == sorted(wanted)
     assert read_keys(["b\n", "\n", " a \n", "b\n"]) == ["b", "a"]
 
 
@@ -154,7 +162,7 @@ def test_what_is_no_expression_over_the_columns_is_refused_in_one_line(
     run: Run, options: dict[str, str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        select_rows(run, **options)  # type: ignore[arg-type]
+        select_rows(run, RowSelection(**options))  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
@@ -169,7 +177,7 @@ def test_sql_sees_neither_files_nor_variables_nor_settings(run: Run, tmp_path: P
         "pid IN (SELECT a FROM visible_in_python)",
     ):
         with pytest.raises(UserError):
-            select_rows(run, where)
+            select_rows(run, RowSelection(where=where))
 
 
 def test_rows_by_key_finds_the_rows_with_maps(run: Run) -> None:
@@ -193,11 +201,13 @@ def test_queries_may_be_filtered_by_what_evaluate_found(run: Run, tmp_path: Path
         {"shard": [r["shard"] for r in rows], "key": [r["key"] for r in rows], "ap": [0.1, 0.9, None, 0.3],
          "topk_keys": [["a"]] * 4}
     )  # fmt: skip
-    assert [r["key"] for r in select_rows(run, "ap < 0.5", "ap DESC", joined=table).to_pylist()] == [
+    assert [
+        r["key"] for r in select_rows(run, RowSelection(where="ap < 0.5", order_by="ap DESC"), joined=table).to_pylist()
+    ] == [
         rows[3]["key"],
         rows[0]["key"],
     ]
-    assert select_rows(run, joined=table, keys=[rows[2]["key"], rows[1]["key"]])["key"].to_pylist() == [
+    assert select_rows(run, RowSelection(keys=(rows[2]["key"], rows[1]["key"])), joined=table)["key"].to_pylist() == [
         rows[2]["key"],
         rows[1]["key"],
     ]
@@ -212,6 +222,6 @@ def test_queries_may_be_filtered_by_what_evaluate_found(run: Run, tmp_path: Path
 
 def test_a_run_without_a_finished_shard_says_so(tmp_path: Path) -> None:
     asked = {"asked": {"maps": list(MAPS)}, "shards": []}
-    create_manifest(RunLayout(tmp_path / "RUN"), asked, {}, {})
+    create_manifest(RunLayout(tmp_path / "RUN"), RunRequest.model_validate(asked), ResolvedSettings())
     with pytest.raises(UserError, match="no finished shard"):
         select_rows(open_run(tmp_path / "RUN"))

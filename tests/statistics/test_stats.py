@@ -21,7 +21,7 @@ from cam.measures import measure_maps
 from jobs.errors import UserError
 from jobs.runs.finalize import finalize
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import Manifest, create_manifest, read_manifest
+from jobs.runs.manifest import Manifest, ResolvedSettings, RunRequest, create_manifest, read_manifest
 from jobs.runs.run import open_run
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.runs.verify import verify
@@ -39,7 +39,9 @@ def build_run(root: Path, shards: dict[str, list[dict[str, Any]]]) -> Path:
     """Writes a run through the project's own writers; each image is a dict with key, pid, camid and a map per name."""
     layout = RunLayout(root)
     entries = [{"name": name, "url": f"{name}.tar", "size": 1} for name in sorted(shards)]
-    manifest = create_manifest(layout, {"asked": {"maps": list(MAPS)}, "shards": entries}, {}, {})
+    manifest = create_manifest(
+        layout, RunRequest.model_validate({"asked": {"maps": list(MAPS)}, "shards": entries}), ResolvedSettings()
+    )
     for name, images in shards.items():
         write_shard(layout, manifest, name, images)
     return root

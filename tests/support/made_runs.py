@@ -12,18 +12,23 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import Manifest, create_manifest
+from jobs.runs.manifest import (
+    Manifest,
+    RecordedShard,
+    RequestedSettings,
+    ResolvedSettings,
+    RunRequest,
+    create_manifest,
+)
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.shards.samples import Sample
 
 
 def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",)) -> Manifest:
     """Creates run.json for shards of these names."""
-    asked = {
-        "asked": {"maps": list(maps)},
-        "shards": [{"name": name, "url": f"/nowhere/{name}.tar", "size": 1000} for name in names],
-    }
-    return create_manifest(RunLayout(root), asked, {"precision": "fp32"}, {})
+    shards = [RecordedShard(name=name, url=f"/nowhere/{name}.tar", size=1000) for name in names]
+    request = RunRequest(asked=RequestedSettings(maps=tuple(maps)), shards=tuple(shards))
+    return create_manifest(RunLayout(root), request, ResolvedSettings(precision="fp32"))
 
 
 def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample], seed: int = 0, **arrays: Any) -> None:

@@ -352,13 +352,14 @@ def test_run_json_is_made_once_by_many_at_once(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import create_manifest
+from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.errors import UserError
 while not Path(sys.argv[1] + ".go").exists():
     time.sleep(0.001)
 asked = {"asked": {"maps": [sys.argv[2]]}, "shards": []}
 try:
-    print(create_manifest(RunLayout(Path(sys.argv[1])), asked, {"precision": "fp32"}, {}).fingerprint)
+    request, resolved = RunRequest.model_validate(asked), ResolvedSettings(precision="fp32")
+    print(create_manifest(RunLayout(Path(sys.argv[1])), request, resolved).fingerprint)
 except UserError as error:
     print("refused:", error)
 """

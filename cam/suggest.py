@@ -1,0 +1,12 @@
+"""The near miss that an error message offers for a name that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, valid: Iterable[str], cutoff: float = 0.6) -> str:
+    """`; did you mean gradcam++/mim?`, to be added to what is wrong, or nothing where no valid name is near."""
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=cutoff)
+    return f"; did you mean {near[0]}?" if near else ""
