@@ -32,8 +32,8 @@ from jobs.rendering.render import command
 from jobs.rendering.requests import RECORD
 from jobs.runs.query import RowSelection, select_rows
 from jobs.runs.run import Run, open_run
+from jobs.shards import random_access as source_images
 from jobs.shards.random_access import read_header
-from jobs.shards.urls import random_access as source_images
 from tests.runs.test_query import GRID, MAPS, make_run, random_maps
 from tests.support.shard_files import image_bytes, market_shard, sample_members, textured_image, write_tar
 
