@@ -12,26 +12,26 @@ import click
 from jobs.errors import EXIT_ERROR, UserError
 from jobs.memory import keep_freed_memory
 
-# name -> (module, one line for `promptsg --help`). The click command in each module is called `command`.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("jobs.commands.demo", "See all of it in a minute: drawn pedestrians and a tiny trained model."),
-    "shard": ("jobs.commands.shard", "Pack a dataset folder into tar shards."),
-    "mine": ("jobs.mining.mine", "Run the model over shards; write maps (HDF5) and metadata (Parquet)."),
-    "visualize": ("jobs.rendering.visualize", "Draw the maps of single images."),
-    "compare": ("jobs.rendering.compare", "Compare two images: maps side by side, similarity, where it comes from."),
-    "status": ("jobs.runs.status", "Say what of a run is done, failed or missing."),
-    "verify": ("jobs.runs.verify", "Read a whole run again and check every byte."),
-    "finalize": ("jobs.runs.finalize", "Join the metadata of a finished run into one sorted file."),
-    "render": ("jobs.rendering.render", "Draw any subset of a run from its stored maps."),
-    "gallery": ("jobs.rendering.gallery", "Write a page to look through images and maps in a browser."),
-    "stats": ("jobs.statistics.stats", "Where the model looks, by group: mean maps, stripes, entropy, with intervals."),
-    "test": ("jobs.commands.test", "Mine, evaluate and draw the first images, in one call."),
-    "faithfulness": ("jobs.faithfulness.measure", "Deletion and insertion curves, and the randomisation check."),
-    "evaluate": ("jobs.retrieval.evaluate", "Retrieval from the stored features: mAP, CMC, and why queries fail."),
-    "train": ("jobs.training.settings", "Train a PromptSG, from CLIP or from scratch."),
-    "submit": ("jobs.submission.submit", "Submit a run as a SLURM job array."),
-    "bench": ("jobs.benchmark.bench", "How fast this machine mines these shards, and what a dataset will take."),
-    "info": ("jobs.commands.info", "Describe a checkpoint: family, configuration, parameters, grid, classes."),
+# name -> one line for `promptsg --help`. The click command `command` is in jobs.commands.<name>.
+COMMANDS: dict[str, str] = {
+    "demo": "See all of it in a minute: drawn pedestrians and a tiny trained model.",
+    "shard": "Pack a dataset folder into tar shards.",
+    "mine": "Run the model over shards; write maps (HDF5) and metadata (Parquet).",
+    "visualize": "Draw the maps of single images.",
+    "compare": "Compare two images: maps side by side, similarity, where it comes from.",
+    "status": "Say what of a run is done, failed or missing.",
+    "verify": "Read a whole run again and check every byte.",
+    "finalize": "Join the metadata of a finished run into one sorted file.",
+    "render": "Draw any subset of a run from its stored maps.",
+    "gallery": "Write a page to look through images and maps in a browser.",
+    "stats": "Where the model looks, by group: mean maps, stripes, entropy, with intervals.",
+    "test": "Mine, evaluate and draw the first images, in one call.",
+    "faithfulness": "Deletion and insertion curves, and the randomisation check.",
+    "evaluate": "Retrieval from the stored features: mAP, CMC, and why queries fail.",
+    "train": "Train a PromptSG, from CLIP or from scratch.",
+    "submit": "Submit a run as a SLURM job array.",
+    "bench": "How fast this machine mines these shards, and what a dataset will take.",
+    "info": "Describe a checkpoint: family, configuration, parameters, grid, classes.",
 }
 
 
@@ -44,13 +44,12 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _ = COMMANDS[cmd_name]
-        command: click.Command = importlib.import_module(module).command
+        command: click.Command = importlib.import_module(f"jobs.commands.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the subcommand; what a user can cause ends as one line and an exit status, not as a traceback."""

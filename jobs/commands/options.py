@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.mining.model_options import ModelOptions
 from jobs.runs.query import RowSelection, read_keys
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,3 +71,18 @@ def _selection(
 ) -> RowSelection:
     listed = None if keys is None else tuple(read_keys(keys))
     return RowSelection(where=where, order_by=order_by, limit=limit, sample=sample, seed=seed, keys=listed)
+
+
+# Which model a command for single images runs: `model`, a ModelOptions.
+model_options = option_group(
+    "model",
+    ModelOptions,
+    click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint."),
+    device_option,
+    click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp16 or fp32."),
+    click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML."),
+    click.option("--model-set", type=(str, str), multiple=True, metavar="KEY VALUE", help="One of its settings."),
+    click.option("--prompt-mode", help="composed (default) or simplified."),
+    click.option("--neck-feat", help="before (default) or after."),
+    click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text."),
+)

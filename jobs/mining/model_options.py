@@ -1,34 +1,29 @@
-"""The options of commands that run a model on single images, and the model that they stand for."""
+"""Which model the commands for single images run: what names it, and the model itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 
 if TYPE_CHECKING:
     from promptsg_core.model import PromptSG
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model, on what, how precisely, and which further prompts it is asked with."""
 
-    checkpoint: Path | None
-    device: str
-    precision: str
-    model_settings: Path | None
-    prompt_mode: str | None
-    neck_feat: str | None
-    prompts: tuple[str, ...]
-    model_set: tuple[tuple[str, str], ...]
+    checkpoint: Path | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    model_settings: Path | None = None
+    prompt_mode: str | None = None
+    neck_feat: str | None = None
+    prompts: tuple[str, ...] = ()
+    model_set: tuple[tuple[str, str], ...] = ()
 
     def load(self) -> PromptSG:
         """The model. Raises UserError if no checkpoint is named, and what `load_model` raises."""
@@ -51,27 +46,3 @@ class ModelOptions:
         )
         model.prompts.update(prompts)
         return model
-
-
-def model_options(command: F) -> F:
-    """Adds the options; the command receives them as keywords named after ModelOptions' fields."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def take_model_options(options: dict[str, Any]) -> ModelOptions:
-    """Removes the model's options from a command's keywords."""
-    return ModelOptions(**{name: options.pop(name) for name in ModelOptions.__dataclass_fields__})
-
-
-_OPTIONS = (
-    click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint."),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp16 or fp32."),
-    click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML."),
-    click.option("--model-set", type=(str, str), multiple=True, metavar="KEY VALUE", help="One of its settings."),
-    click.option("--prompt-mode", help="composed (default) or simplified."),
-    click.option("--neck-feat", help="before (default) or after."),
-    click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text."),
-)

@@ -10,8 +10,9 @@ import click
 
 from cam.names import METHOD_NAMES
 from cam.overlay import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, UPSAMPLE
+from jobs.commands.options import model_options
 from jobs.errors import UserError
-from jobs.mining.model_options import model_options, take_model_options
+from jobs.mining.model_options import ModelOptions
 
 
 @click.command(name="compare", short_help="Compare two images: maps side by side, similarity, where it comes from.")
@@ -28,7 +29,7 @@ from jobs.mining.model_options import model_options, take_model_options
 @click.option("--height", type=click.IntRange(32), default=256, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the similarity as JSON.")
 @model_options
-def command(query: Path, gallery: Path, output: Path, as_json: bool, **options: Any) -> None:
+def command(query: Path, gallery: Path, output: Path, as_json: bool, model: ModelOptions, **options: Any) -> None:
     """Draw the maps of both images side by side with their cosine similarity; gradient maps show, in each image, what
     makes it similar to the other.
 
@@ -36,7 +37,7 @@ def command(query: Path, gallery: Path, output: Path, as_json: bool, **options: 
     Example:
       promptsg compare --query a.jpg --gallery b.jpg --checkpoint ViT-B-16_60.pth
     """
-    similarity, written = compare(query, gallery, output, take_model_options(options), options)
+    similarity, written = compare(query, gallery, output, model, options)
     if as_json:
         click.echo(json.dumps({"similarity": similarity, "files": [str(path) for path in written]}))
     else:

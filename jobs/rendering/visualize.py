@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from cam.names import LAYERS, METHOD_NAMES, column_of
 from cam.overlay import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, SCALES, UPSAMPLE
+from jobs.commands.options import model_options
 from jobs.errors import EXIT_ERROR, EXIT_OK
-from jobs.mining.model_options import model_options, take_model_options
+from jobs.mining.model_options import ModelOptions
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
               help="How the input is resized; older scripts used bicubic.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @model_options
-def command(images: tuple[str, ...], **options: Any) -> None:
+def command(images: tuple[str, ...], model: ModelOptions, **options: Any) -> None:
     """Draw original | heatmap | overlay for each IMAGE (files, folders, globs) and map; save the raw maps as .npz.
 
     \b
@@ -50,7 +51,7 @@ def command(images: tuple[str, ...], **options: Any) -> None:
     Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
     image that cannot be read is named at the end, and the exit status is 1; the others are done.
     """
-    sys.exit(visualize(images, take_model_options(options), options))
+    sys.exit(visualize(images, model, options))
 
 
 def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str, Any]) -> int:

@@ -16,9 +16,9 @@ import pytest
 
 from jobs.datasets.layouts import list_dataset, parse_key
 from jobs.errors import UserError
+from jobs.pedestrians import dataset as pedestrians
 from jobs.pedestrians.canvas import BAG, HEAD, LEGS, TORSO, Canvas, Cloth, Place
 from jobs.pedestrians.dataset import Counts, Crowd, camera_of, draw, make_pedestrians, write_pedestrian_shards
-from jobs.pedestrians.dataset import dataset as pedestrians
 from jobs.pedestrians.figure import Look, Pose, draw_person
 from jobs.pedestrians.looks import looks, traits_of
 from jobs.pedestrians.scene import choose_pose, draw_scene, take_picture

@@ -1,0 +1,5 @@
+"""`promptsg bench`."""
+
+from jobs.benchmark.bench import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg compare`."""
+
+from jobs.rendering.compare import command
+
+__all__ = ["command"]

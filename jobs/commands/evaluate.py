@@ -1,0 +1,5 @@
+"""`promptsg evaluate`."""
+
+from jobs.retrieval.evaluate import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg faithfulness`."""
+
+from jobs.faithfulness.measure import command
+
+__all__ = ["command"]

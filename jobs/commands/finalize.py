@@ -1,0 +1,5 @@
+"""`promptsg finalize`."""
+
+from jobs.runs.finalize import command
+
+__all__ = ["command"]

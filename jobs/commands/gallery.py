@@ -1,0 +1,5 @@
+"""`promptsg gallery`."""
+
+from jobs.rendering.gallery import command
+
+__all__ = ["command"]

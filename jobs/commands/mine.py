@@ -1,0 +1,5 @@
+"""`promptsg mine`."""
+
+from jobs.mining.mine import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg render`."""
+
+from jobs.rendering.render import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg stats`."""
+
+from jobs.statistics.stats import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg status`."""
+
+from jobs.runs.status import command
+
+__all__ = ["command"]

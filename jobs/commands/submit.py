@@ -1,0 +1,5 @@
+"""`promptsg submit`."""
+
+from jobs.submission.submit import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg train`."""
+
+from jobs.training.settings import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg verify`."""
+
+from jobs.runs.verify import command
+
+__all__ = ["command"]

@@ -1,0 +1,5 @@
+"""`promptsg visualize`."""
+
+from jobs.rendering.visualize import command
+
+__all__ = ["command"]
