@@ -8,26 +8,32 @@ the default is:
 - Every other image with a pid shows a person, and its identity is its pid, as text.
 - Without a pid nothing is known.
 
-Distractors, junk and unknown images have no identity: none of them matches any other image.
+Only persons have an identity. Distractors, junk and unknown images match no other image.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from jobs.arrays import Int64Array
+
 Role = Literal["person", "distractor", "junk"]
 PERSON: Role = "person"
 DISTRACTOR: Role = "distractor"
 JUNK: Role = "junk"
+NOBODY = -1  # the code of an image without identity
 
 _JUNK_PID, _DISTRACTOR_PID = -1, 0
 # The base names of Market-1501 (0000_c1s1_000151_01) and DukeMTMC-reID (0000_c1_f0046182).
-_USES_PID_0 = r"(?:^|/)\d{4,5}_c\d+(?:s\d+_\d+_\d+|_f\d+)[^/]*$"
+_USES_PID_0 = r"(?:^|/)[0-9]{4,5}_c[0-9]+(?:s[0-9]+_[0-9]+_[0-9]+|_f[0-9]+)[^/]*$"
 _uses_pid_0 = re.compile(_USES_PID_0)
+_NUMBER = r"^-?[0-9]{1,18}$"  # what an int64 holds in any case
 
 
 def role_of(pid: int | None, key: str) -> Role | None:
@@ -44,31 +50,90 @@ def identity_of(pid: int | None, key: str) -> str | None:
     return str(pid) if role_of(pid, key) == PERSON else None
 
 
+def training_classes(pids: Iterable[int]) -> dict[int, int]:
+    """pid -> class: the rank of each training pid among the sorted distinct ones, from 0 on."""
+    return {pid: rank for rank, pid in enumerate(sorted(set(pids)))}
+
+
+def identity_columns(available: Collection[str]) -> list[str]:
+    """The columns that `roles` and `identities` need, of a table with these columns."""
+    if {"role", "identity"} <= set(available):
+        return ["role", "identity"]
+    return ["pid", "key", *(name for name in ("role", "identity") if name in available)]
+
+
 def roles(rows: pa.Table) -> pa.ChunkedArray:
-    """(N,) text: the role of each row of a table with the columns `pid` and `key`; null where it is not known."""
-    import pyarrow as pa
+    """(N,) text: the role of each row of a table with the columns of `identity_columns`; null where it is not known."""
     import pyarrow.compute as pc
 
     if "role" in rows.column_names:
         return rows["role"]
     pid = rows["pid"]
     role = pc.if_else(pc.equal(pid, _JUNK_PID), JUNK, PERSON)
-    zero = pc.fill_null(pc.equal(pid, _DISTRACTOR_PID), False)
+    zero = pc.fill_null(pc.equal(pid, _DISTRACTOR_PID), False).combine_chunks()
     if pc.any(zero).as_py():  # null for an empty column
-        named = pc.match_substring_regex(rows["key"], _USES_PID_0)
-        role = pc.if_else(pc.and_(zero, named), DISTRACTOR, role)
-    return role if isinstance(role, pa.ChunkedArray) else pa.chunked_array([role])
+        uses_pid_0 = pc.match_substring_regex(rows["key"].filter(zero), _USES_PID_0)
+        role = pc.replace_with_mask(role, zero, pc.if_else(uses_pid_0, DISTRACTOR, PERSON).combine_chunks())
+    return role
 
 
 def identities(rows: pa.Table) -> pa.ChunkedArray:
-    """(N,) text: who is on each row's image, of a table with the columns `pid` and `key`; null where nobody known is.
+    """(N,) text: who is on each row's image, of a table with the columns of `identity_columns`; null for nobody known.
 
     Rows with the same text show the same person.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if "identity" in rows.column_names:
-        return rows["identity"]
+    return pc.cast(_known_identities(rows), pa.string())
+
+
+@dataclass(frozen=True)
+class IdentityCodes:
+    """Identities as numbers: codes (N,) are the places of each row's identity in `names` (P,), or NOBODY.
+
+    `names` are distinct and in order: those that are numbers by their value, then all others as texts.
+    """
+
+    codes: Int64Array
+    names: pa.StringArray
+
+
+def identity_codes(rows: pa.Table) -> IdentityCodes:
+    """The identities of a table with the columns of `identity_columns` as numbers; quick for millions of rows."""
+    return encode_identities(_known_identities(rows))
+
+
+def encode_identities(column: pa.ChunkedArray) -> IdentityCodes:
+    """A column of identities, texts or integers, as numbers; null is nobody."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    encoded = column.dictionary_encode().combine_chunks()
+    names = encoded.dictionary.cast(pa.string())
+    keys = pa.table({"number": identity_numbers(names), "name": names})
+    order = pc.sort_indices(keys, sort_keys=[("number", "ascending"), ("name", "ascending")])  # nulls last
+    place = np.full(len(names) + 1, NOBODY, np.int64)  # the last one is that of null
+    place[order.to_numpy()] = np.arange(len(names))
+    codes = pc.fill_null(encoded.indices, len(names)).to_numpy()
+    return IdentityCodes(place[codes], names.take(order))
+
+
+def _known_identities(rows: pa.Table) -> pa.ChunkedArray:
+    """(N,) text or integers: who is on each row's image."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     person = pc.fill_null(pc.equal(roles(rows), PERSON), False)
-    return pc.if_else(person, pc.cast(rows["pid"], pa.string()), pa.scalar(None, pa.string()))
+    names = rows["identity"] if "identity" in rows.column_names else rows["pid"]
+    return pc.if_else(person, names, pa.scalar(None, names.type))
+
+
+def identity_numbers(names: pa.StringArray) -> pa.Int64Array:
+    """(P,) the value of each identity that is a number, such as 2 of "0002"; null for all others."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    number = pc.match_substring_regex(names, _NUMBER)
+    return pc.cast(pc.if_else(number, names, pa.scalar(None, pa.string())), pa.int64())

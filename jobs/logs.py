@@ -7,7 +7,7 @@ import sys
 
 
 def setup_logging() -> None:
-    """One line per event on standard error, so that standard output stays free for results."""
+    """Writes one line for each event to standard error, so that standard output is only for results."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )

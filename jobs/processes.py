@@ -1,4 +1,4 @@
-"""Processes that work for this one: how many cores there are for them, and that none outlives its parent."""
+"""Worker processes: how many cores there are for them, and how they end with the process that they work for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def available_cores() -> int:
 
 
 def start_worker(parent: int) -> None:
-    """To be called once in each worker process: it leaves Ctrl-C to its parent, and ends when the parent has ended.
+    """To be called once in each worker process, which then leaves Ctrl-C to `parent` and ends when that has ended.
 
-    `parent` is the process id of the one that the work is for. The fork server stands between the two, so the
-    worker's own parent process says nothing.
+    `parent` is the process id of the process that the work is for. It is not always the worker's own parent process,
+    which may be a fork server.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent watch").start()
@@ -31,6 +31,6 @@ def _end_with(parent: int) -> None:
     while True:
         try:
             os.kill(parent, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # it has ended; its number may be another user's process now
             os._exit(1)
         time.sleep(_LOOK_SECONDS)

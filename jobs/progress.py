@@ -1,10 +1,11 @@
-"""Progress: a bar on a terminal, elsewhere a line every 30 seconds with the rate and the time left."""
+"""Progress of mining: a bar on a terminal, elsewhere a line every 30 seconds with the rate and the time left."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
@@ -12,16 +13,31 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30.0
 
 
+class ShardProgress(Protocol):
+    """What a worker tells of its progress."""
+
+    def advance(self, images: int, position: int | None) -> None:
+        """Counts more images; `position` is the byte reached in the current shard, None if it is compressed."""
+
+    def finish_shard(self, size: int | None) -> None:
+        """The current shard has ended, whether it succeeded or not; `size` is in bytes."""
+
+
 class Progress:
-    """Counts images; the share done is told by the bytes of shards, since tars do not say how many images they hold."""
+    """Counts images, and shows the rate and the time left.
+
+    The share that is done is estimated from the sizes of the shards, because a tar does not say how many images it
+    holds. `total_bytes` is the size of all shards, None if it is not known. `terminal` chooses the bar; by default the
+    bar is shown where standard error is a terminal.
+    """
 
     def __init__(self, total_bytes: int | None, terminal: bool | None = None) -> None:
         self.total_bytes = total_bytes
         self.images = 0
         self._done_bytes = 0
         self._shard_bytes = 0
-        self._started = self._said = time.monotonic()
-        self._bar: tqdm | None = None
+        self._started = self._last_line = time.monotonic()
+        self._bar: tqdm[NoReturn] | None = None
         if sys.stderr.isatty() if terminal is None else terminal:
             self._bar = tqdm(unit=" images", dynamic_ncols=True, smoothing=0.05, mininterval=0.2)
 
@@ -33,24 +49,24 @@ class Progress:
             self._bar.close()
 
     def advance(self, images: int, position: int | None) -> None:
-        """Some images more; `position` is the byte reached in the shard in hand, None if it is compressed."""
+        """Counts more images; `position` is the byte reached in the current shard, None if it is compressed."""
         self.images += images
         self._shard_bytes = position or self._shard_bytes
         if self._bar is not None:
             self._bar.set_postfix_str(self._left(), refresh=False)
             self._bar.update(images)
-        elif time.monotonic() - self._said >= INTERVAL_SECONDS:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_line >= INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
             logger.info("%d images, %.0f a second, %s", self.images, self.rate, self._left())
 
     def finish_shard(self, size: int | None) -> None:
-        """The shard in hand is over, however it ended; `size` in bytes."""
+        """The current shard has ended, whether it succeeded or not; `size` is in bytes."""
         self._done_bytes += size or 0
         self._shard_bytes = 0
 
     @property
     def rate(self) -> float:
-        """Images a second since the start."""
+        """Images per second since the start."""
         return self.images / max(1e-9, time.monotonic() - self._started)
 
     def _left(self) -> str:

@@ -1,4 +1,4 @@
-"""Numbers and tables on their way into files: NaN as null, and a Parquet file that is published whole."""
+"""Numbers and tables on their way into files: NaN becomes null, and a Parquet file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def none_if_nan(value: float) -> float | None:
 
 def nullable(values: FloatArray) -> list[float | None]:
     """(N,) numbers for a column: NaN becomes None."""
-    return [None if value != value else value for value in values.tolist()]
+    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def write_parquet(final: Path, table: pa.Table) -> None:

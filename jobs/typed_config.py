@@ -24,9 +24,9 @@ C = TypeVar("C", bound=TypedConfig)
 
 
 def gather(file: Path | None, options: Mapping[str, object], assignments: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a YAML file, then of options that were given, then of `key=value` words; the later ones win.
+    """The values of a YAML file, of options that were given, and of `key=value` words. The later ones win.
 
-    None and () mean that an option was not given. Raises UserError for a file or a word that is not readable.
+    None and () mean that an option was not given. Raises UserError for a file or a word that cannot be read.
     """
     values = {} if file is None else read_yaml_mapping(file)
     values |= {key: value for key, value in options.items() if value is not None and value != ()}
@@ -63,6 +63,8 @@ def read_yaml_mapping(file: Path) -> dict[Any, Any]:
 
 def _explain(problem: ErrorDetails) -> str:
     key = ".".join(str(part) for part in problem["loc"])
+    if not key:  # a rule over several keys
+        return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return f"{key} is missing: give --{key.replace('_', '-')} or set it in the configuration file"
     return f"{key} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
