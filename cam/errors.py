@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class CamError(ValueError):
-    """A map, layer or target that was asked for and cannot be computed; the message names the valid ones."""
+    """A requested map, layer or target that cannot be computed; the message names the valid ones."""

@@ -1,8 +1,11 @@
-"""Deletion and insertion: how a score falls as patches go, or rises as they come back, in the order of a map.
+"""Deletion and insertion: how a score falls as patches are removed, or rises as they return, in the order of a map.
 
-The causal metrics of Petsiuk et al. 2018 (RISE, arXiv:1806.07421), with the patches of the model in place of pixels: a
-map that is faithful names the patches that the score rests on, so its deletion curve falls early (small area) and its
-insertion curve rises early (large area). A removed patch shows a fill, an image of the same size.
+The causal metrics of Petsiuk et al. 2018 (RISE, arXiv:1806.07421), with the patches of the model in place of pixels. A
+faithful map names the patches that the score rests on: its deletion curve falls early, so the area under it is small,
+and its insertion curve rises early, so the area under it is large. A removed patch shows a fill, an image of the same
+size.
+
+This works for every model with taps and every map, whether a run exists or not, and is therefore part of cam.
 
 Legend: B images, O orders, M patches, F fills, K steps, S scores, h w grid, n images in one pass.
 """
@@ -10,56 +13,68 @@ Legend: B images, O orders, M patches, F fills, K steps, S scores, h w grid, n i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from cam.errors import CamError
-from cam.extract import TappedModel
+from cam.protocol import E, TappedModel
 
 KINDS = ("deletion", "insertion")
-_TRUNCATE = 4.0  # standard deviations at which the Gaussian ends; beyond lies 0.006 % of it
-# (n, 3, H, W) uint8 images, and the (n,) numbers of the images that they were made of -> (n, S) scores.
-Score = Callable[[Tensor, Tensor], Tensor]
+_TRUNCATE = 4.0  # standard deviations at which the Gaussian ends; 0.006 % of it lies beyond
 
 
-def class_score(model: TappedModel, classes: Tensor) -> Score:
-    """S = 2: the softmax probability and the logit of each image's class (B,) int64.
+class ImageScore(Protocol):
+    """What is measured of images."""
 
-    Raises CamError for a class that the head lacks, when the score is called.
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """(n, 3, H, W) uint8 images, and the (n,) numbers of the images that they were made of -> (n, S) scores."""
+
+
+@dataclass(frozen=True)
+class ClassScore(Generic[E]):
+    """S = 2: the softmax probability and the logit of each image's class, (B,) int64.
+
+    A call raises CamError for a class that the head does not have.
     """
 
-    def score(images: Tensor, numbers: Tensor) -> Tensor:
-        logits = model.head(model.encode(images)).logits.float()
-        if int(classes.max()) >= logits.shape[1]:
-            raise CamError(f"class {int(classes.max())} is asked for; the head has {logits.shape[1]}")
-        index = classes.to(logits.device)[numbers.to(logits.device)].unsqueeze(1)
+    model: TappedModel[E]
+    classes: Tensor
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """(n, 3, H, W), (n,) -> (n, 2)."""
+        logits = self.model.head(self.model.encode(images)).logits.float()
+        if int(self.classes.max()) >= logits.shape[1]:
+            raise CamError(f"class {int(self.classes.max())} was requested; the head has {logits.shape[1]}")
+        index = self.classes.to(logits.device)[numbers.to(logits.device)].unsqueeze(1)
         return torch.cat([logits.softmax(dim=1).gather(1, index), logits.gather(1, index)], dim=1)
 
-    return score
 
-
-def cosine_score(model: TappedModel, references: Tensor) -> Score:
+@dataclass(frozen=True)
+class CosineScore(Generic[E]):
     """S = 1: the cosine of the feature to each image's reference (B, D)."""
-    unit = F.normalize(references.float(), dim=1)
 
-    def score(images: Tensor, numbers: Tensor) -> Tensor:
-        features = F.normalize(model.head(model.encode(images)).features.float(), dim=1)
-        wanted = unit.to(features.device)[numbers.to(features.device)]
-        return (features * wanted).sum(dim=1, keepdim=True)
+    model: TappedModel[E]
+    references: Tensor
 
-    return score
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """(n, 3, H, W), (n,) -> (n, 1)."""
+        features = F.normalize(self.model.head(self.model.encode(images)).features.float(), dim=1)
+        references = F.normalize(self.references.float(), dim=1).to(features.device)
+        return (features * references[numbers.to(features.device)]).sum(dim=1, keepdim=True)
 
 
 def patch_of_pixel(image_size: tuple[int, int], patch_size: int, stride: int, grid: tuple[int, int]) -> Tensor:
     """(H, W) int64: the patch, counted along the rows of the grid, whose centre is nearest to each pixel's.
 
-    Every pixel belongs to one patch, also where patches overlap, so that removing all of them leaves nothing.
+    Every pixel belongs to one patch, also where patches overlap: with all patches removed nothing of the image is left.
     """
     down, across = (
-        # Half-way between two centres, the later one; the rim belongs to the last patch.
+        # Half-way between two centres the later one is taken. The rim belongs to the last patch.
         ((torch.arange(length) + 0.5 - patch_size / 2) / stride + 0.5).floor().long().clamp(0, cells - 1)
         for length, cells in zip(image_size, grid, strict=True)
     )
@@ -67,13 +82,13 @@ def patch_of_pixel(image_size: tuple[int, int], patch_size: int, stride: int, gr
 
 
 def mean_colour(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> the same shape, each image all in its own mean colour, rounded."""
+    """(B, 3, H, W) uint8 -> the same shape, each image filled with its own mean colour, rounded."""
     mean = images.double().mean(dim=(2, 3), keepdim=True)  # float32 would round a large image's sum
     return mean.round().to(torch.uint8).expand_as(images)
 
 
 def blur(images: Tensor, sigma: float) -> Tensor:
-    """(B, 3, H, W) uint8 -> the same shape, under a Gaussian of `sigma` pixels; beyond the rim, the rim goes on."""
+    """(B, 3, H, W) uint8 -> the same shape, blurred by a Gaussian of `sigma` pixels; the rim is continued outwards."""
     radius = math.ceil(_TRUNCATE * sigma)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
     taps = (taps / taps.sum()).to(images.device, torch.float32)
@@ -84,12 +99,12 @@ def blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def descending_order(maps: Tensor) -> Tensor:
-    """(B, h, w) -> (B, M) int64: the patches from the map's highest to its lowest, equal ones along the grid's rows."""
+    """(B, h, w) -> (B, M) int64: the patches from the map's highest to its lowest; equal ones in the grid's order."""
     return maps.flatten(1).argsort(dim=1, descending=True, stable=True)
 
 
 def removal_counts(patches: int, steps: int) -> Tensor:
-    """(K+1,) int64: how many patches are gone after each step, from 0 to all, as even as whole patches allow.
+    """(K+1,) int64: how many patches are removed after each step, from 0 to all, in steps as equal as possible.
 
     Raises CamError for more steps than patches.
     """
@@ -104,38 +119,26 @@ def curves(
     orders: Tensor,
     patches: Tensor,
     counts: Tensor,
-    score: Score,
+    score: ImageScore,
     *,
     batch_size: int = 256,
 ) -> Tensor:
     """(B, 3, H, W) uint8 images and fills, (B, O, M) orders -> (F, 2, B, O, K+1, S) float32 on the CPU.
 
     `patches` (H, W) says which patch a pixel belongs to. Deletion, the first kind, removes the first `counts[k]`
-    patches of an order from the image; insertion puts them back into the fill. Both ends are the image and the fill
-    themselves, which are scored once for all orders; all else comes `batch_size` images to a pass.
+    patches of an order from the image. Insertion puts them back into the fill. Both ends of a curve are the image and
+    the fill themselves, which are scored once for all orders. All other images are scored `batch_size` at a time.
     """
-    count, device = len(images), images.device
+    device, (count, order_count, _) = images.device, orders.shape
     filled = torch.stack(list(fills))
     ranks = orders.to(device).argsort(dim=2)  # of a permutation: its inverse
-    patches, inner = patches.to(device), counts[1:-1].to(device)
-    shape = (count, orders.shape[1], len(fills), len(KINDS), len(inner))
-
-    def changed(flat: Tensor) -> tuple[Tensor, Tensor]:
-        b, o, f, kind, k = torch.unravel_index(flat, shape)
-        early = ranks[b, o] < inner[k].unsqueeze(1)
-        removed = early ^ kind.bool().unsqueeze(1)
-        return torch.where(removed[:, patches].unsqueeze(1), filled[f, b], images[b]), b
-
-    def end(flat: Tensor) -> tuple[Tensor, Tensor]:
-        which, b = torch.unravel_index(flat, (1 + len(fills), count))
-        whole = (which == 0).view(-1, 1, 1, 1)
-        return torch.where(whole, images[b], filled[(which - 1).clamp(min=0), b]), b
-
-    whole, *bare = _scored(end, (1 + len(fills)) * count, score, batch_size, device).unflatten(0, (-1, count))
-    found = torch.empty(len(fills), len(KINDS), count, orders.shape[1], len(counts), whole.shape[1])
-    if math.prod(shape):
-        between = _scored(changed, math.prod(shape), score, batch_size, device).unflatten(0, shape)
-        found[..., 1:-1, :] = between.permute(2, 3, 0, 1, 4, 5)
+    ends = _Ends(torch.cat([images.unsqueeze(0), filled]))
+    whole, *bare = torch.unflatten(_score_all(ends, score, batch_size, device), 0, ends.shape)
+    found = torch.empty(len(fills), len(KINDS), count, order_count, len(counts), whole.shape[1])
+    between = _Between(images, filled, ranks, patches.to(device), counts[1:-1].to(device))
+    if math.prod(between.shape):
+        scores = torch.unflatten(_score_all(between, score, batch_size, device), 0, between.shape)
+        found[..., 1:-1, :] = scores.permute(2, 3, 0, 1, 4, 5)
     found[:, 0, :, :, 0] = found[:, 1, :, :, -1] = whole.unsqueeze(1)
     found[:, 0, :, :, -1] = found[:, 1, :, :, 0] = torch.stack(bare).unsqueeze(2)
     return found
@@ -146,13 +149,64 @@ def passes(orders: int, fills: int, steps: int) -> int:
     return 1 + fills * (1 + len(KINDS) * orders * (steps - 1))
 
 
-def _scored(
-    make: Callable[[Tensor], tuple[Tensor, Tensor]], total: int, score: Score, batch_size: int, device: torch.device
-) -> Tensor:
-    """(total, S) float32 on the CPU: the scores of images that are made a batch at a time."""
+class _MadeImages(Protocol):
+    """Images that are made when they are scored: together they would not fit into memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How the images are laid out; their number is the product."""
+
+    def make(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) positions in the flattened layout -> (n, 3, H, W) uint8 images, (n,) numbers of their originals."""
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """(1+F, B, 3, H, W): the images themselves, then each fill of them."""
+
+    images: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.images.shape[:2])
+
+    def make(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        which, b = torch.unravel_index(flat, self.shape)
+        return self.images[which, b], b
+
+
+@dataclass(frozen=True)
+class _Between:
+    """Images with some patches removed, laid out as (B, O, F, 2, K-1).
+
+    images (B, 3, H, W), filled (F, B, 3, H, W). ranks (B, O, M): a patch's place in an order. patches (H, W) as in
+    `curves`. counts (K-1,): how many patches come first, in the steps between the ends.
+    """
+
+    images: Tensor
+    filled: Tensor
+    ranks: Tensor
+    patches: Tensor
+    counts: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.ranks.shape[:2], len(self.filled), len(KINDS), len(self.counts))
+
+    def make(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        b, o, f, kind, k = torch.unravel_index(flat, self.shape)
+        early = self.ranks[b, o] < self.counts[k].unsqueeze(1)
+        removed = early ^ kind.bool().unsqueeze(1)  # deletion removes the early patches, insertion the others
+        return torch.where(removed[:, self.patches].unsqueeze(1), self.filled[f, b], self.images[b]), b
+
+
+def _score_all(made: _MadeImages, score: ImageScore, batch_size: int, device: torch.device) -> Tensor:
+    """(number of images, S) float32 on the CPU."""
+    total = math.prod(made.shape)
     found = []
     for start in range(0, total, batch_size):
-        found.append(score(*make(torch.arange(start, min(start + batch_size, total), device=device))).float())
+        images, numbers = made.make(torch.arange(start, min(start + batch_size, total), device=device))
+        found.append(score(images, numbers).float())
     return torch.cat(found).cpu()
 
 

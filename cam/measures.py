@@ -1,7 +1,7 @@
-"""Numbers per map, in numpy: extremes, mass, entropy, centre of mass, effective area, horizontal stripes.
+"""Measures of a map, in numpy: extremes, mass, entropy, centre of mass, effective area, horizontal stripes.
 
-Legend: B maps of h x w patches. A map is read as a distribution of mass; one without mass has no shape, so every
-number but min, max and mass is NaN there.
+Legend: B maps of h x w patches. A map is read as a distribution of mass. A map without mass has no shape: all its
+measures but min, max and mass are NaN.
 """
 
 from __future__ import annotations
@@ -16,16 +16,14 @@ MEASURES = (
     "min", "max", "mass", "entropy", "com_x", "com_y", "area50", "area90", *(f"stripe_{i}" for i in range(STRIPES)),
 )  # fmt: skip
 
-Array = NDArray[np.float32]
 
-
-def measure_maps(maps: Array) -> dict[str, Array]:
+def measure_maps(maps: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     """(B, h, w), >= 0 -> name -> (B,) float32, for each name of MEASURES.
 
-    min, max, mass: extremes and sum. entropy: in nats, ln(h*w) for a uniform map. com_x, com_y: centre of mass as
-    fractions of width and height, 0 left and top, patches taken at their centres. area50, area90: the smallest share of
-    patches that holds half, and nine tenths, of the mass. stripe_0..5: shares of the mass in six equal horizontal
-    stripes from the top.
+    min, max, mass: extremes and sum. entropy: in nats; it is ln(h*w) for a uniform map. com_x, com_y: the centre of
+    mass as a fraction of width and height, from the left and from the top, with each patch at its centre. area50,
+    area90: the smallest share of patches that holds half, and nine tenths, of the mass. stripe_0 to stripe_5: the
+    shares of the mass in six equal horizontal stripes from the top.
     """
     count, h, w = maps.shape
     flat = maps.reshape(count, h * w).astype(np.float64)
@@ -52,21 +50,23 @@ def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
     """(B, M) shares that sum to 1 -> (B,) -sum p ln p in nats; NaN stays NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(share == 0, 0.0, share * np.log(share))
-    return -terms.sum(axis=1) + 0.0  # + 0.0: a single peak has entropy 0, not -0
+    total: NDArray[np.float64] = terms.sum(axis=1)
+    return -total + 0.0  # + 0.0: a single peak has entropy 0, not -0
 
 
 def effective_areas(share: NDArray[np.float64], parts: Sequence[float]) -> list[NDArray[np.float64]]:
     """(B, M) shares -> (B,) for each part, the smallest share of the M patches that holds it; NaN stays NaN."""
     held = np.cumsum(-np.sort(-share, axis=1), axis=1)
-    # Rounding must not ask for one patch more when the sum meets a part exactly.
+    # Rounding must not add a patch where the sum is exactly a part.
     counts = [(held < part - 1e-9).sum(axis=1) + 1.0 for part in parts]
     return [np.where(np.isnan(share[:, 0]), np.nan, count / share.shape[1]) for count in counts]
 
 
 def stripe_weights(rows: int) -> NDArray[np.float64]:
-    """(rows, 6): the part of each patch row that lies in each of six equal stripes; a row may lie across two."""
+    """(rows, 6): the part of each row of patches that lies in each of six equal stripes; a row may lie in two."""
     edges = np.arange(rows + 1) / rows
     top, bottom = edges[:-1, None], edges[1:, None]
     stripes = np.arange(STRIPES + 1) / STRIPES
     overlap = np.minimum(bottom, stripes[None, 1:]) - np.maximum(top, stripes[None, :-1])
-    return np.clip(overlap, 0, None) * rows
+    shares: NDArray[np.float64] = np.clip(overlap, 0, None) * rows
+    return shares

@@ -1,8 +1,8 @@
 """CAM methods: pure functions of activations and gradients, one per paper.
 
-Legend: B batch, M patches, D channels. Activations are (B, M, D); gradients are (B, M, D), or (B, 1, D) where one
-gradient serves every patch. All arithmetic is in the inputs' type: cast low precision to float32 first. Maps are ends:
-some steps are in place, so none can be differentiated.
+Legend: B batch, M patches, D channels. Activations are (B, M, D). Gradients are (B, M, D), or (B, 1, D) where all
+patches share one gradient. All arithmetic is in the inputs' type: cast low precision to float32 first. The maps cannot
+be differentiated, since some steps are in place.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     channels = activations.clamp(min=0)
     found = _weighted(channels, _alpha_weights(channels, gradients))
-    channels.sub_(activations)  # relu(-A), exactly; in place, since new memory takes longer than the arithmetic
+    channels.sub_(activations)  # exactly relu(-A); in place, since new memory takes longer than the arithmetic
     return found + _weighted(channels, _alpha_weights(channels, -gradients))
 
 
 def gradcam_plus_plus_paper(activations: Tensor, gradients: Tensor) -> Tensor:
-    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: arXiv:1710.11063 equation 19 to the letter, signed activations or not.
+    """(B, M, D), (B, M or 1, D) -> (B, M), >= 0: arXiv:1710.11063 equation 19 to the letter, for signed A too.
 
-    Singular where 2 + sum(A) g is near zero, and often all zero, on transformers.
+    On transformers it is singular where 2 + sum(A) g is near zero, and many maps are all zero.
     """
     return torch.relu(_weighted(activations, _alpha_weights(activations, gradients)))
 
@@ -55,8 +55,8 @@ def gradcam_plus_plus_paper(activations: Tensor, gradients: Tensor) -> Tensor:
 def _alpha_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     """(B, M, D) A, (B, M or 1, D) g -> (B, D): the sum over the patches of alpha relu(g).
 
-    alpha = g^2 / (2 g^2 + sum(A) g^3) is 1 / (2 + sum(A) g) for g != 0; g is never squared, which would underflow.
-    With relu(g) in the denominator too, alpha relu(g) is the same where g > 0 and 0 elsewhere, with nothing to mask.
+    alpha = g^2 / (2 g^2 + sum(A) g^3) is 1 / (2 + sum(A) g) for g != 0. g is never squared, since that would underflow.
+    With relu(g) in the denominator too, alpha relu(g) is the same where g > 0 and 0 elsewhere, without a mask.
     """
     positive = torch.relu(gradients)
     total = activations.sum(dim=1, keepdim=True)

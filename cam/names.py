@@ -1,4 +1,13 @@
-"""Map names, as in configurations, HDF5 and Parquet: `mim_attention`, `<method>/<layer>`, ... (no torch)."""
+"""The syntax of map names, as in configurations, HDF5 and Parquet (no torch).
+
+    gradcam++/mim         a gradient method on a layer of the model
+    rollout               a method over all blocks of the model
+    mim_attention         a map that the model computes itself
+    mim_attention:bag     the same for a named prompt
+
+The methods are known here. Which layers and which maps of its own a model has, the model alone knows: see
+`cam.available`.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +18,30 @@ from dataclasses import dataclass
 from cam.errors import CamError
 from cam.suggest import did_you_mean
 
-ATTENTION = "mim_attention"
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam")
 RELEVANCE_METHODS = ("rollout", "chefer")
-METHOD_NAMES = (*GRADIENT_METHODS, ATTENTION, *RELEVANCE_METHODS)
-LAYERS = ("mim", "vit_last", "vit_proj", "bottleneck", "classifier")
+METHODS = (*GRADIENT_METHODS, *RELEVANCE_METHODS)
+ATTENTION = "mim_attention"  # PromptSG's own map, one of the default maps
+LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NATIVE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 PROMPT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def check_method(text: str) -> None:
+    """Raises CamError unless this is a method, or has the form of a model's own map; a near miss is named."""
+    if text in METHODS:
+        return
+    near = did_you_mean(text, METHODS, cutoff=0.75)
+    if near or not NATIVE_NAME.fullmatch(text):
+        raise CamError(f"unknown method {text!r}{near or '.'} Methods are {', '.join(METHODS)}, or a map of the model")
 
 
 @dataclass(frozen=True)
 class MapName:
-    """One map that can be asked for.
+    """The name of one map.
 
-    `layer` belongs to the gradient methods only; `prompt` names a further prompt that the attention was asked with.
+    `method` is one of METHODS, or the name of a map that the model computes itself. Only the gradient methods have a
+    `layer`. Only the model's own maps have a `prompt`, the name of a further prompt.
     """
 
     method: str
@@ -32,6 +52,11 @@ class MapName:
         if self.prompt is not None:
             return f"{self.method}:{self.prompt}"
         return self.method if self.layer is None else f"{self.method}/{self.layer}"
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the model computes the map itself."""
+        return self.method not in METHODS
 
     @property
     def column(self) -> str:
@@ -45,30 +70,37 @@ class MapName:
 
     @classmethod
     def parse(cls, text: str) -> MapName:
-        """Raises CamError on an unknown method or layer, naming the valid ones and the nearest."""
-        if text in (ATTENTION, *RELEVANCE_METHODS):
+        """The name that a text spells. Whether a model has such a map is not checked.
+
+        Raises CamError on wrong syntax and on an unknown method, naming the valid ones and the nearest.
+        """
+        if text in RELEVANCE_METHODS:
             return cls(text)
-        method, colon, prompt = text.partition(":")
-        if colon and method == ATTENTION and PROMPT_NAME.fullmatch(prompt):
-            return cls(method, prompt=prompt)
         method, slash, layer = text.partition("/")
-        if slash and method in GRADIENT_METHODS and layer in LAYERS:
+        if slash and method in GRADIENT_METHODS and LAYER_NAME.fullmatch(layer):
             return cls(method, layer)
-        valid = [ATTENTION, *RELEVANCE_METHODS, *(f"{m}/{layer}" for m in GRADIENT_METHODS for layer in LAYERS)]
-        hint = did_you_mean(text, valid) or "."
+        native, colon, prompt = text.partition(":")
+        if native not in METHODS and NATIVE_NAME.fullmatch(native):
+            if not colon:
+                return cls(native)
+            if PROMPT_NAME.fullmatch(prompt):
+                return cls(native, prompt=prompt)
+        near = [f"{name}/{layer or '<layer>'}" for name in GRADIENT_METHODS]
+        hint = did_you_mean(text, [*near, *RELEVANCE_METHODS, ATTENTION]) or "."
         raise CamError(
-            f"unknown map {text!r}{hint} Maps are {ATTENTION}, {', '.join(RELEVANCE_METHODS)}, {ATTENTION}:<prompt> "
-            f"and <method>/<layer> with method {', '.join(GRADIENT_METHODS)} and layer {', '.join(LAYERS)}"
+            f"unknown map {text!r}{hint} Maps are <method>/<layer> with method {', '.join(GRADIENT_METHODS)}; "
+            f"{', '.join(RELEVANCE_METHODS)}; and those that the model computes itself, such as {ATTENTION} and "
+            f"{ATTENTION}:<prompt>"
         )
 
 
 def parse_names(texts: Sequence[str]) -> tuple[MapName, ...]:
     """The named maps in the order given, each once.
 
-    Raises CamError on an unknown name, on none at all, and on two whose columns would be the same.
+    Raises CamError on wrong syntax, on an unknown method, on no name at all, and on two names with the same column.
     """
     if not texts:
-        raise CamError("no map was asked for")
+        raise CamError("no map was requested")
     names = tuple(dict.fromkeys(MapName.parse(text) for text in texts))
     columns: dict[str, MapName] = {}
     for name in names:

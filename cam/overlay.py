@@ -1,12 +1,12 @@
-"""A map and an image to a picture, in numpy and OpenCV only.
+"""Draws a map over its image, in numpy and OpenCV only.
 
-Pictures are uint8 RGB (H, W, 3); maps are (h, w) on the patch grid; sizes are (height, width). Red is high.
+Pictures are uint8 RGB (H, W, 3). Maps are (h, w) on the patch grid. Sizes are (height, width). Red is high.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from cam.errors import CamError
 from cam.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -38,10 +41,10 @@ def overlay_heatmap(
     limits: Range | None = None,
     upsample: str = "bilinear",
 ) -> Picture:
-    """(H, W, 3) image and (h, w) map -> (H, W, 3): the coloured map over the image, `alpha` its share.
+    """(H, W, 3) image and (h, w) map -> (H, W, 3): the coloured map over the image.
 
-    `limits` are the values of the colour scale's ends, by default the map's own extremes. Raises CamError on an
-    unknown colour map or way of resizing, naming the valid ones.
+    `alpha` is the map's share of the colour, from 0 to 1. `limits` are the values at the ends of the colour scale, by
+    default the map's own extremes. Raises CamError, naming the valid ones, on an unknown colour map or way of resizing.
     """
     height, width = image.shape[:2]
     heat = heatmap(map, (height, width), colormap=colormap, limits=limits, upsample=upsample)
@@ -56,7 +59,7 @@ def heatmap(
     limits: Range | None = None,
     upsample: str = "bilinear",
 ) -> Picture:
-    """(h, w) map -> (*size, 3): scaled, resized with each patch's value at the patch's centre, coloured."""
+    """(h, w) map -> (*size, 3): scaled, resized with each patch's value at the patch's centre, and coloured."""
     return apply_colormap(resize_map(scale_map(map, limits), size, upsample), colormap)
 
 
@@ -65,7 +68,8 @@ def scale_map(map: Map, limits: Range | None = None) -> Map:
     low, high = own_range(map) if limits is None else limits
     if not high > low:
         return np.zeros(map.shape, np.float32)
-    return np.clip((map.astype(np.float32) - low) / (high - low), 0, 1)
+    scaled: Map = np.clip((map.astype(np.float32) - low) / (high - low), 0, 1)
+    return scaled
 
 
 def own_range(map: Map) -> Range:
@@ -74,9 +78,10 @@ def own_range(map: Map) -> Range:
 
 
 def range_of(maps: Map, scale: str) -> Range | None:
-    """(B, h, w) maps -> the colour scale's ends: None for `image` (each map its own), one range for all else.
+    """(B, h, w) maps -> the two ends of their colour scale; None for the scale `image`, where each map has its own.
 
-    `shared` takes the extremes of all maps, `percentile` their 1st and 99th percentiles; maps with NaN are left out.
+    `shared` takes the extremes of all maps, `percentile` their 1st and 99th percentiles. Non-finite values are left
+    out. Raises CamError on an unknown scale.
     """
     if scale not in SCALES:
         raise CamError(f"unknown scale {scale!r}; scales are {', '.join(SCALES)}")
@@ -90,7 +95,7 @@ def range_of(maps: Map, scale: str) -> Range | None:
 
 
 def resize_map(map: Map, size: tuple[int, int], upsample: str = "bilinear") -> Map:
-    """(h, w) in [0, 1] -> `size`, still in [0, 1]: bicubic overshoot is cut off."""
+    """(h, w) in [0, 1] -> `size`, in [0, 1] too: what bicubic resizing overshoots is cut off."""
     if upsample not in UPSAMPLE:
         raise CamError(f"unknown way of upsampling {upsample!r}; there are {', '.join(UPSAMPLE)}")
     resized = cv2.resize(map.astype(np.float32), (size[1], size[0]), interpolation=UPSAMPLE[upsample])
@@ -105,7 +110,7 @@ def apply_colormap(values: Map, colormap: str = DEFAULT_COLORMAP) -> Picture:
 
 @lru_cache(maxsize=8)
 def _table(colormap: str) -> Picture:
-    """(256, 1, 3) RGB: OpenCV builds its own tables anew in every call, which costs twenty times the look-up."""
+    """(256, 1, 3) RGB. OpenCV would build its table again in every call, which takes twenty times the look-up."""
     if colormap not in COLORMAPS:
         hint = did_you_mean(colormap, COLORMAPS) or "."
         raise CamError(f"unknown colour map {colormap!r}{hint} There are {', '.join(COLORMAPS)}")
@@ -114,12 +119,14 @@ def _table(colormap: str) -> Picture:
 
 
 def denormalize_image(
-    image: Any, mean: tuple[float, float, float] = (0.5, 0.5, 0.5), std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    image: Tensor | NDArray[np.floating],
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5),
 ) -> Picture:
     """(3, H, W) or (B, 3, H, W) normalised floats, a tensor or an array -> uint8 RGB with channels last.
 
-    `mean` and `std` must be those that normalised it: a model's are `model.config.mean` and `.std`.
+    `mean` and `std` must be those that normalised the image: a model has them as `model.config.mean` and `.std`.
     """
-    pixels = np.asarray(image.detach().float().cpu() if hasattr(image, "detach") else image, np.float32)
+    pixels = np.asarray(image if isinstance(image, np.ndarray) else image.detach().float().cpu(), np.float32)
     pixels = np.moveaxis(pixels, -3, -1) * np.asarray(std, np.float32) + np.asarray(mean, np.float32)
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Pictures put together: captions, rows, grids, borders and the legend of a colour scale (numpy and Pillow).
+"""Pictures put together: captions, rows and columns (numpy and Pillow).
 
 Pictures are uint8 RGB (H, W, 3); sizes are (height, width). Text folds to the width.
 """
@@ -11,10 +11,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cam.overlay import DEFAULT_COLORMAP, Picture, Range, apply_colormap
+from cam.overlay import Picture
 
-WHITE, BLACK, GREY = (255, 255, 255), (20, 20, 20), (120, 120, 120)
-GREEN, RED = (0, 158, 115), (213, 55, 40)  # told apart also without colour vision: one is clearly darker
+WHITE, BLACK = (255, 255, 255), (20, 20, 20)
 FONT_SIZE = 13
 GAP = 6
 _ELLIPSIS = "…"
@@ -33,13 +32,8 @@ def captioned(picture: Picture, lines: Sequence[str], *, font_size: int = FONT_S
     out.paste(Image.fromarray(picture), ((width - own) // 2, 0))
     draw = ImageDraw.Draw(out)
     for number, line in enumerate(folded):
-        draw.text((2, height + 2 + number * step), line, fill=BLACK, font=_font(font_size))
+        draw.text((2, height + 2 + number * step), line, fill=BLACK, font=font_of(font_size))
     return np.asarray(out)
-
-
-def text_block(lines: Sequence[str], width: int, *, font_size: int = FONT_SIZE) -> Picture:
-    """Lines of text alone, folded to a width in pixels."""
-    return captioned(np.zeros((0, width, 3), np.uint8), lines, font_size=font_size)
 
 
 def row(pictures: Sequence[Picture], *, gap: int = GAP) -> Picture:
@@ -66,36 +60,6 @@ def column(pictures: Sequence[Picture], *, gap: int = GAP) -> Picture:
     return out
 
 
-def padded(picture: Picture, *, margin: int = GAP) -> Picture:
-    """White space around a picture."""
-    return np.pad(picture, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
-
-
-def bordered(picture: Picture, colour: tuple[int, int, int], *, thickness: int = 4) -> Picture:
-    """A coloured border around a picture, outside of it."""
-    height, width = picture.shape[:2]
-    out = np.empty((height + 2 * thickness, width + 2 * thickness, 3), np.uint8)
-    out[:] = colour
-    out[thickness:-thickness, thickness:-thickness] = picture
-    return out
-
-
-def legend(limits: Range, height: int, *, colormap: str = DEFAULT_COLORMAP, label: str = "") -> Picture:
-    """A vertical colour scale with its two values, high on top, and what is measured."""
-    bar = apply_colormap(np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], 14, axis=1), colormap)
-    low, high = (f"{value:.3g}" for value in limits)
-    font = _font(FONT_SIZE)
-    texts = [high, label, low] if label else [high, low]
-    width = 14 + 6 + max(round(font.getlength(text)) for text in texts) + 2
-    out = Image.new("RGB", (width, height), WHITE)
-    out.paste(Image.fromarray(bar), (0, 0))
-    draw = ImageDraw.Draw(out)
-    tops = [0, (height - FONT_SIZE) // 2, height - FONT_SIZE - 4]
-    for text, top in zip(texts, tops if label else [tops[0], tops[2]], strict=True):
-        draw.text((20, top), text, fill=BLACK, font=font)
-    return np.asarray(out)
-
-
 def enlarged(picture: Picture, height: int) -> Picture:
     """A picture at another height, its proportions kept; enlarging is smooth."""
     if picture.shape[0] == height:
@@ -105,7 +69,8 @@ def enlarged(picture: Picture, height: int) -> Picture:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """The font of all text in pictures, of a height in pixels."""
     # DejaVu knows more scripts than the font inside Pillow, which serves where DejaVu is not installed.
     try:
         return ImageFont.truetype("DejaVuSans.ttf", size)
@@ -116,7 +81,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 @lru_cache(maxsize=4096)
 def _fold(line: str, width: int, size: int) -> tuple[str, ...]:
     """A line as several that fit `width` pixels."""
-    font = _font(size)
+    font = font_of(size)
     if font.getlength(line) <= width:
         return (line,)
     folded = [""]
@@ -131,7 +96,7 @@ def _fold(line: str, width: int, size: int) -> tuple[str, ...]:
 
 def _shorten(word: str, width: int, size: int) -> str:
     """A word that fits `width` pixels, its middle cut out: the two ends of a file's name say most."""
-    font = _font(size)
+    font = font_of(size)
     kept = len(word)
     short = word
     while font.getlength(short) > width and kept > 2:

@@ -1,7 +1,7 @@
 """Relevance through all blocks: attention rollout and gradient-weighted attention.
 
-Both follow one row, the CLS that the score is read from, through the blocks from the last to the first: a vector
-times a matrix per block, equal to the papers' products of whole matrices read at that row.
+Both follow one row, that of CLS, from which the score is read, through the blocks from the last to the first. This
+takes a vector times a matrix for each block, and equals the papers' products of whole matrices read at that row.
 
 Legend: B batch, L blocks (first to last), H heads, N = 1+M tokens (CLS first), M patches.
 """
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from cam.precision import at_least_float32
 
 
 def rollout(attentions: Sequence[Tensor]) -> Tensor:
@@ -28,7 +30,7 @@ def rollout(attentions: Sequence[Tensor]) -> Tensor:
 
 
 def chefer(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
-    """L weights and gradients of the score by them, each (B, H, N, N) -> (B, M): gradient-weighted relevance, >= 0.
+    """L attention weights and the score's gradients by them, each (B, H, N, N) -> (B, M): weighted relevance, >= 0.
 
     Chefer, Gur and Wolf 2021, arXiv:2103.15679, equations 5 and 6, self-attention: R = R + A_bar R with
     A_bar = mean over the heads of relu(gradient * A), R = I at the start.
@@ -41,7 +43,7 @@ def chefer(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
 
 
 def _cls_row(weights: Tensor) -> Tensor:
-    """(B, 1, N): all on CLS."""
+    """(B, 1, N): 1 at CLS, 0 elsewhere."""
     row = torch.zeros(len(weights), 1, weights.shape[-1], device=weights.device, dtype=_float32(weights[:0]).dtype)
     row[:, :, 0] = 1
     return row
@@ -52,4 +54,4 @@ def _identity(weights: Tensor) -> Tensor:
 
 
 def _float32(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))
+    return at_least_float32(tensor.detach())

@@ -1,4 +1,4 @@
-"""The near miss that an error message offers for a name that does not exist."""
+"""What an error message suggests for a name that does not exist: the nearest valid one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """GradCAM and rectified GradCAM++ of float32 tensors on a CPU, in three sweeps over each image.
 
-The maps are those of `cam.methods`, whose 19 steps are passes over tensors that no cache holds and take three times as
-long on two cores as these loops on one. Legend: B batch, M patches, D channels.
+The maps are those of `cam.methods`. The 19 steps there are passes over tensors that no cache holds: on two cores they
+take three times as long as these loops on one. Legend: B batch, M patches, D channels.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from cam.compiled import compiled
 from cam.methods import Method, gradcam, gradcam_plus_plus
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 
-_THREADS = 4  # with more, the methods' steps are shared by so many that they catch up
+_THREADS = 4  # with more threads the methods' own steps are as fast
 _LARGE = 1 << 15  # activations of an image; smaller tensors stay in a cache, and compiling would take longer
 
 
 def can_sweep(activations: Tensor, gradients: Tensor) -> bool:
-    """Whether the loops are for such tensors, float32 on a CPU with a gradient for every patch, and gain by it."""
+    """Whether the loops take such tensors, float32 on a CPU with a gradient for every patch, and are faster."""
     kind = (activations.device.type, activations.dtype, gradients.dtype)
     if kind != ("cpu", torch.float32, torch.float32) or activations.shape != gradients.shape:
         return False
@@ -29,9 +29,9 @@ def can_sweep(activations: Tensor, gradients: Tensor) -> bool:
 
 
 def sweep(activations: Tensor, gradients: Tensor) -> dict[Method, Tensor]:
-    """(B, M, D), (B, M, D) -> (B, M) of both methods, by method; neither tensor may need a gradient.
+    """(B, M, D), (B, M, D) -> (B, M) of both methods, by method. Neither tensor may require a gradient.
 
-    Both maps of an image are NaN where it has an activation or gradient that is not finite, or a sum of them is not.
+    Both maps of an image are NaN where one of its activations, gradients or their sums is not finite.
     """
     count, patches, channels = activations.shape
     plain, rectified = np.empty((count, patches), np.float32), np.empty((count, patches), np.float32)
@@ -39,17 +39,23 @@ def sweep(activations: Tensor, gradients: Tensor) -> dict[Method, Tensor]:
     for row in range(count):
         image, slopes = activations[row].numpy(), gradients[row].numpy()
         sums[:] = 0
-        _add_up(image, slopes, positive, negative, mean)
+        _sum_channels(image, slopes, positive, negative, mean)
         mean /= patches
-        _weigh(slopes, positive, negative, of_positive, of_negative)
+        _sum_weights(slopes, positive, negative, of_positive, of_negative)
         if not np.isfinite(sums).all():
             sums[:] = np.nan
-        _draw(image, mean, of_positive, of_negative, plain[row], rectified[row])
+        _weigh_channels(image, mean, of_positive, of_negative, plain[row], rectified[row])
     return {gradcam: torch.from_numpy(plain), gradcam_plus_plus: torch.from_numpy(rectified)}
 
 
 @compiled
-def _add_up(activations: Floats, gradients: Floats, positive: Floats, negative: Floats, gradient: Floats) -> None:
+def _sum_channels(
+    activations: Float32Array,
+    gradients: Float32Array,
+    positive: Float32Array,
+    negative: Float32Array,
+    gradient: Float32Array,
+) -> None:
     """Adds up (M, D) relu(A), relu(-A) and g into (D,) each."""
     for m in range(activations.shape[0]):
         for d in range(activations.shape[1]):
@@ -59,10 +65,16 @@ def _add_up(activations: Floats, gradients: Floats, positive: Floats, negative: 
 
 
 @compiled
-def _weigh(gradients: Floats, positive: Floats, negative: Floats, of_positive: Floats, of_negative: Floats) -> None:
-    """Adds up the sums of alpha relu(g) over the patches for relu(A), and of alpha relu(-g) for relu(-A), (D,) each.
+def _sum_weights(
+    gradients: Float32Array,
+    positive: Float32Array,
+    negative: Float32Array,
+    of_positive: Float32Array,
+    of_negative: Float32Array,
+) -> None:
+    """Adds up, over the patches, alpha relu(g) for relu(A) and alpha relu(-g) for relu(-A), into (D,) each.
 
-    alpha relu(g) is relu(g) / (2 + sum(A) relu(g)), as in `cam.methods`; positive and negative are the sums.
+    alpha relu(g) is relu(g) / (2 + sum(A) relu(g)), as in `cam.methods`. `positive` and `negative` are the sums of A.
     """
     for m in range(gradients.shape[0]):
         for d in range(gradients.shape[1]):
@@ -72,8 +84,13 @@ def _weigh(gradients: Floats, positive: Floats, negative: Floats, of_positive: F
 
 
 @compiled
-def _draw(
-    activations: Floats, mean: Floats, of_positive: Floats, of_negative: Floats, plain: Floats, rectified: Floats
+def _weigh_channels(
+    activations: Float32Array,
+    mean: Float32Array,
+    of_positive: Float32Array,
+    of_negative: Float32Array,
+    plain: Float32Array,
+    rectified: Float32Array,
 ) -> None:
     """The weighted sums over the channels, (M, D) and (D,) weights -> `plain` and `rectified` (M,)."""
     for m in range(activations.shape[0]):

@@ -1,4 +1,4 @@
-"""Targets: the scalar per image that is differentiated.
+"""Targets: the score of each image that is differentiated.
 
 Legend: B batch, C classes, F feature length.
 """
@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, tensor
 
 from cam.errors import CamError
+
+LOGITS = "logits"
+FEATURES = "features"
 
 
 class Scored(Protocol):
@@ -30,7 +32,7 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Target:
-    """A named score; `output` says which of the model's outputs it starts from, `score` gives (B,)."""
+    """A named score. `output` is the output that it starts from, "logits" or "features"; `score` gives (B,)."""
 
     name: str
     output: str
@@ -45,44 +47,30 @@ def _feature(out: Scored) -> Tensor:
     return out.features.float().sum(dim=1)
 
 
-PREDICTED = Target("predicted", "logits", _predicted)
-FEATURE = Target("feature", "features", _feature)
-TARGETS: Mapping[str, Target] = {"predicted": PREDICTED, "feature": FEATURE}
-# What a target of each name starts from; `label` and `similarity` also need data, see the functions below.
+PREDICTED = Target("predicted", LOGITS, _predicted)
+FEATURE = Target("feature", FEATURES, _feature)
+# The targets that need no data.
+TARGETS: Mapping[str, Target] = {target.name: target for target in (PREDICTED, FEATURE)}
+# The output that each target starts from. `class_target` and `similarity_target` make those that need data.
 TARGET_OUTPUTS: Mapping[str, str] = {
-    "predicted": "logits",
-    "label": "logits",
-    "feature": "features",
-    "similarity": "features",
+    "predicted": LOGITS,
+    "label": LOGITS,
+    "feature": FEATURES,
+    "similarity": FEATURES,
 }
 
 
 def class_target(classes: Tensor, name: str = "label") -> Target:
-    """The logit of a given class (B,) int64 per image. The score raises CamError for a class that the head lacks."""
+    """The logit of a class: one for each image, (B,) int64, or one for all, ().
 
-    def score(out: Scored) -> Tensor:
-        index = classes.to(out.logits.device).reshape(-1)
-        if classes.ndim == 0:
-            index = index.expand(len(out.logits))
-        if len(index) != len(out.logits):
-            raise CamError(f"{len(index)} classes were given for {len(out.logits)} images")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < out.logits.shape[1]:
-            raise CamError(
-                f"classes {int(index.min())} to {int(index.max())} were asked for; the head has {out.logits.shape[1]}"
-            )
-        return out.logits.float().gather(1, index.unsqueeze(1)).squeeze(1)
-
-    return Target(name, "logits", score)
+    The score raises CamError for another number of images and for a class that the head does not have.
+    """
+    return Target(name, LOGITS, _ClassLogit(classes))
 
 
 def similarity_target(references: Tensor) -> Target:
-    """The cosine of each image's feature to its reference (B, F), which is a constant of any length but zero."""
-
-    def score(out: Scored) -> Tensor:
-        wanted = F.normalize(references.detach().to(out.features.device).float(), dim=1)
-        return (F.normalize(out.features.float(), dim=1) * wanted).sum(dim=1)
-
-    return Target("similarity", "features", score)
+    """The cosine of each image's feature to its reference (B, F), a constant of any length but zero."""
+    return Target("similarity", FEATURES, _Cosine(references))
 
 
 def output_of(name: str) -> str:
@@ -93,7 +81,7 @@ def output_of(name: str) -> str:
 
 
 def resolve_target(target: str | Target | int | Tensor) -> Target:
-    """A target by its name, a class number for all images, (B,) class numbers, or a Target itself.
+    """A target by its name, by a class number for all images, by (B,) class numbers, or a Target itself.
 
     Raises CamError naming the valid ones.
     """
@@ -102,8 +90,32 @@ def resolve_target(target: str | Target | int | Tensor) -> Target:
     if isinstance(target, Tensor):
         return class_target(target.long())
     if isinstance(target, int):
-        return Target("label", "logits", lambda out: class_target(torch.full((len(out.logits),), target)).score(out))
+        return class_target(tensor(target))
     if target in TARGETS:
         return TARGETS[target]
     output_of(target)
-    raise CamError(f"the target {target} needs data: use cam.targets.class_target or similarity_target")
+    raise CamError(f"the target {target} needs data: use cam.class_target or cam.similarity_target")
+
+
+@dataclass(frozen=True)
+class _ClassLogit:
+    classes: Tensor
+
+    def __call__(self, out: Scored) -> Tensor:
+        logits, classes = out.logits.float(), self.classes.to(out.logits.device)
+        images, known = logits.shape
+        index = classes.expand(images) if classes.ndim == 0 else classes.reshape(-1)
+        if len(index) != images:
+            raise CamError(f"{len(index)} classes were given for {images} images")
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < known:
+            raise CamError(f"classes {int(index.min())} to {int(index.max())} were requested; the head has {known}")
+        return logits.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
+@dataclass(frozen=True)
+class _Cosine:
+    references: Tensor
+
+    def __call__(self, out: Scored) -> Tensor:
+        references = F.normalize(self.references.detach().to(out.features.device).float(), dim=1)
+        return (F.normalize(out.features.float(), dim=1) * references).sum(dim=1)

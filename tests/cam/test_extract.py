@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cam import CamError, extract_maps
-from cam.names import GRADIENT_METHODS, LAYERS
-from promptsg_core.model import PromptSG
+from cam.names import GRADIENT_METHODS
 from tests.promptsg_core.test_model import build, reference_of
 from tests.support import reference_model
 from tests.support.tiny import random_images, tiny_state
 
+LAYERS = ("mim", "vit_last", "vit_proj", "bottleneck", "classifier")
 ALL = ["mim_attention", *(f"{m}/{layer}" for m in GRADIENT_METHODS for layer in LAYERS)]
 ALL.remove("hirescam/vit_last")
 FEATURE = [name for name in ALL if not name.endswith("classifier")]
@@ -108,18 +108,29 @@ def test_only_the_attention_map_runs_without_a_graph(monkeypatch: pytest.MonkeyP
         (["hirescam/vit_last"], "predicted", "take hirescam/vit_proj"),
         (["gradcam/vit_lst"], "predicted", "did you mean gradcam/vit_last"),
         (["gradcam"], "predicted", "unknown map 'gradcam'"),
-        ([], "predicted", "no map was asked for"),
+        (["mim_atention"], "predicted", r"unknown map 'mim_atention'; did you mean mim_attention\? .* and layer mim, "),
+        (["mim_attention:bag"], "predicted", "the model was given no prompt called bag; it has none"),
+        (
+            ["cls_attention"],
+            "predicted",
+            "unknown map 'cls_attention'.* The maps of this model are mim_attention, rollout",
+        ),
+        (
+            ["gradcam++/vit_norm"],
+            "predicted",
+            "unknown map .* and layer mim, vit_last, vit_proj, bottleneck, classifier",
+        ),
+        ([], "predicted", "no map was requested"),
         (["mim_attention"], "class", "unknown target 'class'; targets are predicted, label, feature, similarity"),
     ],
 )
-def test_what_cannot_be_had_is_refused_before_any_work(maps: list[str], target: str, message: str) -> None:
+def test_what_cannot_be_had_is_refused_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, maps: list[str], target: str, message: str
+) -> None:
     config, state = tiny_state()
     model = build(config, state)
 
-    def never(self: PromptSG, images: torch.Tensor) -> None:
-        pytest.fail("the model ran")
-
-    object.__setattr__(model, "encode", never)
+    monkeypatch.setattr(model, "encode", lambda images: pytest.fail("the model ran"))
     with pytest.raises(CamError, match=message):
         extract_maps(model, random_images(config, 1), maps, target)
 
@@ -138,6 +149,6 @@ def test_a_few_rows_at_a_time_give_the_maps_of_the_whole_batch(monkeypatch: pyte
     model, images = build(config, state), random_images(config, 5)
     names = [name for name in (ALL if target == "predicted" else FEATURE) if "bottleneck" not in name]
     whole = extract_maps(model, images, names, target)
-    monkeypatch.setattr("cam.extract._CACHED", 1)
+    monkeypatch.setattr("cam.weighing._CACHED", 1)
     for name, maps in extract_maps(model, images, names, target).maps.items():
         assert torch.equal(maps, whole.maps[name]) or torch.allclose(maps, whole.maps[name], rtol=1e-12), name

@@ -8,7 +8,7 @@ import torch
 
 from cam.errors import CamError
 from cam.overlay import apply_colormap, denormalize_image, heatmap, overlay_heatmap, range_of, resize_map, scale_map
-from cam.panels import bordered, captioned, column, legend, row
+from cam.panels import captioned, column, row
 
 
 def test_red_is_high_and_blue_is_low() -> None:
@@ -87,14 +87,10 @@ def test_text_never_runs_out_of_its_picture() -> None:
     assert (found[10:, -2:] == 255).all() and (found[10:] < 100).any()
 
 
-def test_rows_columns_borders_and_legends() -> None:
+def test_rows_and_columns() -> None:
     a, b = np.zeros((4, 3, 3), np.uint8), np.full((2, 5, 3), 9, np.uint8)
     side = row([a, b], gap=2)
     assert side.shape == (4, 10, 3) and (side[:2, 5:] == 9).all() and (side[2:, 5:] == 255).all()
     assert (side[:, 3:5] == 255).all()
     below = column([a, b], gap=1)
     assert below.shape == (7, 5, 3) and (below[5:, :] == 9).all() and (below[:4, 3:] == 255).all()
-    framed = bordered(a, (1, 2, 3), thickness=2)
-    assert framed.shape == (8, 7, 3) and (framed[0] == (1, 2, 3)).all() and (framed[2:-2, 2:-2] == 0).all()
-    bar = legend((0, 1), 100, colormap="jet")
-    assert bar[0, 5, 0] > 100 and bar[-1, 5, 2] > 100  # red on top, blue below

@@ -39,8 +39,8 @@ def test_both_methods_equal_the_literal_products(mode: str, target: str) -> None
     model = build(config, state)
     images = random_images(config, 2)
     other = torch.randn(2, config.feature_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    asked = similarity_target(other) if target == "similarity" else target
-    result = extract_maps(model, images, ["rollout", "chefer", "mim_attention"], asked)
+    chosen = similarity_target(other) if target == "similarity" else target
+    result = extract_maps(model, images, ["rollout", "chefer", "mim_attention"], chosen)
     for row, image in enumerate(images):
         reference = reference_of(config, state, image, whole=True)
         features = reference.values["features_before"]
@@ -90,5 +90,5 @@ def test_label_and_predicted_agree_where_the_prediction_is_right() -> None:
 
 def test_a_class_that_the_head_lacks_is_refused() -> None:
     config, state = tiny_state()
-    with pytest.raises(CamError, match="classes 9 to 9 were asked for; the head has 7"):
+    with pytest.raises(CamError, match="classes 9 to 9 were requested; the head has 7"):
         extract_maps(build(config, state, torch.float32), random_images(config, 1), ["gradcam/mim"], 9)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cam.extract import _weigh
 from cam.methods import gradcam, gradcam_plus_plus, hirescam
 from cam.sweeps import can_sweep, sweep
+from cam.weighing import weigh
 
 
 def test_by_hand() -> None:
@@ -33,7 +33,7 @@ def test_equals_the_methods_in_float64(size: tuple[int, ...], scale: float) -> N
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", [0, 1])
-def test_what_is_no_number_makes_no_map_and_only_its_own(bad: float, where: int) -> None:
+def test_non_finite_values_make_nan_of_their_own_image_alone(bad: float, where: int) -> None:
     pair = [torch.rand(2, 6, 4), torch.rand(2, 6, 4)]
     pair[where][0, 2, 1] = bad
     for method, found in sweep(*pair).items():
@@ -59,7 +59,7 @@ def test_the_engine_takes_both_maps_from_one_sweep() -> None:
     generator = torch.Generator().manual_seed(1)
     activations, grad = torch.randn(3, 64, 512, generator=generator), torch.randn(3, 65, 512, generator=generator)
     methods = [hirescam, gradcam_plus_plus, gradcam]
-    found = _weigh(methods, activations, grad, 4.0)
+    found = weigh(methods, activations, grad, 4.0)
     for method, maps in zip(methods, found, strict=True):
         exact = method(activations.double(), grad[:, 1:].double() / 4)
         assert (maps - exact).abs().max() <= 3e-6 * exact.max()

@@ -1,0 +1,19 @@
+"""Low precision and gradients: what is cast before arithmetic, and what a score is scaled by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Gradients of a score in fp16 fall below its smallest number. The score is scaled up by this and the gradients down.
+FP16_SCALE = 1024.0
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is if it is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def score_scale(*tensors: Tensor) -> float:
+    """What to multiply a score by before it is differentiated by these tensors."""
+    return FP16_SCALE if any(tensor.dtype == torch.float16 for tensor in tensors) else 1.0
