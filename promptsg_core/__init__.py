@@ -1,20 +1,25 @@
 """PromptSG for inference: CLIP towers, the Multimodal Interaction Module, checkpoints and preprocessing.
 
-Names are imported on first use, so that `import promptsg_core` does not wait for torch.
+May use nothing else of this project. Names are imported on first use, so that `import promptsg_core` starts without
+torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from promptsg_core.checkpoint import CheckpointInfo, inspect_checkpoint, load_model
-    from promptsg_core.config import ModelConfig
-    from promptsg_core.errors import CheckpointError, ImageError, ModelError
-    from promptsg_core.model import PromptSG
+    from promptsg_core.checkpoint import CheckpointInfo as CheckpointInfo
+    from promptsg_core.checkpoint import inspect_checkpoint as inspect_checkpoint
+    from promptsg_core.checkpoint import load_model as load_model
+    from promptsg_core.config import ModelConfig as ModelConfig
+    from promptsg_core.errors import CheckpointError as CheckpointError
+    from promptsg_core.errors import ImageError as ImageError
+    from promptsg_core.errors import ModelError as ModelError
+    from promptsg_core.model import PromptSG as PromptSG
 
-_HOMES = {
+_MODULES = {
     "CheckpointError": "errors",
     "CheckpointInfo": "checkpoint",
     "ImageError": "errors",
@@ -24,19 +29,14 @@ _HOMES = {
     "inspect_checkpoint": "checkpoint",
     "load_model": "checkpoint",
 }
-__all__ = [
-    "CheckpointError",
-    "CheckpointInfo",
-    "ImageError",
-    "ModelConfig",
-    "ModelError",
-    "PromptSG",
-    "inspect_checkpoint",
-    "load_model",
-]
+__all__ = list(_MODULES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -1,7 +1,7 @@
 """Starting weights from CLIP: a state dict in OpenAI's or open_clip's names into the towers of a PromptSG.
 
-The towers compute with QuickGELU, as OpenAI's weights do (open_clip calls these architectures `-quickgelu`). Weights
-that were trained with another GELU have the same names and shapes: nothing in the file tells them apart.
+The towers compute with QuickGELU, as OpenAI's weights require (open_clip calls these architectures `-quickgelu`).
+Weights that were trained with another GELU have the same names and shapes: the file does not tell which they are.
 """
 
 from __future__ import annotations
@@ -11,31 +11,30 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptsg_core.checkpoint import read_state_dict
-from promptsg_core.config import ModelConfig
+from promptsg_core.config import FieldValue, ModelConfig
 from promptsg_core.errors import CheckpointError
 from promptsg_core.model import PromptSG
+from promptsg_core.state_dict import read_state_dict
 
-_HEAD_WIDTH = 64  # of all of CLIP's transformers; head counts leave no trace in the tensors
+_HEAD_WIDTH = 64  # of all of CLIP's transformers; the tensors do not tell the number of heads
 _POSITIONS = "image_encoder.positional_embedding"
 _EMBEDDING = "prompt_composer.token_embedding.weight"
 _TOWERS = ("image_encoder.", "text_encoder.", "prompt_composer.")
 
-# Beside the towers: the temperature, the scalars that a traced model carries along, and the recomputed causal mask.
+# Not part of the towers: the temperature, the scalars in a traced model, and the causal mask, which is recomputed.
 _NO_WEIGHTS = re.compile(r"^(text\.)?(logit_scale|logit_bias|input_resolution|context_length|vocab_size|attn_mask)$")
-# How CLIP's names, and open_clip's with the text tower in a module of its own, become ours.
+# How CLIP's names, and open_clip's with the text tower in a module of its own, become PromptSG's.
 _NAMES = (
     (re.compile(r"^visual\."), "image_encoder."),
     (re.compile(r"^(text\.)?token_embedding\."), "prompt_composer.token_embedding."),
     (re.compile(r"^(text\.)?(?=transformer\.|positional_embedding$|ln_final\.|text_projection$)"), "text_encoder."),
 )
-# Names that show an architecture which these towers cannot hold, and what it is.
+# Names that show an architecture that does not fit these towers, and what it is.
 _OTHERS = (
     (r"^(vision_model|text_model)\.", "it has Hugging Face's names: save the weights under OpenAI's or open_clip's"),
     (r"^visual\.layer1\.", "its image tower is a ResNet"),
@@ -48,7 +47,7 @@ _OTHERS = (
 def read_clip(path: str | Path) -> dict[str, Tensor]:
     """The float32 tensors of a CLIP state dict (.pth, .pt, .safetensors) under the names of PromptSG's towers.
 
-    Raises CheckpointError, naming the file, for a TorchScript archive, another architecture or a name of no tower.
+    Raises CheckpointError, naming the file, for a TorchScript archive, another architecture or an unknown name.
     """
     path = Path(path)
     if _is_torchscript(path):
@@ -63,29 +62,29 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
 
 
 def to_tower_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """CLIP's tensors as float32 under PromptSG's names. Raises CheckpointError for names that have no place there."""
+    """CLIP's tensors as float32 under PromptSG's names. Raises CheckpointError for a name that has no place there."""
     for pattern, reason in _OTHERS:
         if any(re.search(pattern, key) for key in state):
-            raise CheckpointError(f"not a CLIP state dict that can be taken over: {reason}")
+            raise CheckpointError(f"not a CLIP state dict that fits: {reason}")
     renamed: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if not _NO_WEIGHTS.match(key):
             renamed[_rename(key)] = tensor.float()
     for wanted in ("image_encoder.conv1.weight", _POSITIONS, "image_encoder.proj", _EMBEDDING):
         if wanted not in renamed:
-            raise CheckpointError(f"not a CLIP state dict: nothing in it is {wanted}, of its {len(state)} tensors")
+            raise CheckpointError(f"not a CLIP state dict: none of its {len(state)} tensors is {wanted}")
     return renamed
 
 
-def clip_config(state: Mapping[str, Tensor], **given: Any) -> ModelConfig:
+def clip_config(state: Mapping[str, Tensor], **given: FieldValue) -> ModelConfig:
     """The configuration of a PromptSG with these towers (names as `read_clip` gives); `given` are further fields.
 
-    `image_size`, `stride` and `num_classes` are the caller's to say; the stride is the patch size by default.
+    `image_size`, `stride` and `num_classes` do not follow from the tensors. The default stride is the patch size.
     Raises ModelError when they do not fit.
     """
     width, _, patch, _ = state["image_encoder.conv1.weight"].shape
     vocabulary, text_width = state[_EMBEDDING].shape
-    sizes: dict[str, Any] = {
+    sizes: dict[str, FieldValue] = {
         "patch_size": patch,
         "stride": patch,
         "vision_width": width,
@@ -98,14 +97,14 @@ def clip_config(state: Mapping[str, Tensor], **given: Any) -> ModelConfig:
         "context_length": state["text_encoder.positional_embedding"].shape[0],
         "vocab_size": vocabulary,
     }
-    return ModelConfig(**{**sizes, **given})
+    return ModelConfig.from_fields({**sizes, **given})
 
 
 def load_clip(model: PromptSG, state: Mapping[str, Tensor]) -> None:
-    """Copies CLIP's tensors (names as `read_clip` gives) into the towers of a model, in place; all else is untouched.
+    """Copies CLIP's tensors (names as `read_clip` gives) into the towers of a model and changes nothing else.
 
     The image tower's positional embedding is interpolated to the model's grid. Raises CheckpointError when a tensor is
-    missing, left over or of another shape.
+    missing, is not part of the towers, or has another shape.
     """
     state = {**state, _POSITIONS: resize_positions(state[_POSITIONS], model.grid)}
     own = model.state_dict()
@@ -126,8 +125,8 @@ def load_clip(model: PromptSG, state: Mapping[str, Tensor]) -> None:
 def resize_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     """(1+m, D) of a square grid -> (1+h*w, D): the patches' rows interpolated bilinearly, CLS's row kept.
 
-    As CLIP-ReID does for person crops (arXiv:2211.13977). An embedding that has the grid's number of rows already is
-    returned as it is. Raises CheckpointError when the rows form no square.
+    CLIP-ReID does the same for person crops (arXiv:2211.13977). An embedding that has the grid's number of rows is
+    returned as it is. Raises CheckpointError when the rows do not form a square.
     """
     h, w = grid
     rows = len(embedding) - 1
@@ -137,7 +136,7 @@ def resize_positions(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     if side * side != rows:
         raise CheckpointError(f"the positional embedding has {rows} patches: no square grid to interpolate to {h}x{w}")
     cls, patches = embedding[:1], embedding[1:]
-    square = patches.T.unflatten(1, (side, side)).unsqueeze(0)
+    square = torch.unflatten(patches.T, 1, (side, side)).unsqueeze(0)
     resized = F.interpolate(square, size=(h, w), mode="bilinear", align_corners=False)
     return torch.cat([cls, resized.squeeze(0).flatten(1).T])
 
@@ -147,7 +146,7 @@ def _rename(key: str) -> str:
         name, count = pattern.subn(replacement, key)
         if count:
             return name
-    raise CheckpointError(f"not a CLIP state dict that can be taken over: no tower has a place for {key}")
+    raise CheckpointError(f"not a CLIP state dict that fits: no tower has a place for {key}")
 
 
 def _blocks(state: Mapping[str, Tensor], tower: str) -> int:
@@ -156,7 +155,7 @@ def _blocks(state: Mapping[str, Tensor], tower: str) -> int:
 
 
 def _is_torchscript(path: Path) -> bool:
-    """Whether a file is one that torch.jit.save wrote: a zip with code and constants beside the tensors."""
+    """Whether torch.jit.save wrote the file: a zip with code and constants beside the tensors."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from promptsg_core.errors import ModelError
+from promptsg_core.phrases import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+FieldValue = bool | int | float | str | Sequence[int] | Sequence[float] | None  # of a field of ModelConfig
 
 PROMPT_MODES = ("composed", "simplified")
 REWEIGHT_MODES = ("mul_mean1", "mul", "residual")
@@ -16,14 +22,14 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A tokenised text template; `slot` is the position whose embedding the pseudo word S* replaces, or None."""
+    """A tokenised text template. `slot` is the position whose embedding the pseudo word S* replaces, or None."""
 
     text: str
     tokens: tuple[int, ...]
     slot: int | None
 
 
-# CLIP's byte-pair tokens of the two templates, start and end of text included, without the padding to 77.
+# CLIP's byte-pair tokens of the two templates, with start and end of text, without the padding to 77.
 PROMPTS: dict[str, Prompt] = {
     "composed": Prompt(text="A photo of a X person", tokens=(49406, 320, 1125, 539, 320, 343, 2533, 49407), slot=5),
     "simplified": Prompt(text="A photo of a person", tokens=(49406, 320, 1125, 539, 320, 2533, 49407), slot=None),
@@ -32,9 +38,11 @@ PROMPTS: dict[str, Prompt] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that fixes the computation; sizes are (height, width) in pixels, the grid is in patches.
+    """Everything that fixes the computation. Sizes are (height, width) in pixels; the grid is in patches.
 
-    `token_rows` lists the token ids of the embedding's rows where it holds but a few of them; None: row n is token n.
+    `token_rows` lists the token ids of the embedding's rows where the embedding holds only some tokens. None means that
+    row n is token n. `num_classes` counts the classifiers' classes, `neck_feat` says whether the retrieval feature is
+    taken before or after the batch norms.
 
     Raises ModelError when a name is unknown or the sizes do not fit each other.
     """
@@ -65,17 +73,16 @@ class ModelConfig:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        for field, valid in (("reweight", REWEIGHT_MODES), ("prompt_mode", PROMPT_MODES), ("neck_feat", NECK_FEATS)):
-            if getattr(self, field) not in valid:
-                raise ModelError(f"{field} {getattr(self, field)!r} is not one of {', '.join(valid)}")
-        pairs = (("vision_width", "vision_heads"), ("text_width", "text_heads"), ("embed_dim", "mim_heads"))
-        for width, heads in pairs:
-            if getattr(self, heads) < 1 or getattr(self, width) % getattr(self, heads):
-                raise ModelError(f"{width} {getattr(self, width)} does not divide into {heads} {getattr(self, heads)}")
+        _check_name("reweight", self.reweight, REWEIGHT_MODES)
+        _check_name("prompt_mode", self.prompt_mode, PROMPT_MODES)
+        _check_name("neck_feat", self.neck_feat, NECK_FEATS)
+        _check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
+        _check_heads("text_width", self.text_width, "text_heads", self.text_heads)
+        _check_heads("embed_dim", self.embed_dim, "mim_heads", self.mim_heads)
         if self.stride < 1 or min(self.image_size) < self.patch_size:
             raise ModelError(f"image size {self.image_size} is smaller than one {self.patch_size}-pixel patch")
         if self.mim_layers < 1:
-            raise ModelError("a MIM has at least one post block: no score reaches the patch tokens without one")
+            raise ModelError("a MIM has at least one post block: without one no score reaches the patch tokens")
         if self.token_rows is not None and len(self.token_rows) != self.vocab_size:
             raise ModelError(f"{len(self.token_rows)} token rows are named, but the embedding has {self.vocab_size}")
         if min(self.std) <= 0:
@@ -97,15 +104,38 @@ class ModelConfig:
         return self.vision_width + self.embed_dim
 
     @classmethod
-    def fields_from(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """What `to_dict` gave, with its lists as tuples again. Raises ModelError on a name that is no field."""
-        if unknown := sorted(values.keys() - {field.name for field in fields(cls)}):
-            raise ModelError(f"the configuration has no field {unknown[0]!r}")
-        return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    def from_fields(cls, values: Mapping[str, FieldValue]) -> ModelConfig:
+        """A configuration with these fields and the defaults of the others. Raises ModelError as the class does."""
+        cls.check_names(values)
+        return cls(**cast("dict[str, Any]", dict(values)))
 
-    def to_dict(self) -> dict[str, Any]:
+    @classmethod
+    def fields_from(cls, values: Mapping[str, JsonValue]) -> dict[str, FieldValue]:
+        """What `to_dict` gave, with its lists as tuples again. Raises ModelError on a name that is no field."""
+        cls.check_names(values)
+        found = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cast("dict[str, FieldValue]", found)
+
+    @classmethod
+    def check_names(cls, names: Mapping[str, object]) -> None:
+        """Raises ModelError on a name that is no field, naming the nearest field."""
+        valid = [field.name for field in fields(cls)]
+        if unknown := sorted(names.keys() - valid):
+            raise ModelError(f"the configuration has no field {unknown[0]!r}{did_you_mean(unknown[0], valid)}")
+
+    def to_dict(self) -> dict[str, JsonValue]:
         """Plain JSON types, tuples as lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _check_name(field: str, value: str, valid: Sequence[str]) -> None:
+    if value not in valid:
+        raise ModelError(f"{field} {value!r} is not one of {', '.join(valid)}")
+
+
+def _check_heads(width_field: str, width: int, heads_field: str, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ModelError(f"{width_field} {width} does not divide into {heads_field} {heads}")
 
 
 def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 
 class ModelError(ValueError):
-    """A checkpoint, a configuration or an input that the model cannot take; the message says which and why."""
+    """A checkpoint, a configuration or an input that the model cannot use; the message says which and why."""
 
 
 class CheckpointError(ModelError):
-    """A file that is no loadable PromptSG checkpoint; the message names the file and the reason."""
+    """A file that is not a loadable PromptSG checkpoint; the message names the file and the reason."""
 
 
 class ImageError(ModelError):
-    """Bytes that are not an image we can use; the message is the reason, fit for one row of a table."""
+    """Bytes that are not a usable image; the message is the reason, short enough for a row of a table."""

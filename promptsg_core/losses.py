@@ -1,6 +1,6 @@
 """The three losses that PromptSG is trained with: identity, batch-hard triplet, symmetric supervised contrastive.
 
-All are means over the batch, computed in float32 or wider whatever the inputs' type.
+Each is a mean over the batch, computed in float32 or wider for inputs of any type.
 Legend: B batch, C classes, D channels.
 """
 
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SMALLEST_SQUARE = 1e-12  # below it a distance is constant: the root has no gradient at zero
+_SMALLEST_SQUARE = 1e-12  # a smaller squared distance counts as this one: the root has no gradient at zero
 
 
 def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -24,7 +24,7 @@ def identity_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Ten
 def triplet_loss(features: Tensor, labels: Tensor, margin: float = 0.3) -> Tensor:
     """(B, D) features and (B,) classes -> mean of relu(margin + farthest positive - nearest negative), Euclidean.
 
-    Every row is an anchor; a batch of one class has no negative and gives 0.
+    Every row is an anchor. A batch of one class has no negative, and its loss is 0.
     Batch-hard triplets: Hermans et al. 2017, arXiv:1703.07737, eq. 5.
     """
     distances = pairwise_distances(_wide(features))

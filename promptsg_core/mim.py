@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig
-from promptsg_core.linear import Linear
 from promptsg_core.taps import Taps
-from promptsg_core.transformer import Record, add_mlp, attend, merge_heads, split_heads
+from promptsg_core.towers.linear import Linear
+from promptsg_core.towers.transformer import Record, add_mlp, attend, merge_heads, split_heads
 
 
 class InversionNetwork(nn.Module):
@@ -30,24 +30,25 @@ class InversionNetwork(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """(B, embed_dim) -> (B, text_width)."""
-        return self.bn(self.fc3(F.relu(self.fc2(F.relu(self.fc1(v))))))
+        found: Tensor = self.bn(self.fc3(F.relu(self.fc2(F.relu(self.fc1(v))))))
+        return found
 
 
 def scores_of(query: Tensor, tokens: Tensor, key_weight: Tensor) -> Tensor:
     """One query (B or 1, H, D/H) against (B, N, E) tokens whose keys would be tokens @ key_weight.T -> (B, H, N).
 
-    q (W x) = (q W) x: with one query the keys of all tokens need not be formed, which would cost E/H times as much. A
-    bias of the keys adds the same to every token's score, and softmax drops it. Scores are float32 or wider: rounded,
-    they would show in the weights, and twice as much in every gradient behind them.
+    q (W x) = (q W) x: with one query the keys of all tokens need not be formed, which would take E/H times as long. A
+    bias of the keys adds the same to every token's score, and softmax drops it. Scores are float32 or wider: if they
+    were rounded, it would show in the weights, and twice as much in every gradient through them.
     """
     heads = query.shape[1]
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    asked = torch.bmm(query.transpose(0, 1), key_weight.unflatten(0, (heads, -1)))  # (H, B or 1, E)
-    return asked.transpose(0, 1).to(wide) @ tokens.transpose(1, 2).to(wide)
+    on_tokens = torch.bmm(query.transpose(0, 1), torch.unflatten(key_weight, 0, (heads, -1)))  # (H, B or 1, E)
+    return on_tokens.transpose(0, 1).to(wide) @ tokens.transpose(1, 2).to(wide)
 
 
 class CrossAttention(nn.Module):
-    """Text asks, patches answer. The model discards what attention would gather: only its weights are used."""
+    """Attention of the text to the patches. The model discards its output: only the weights are computed."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -57,9 +58,9 @@ class CrossAttention(nn.Module):
 
     def forward(self, text: Tensor, patches: Tensor) -> Tensor:
         """(B or 1, D) text and (B, M, D) patches -> (B, H, M) weights, each head summing to 1, float32 or wider."""
-        q = self.q_proj(text).unflatten(-1, (self.heads, -1))
+        q = torch.unflatten(self.q_proj(text), -1, (self.heads, -1))
         scores = scores_of(q * q.shape[-1] ** -0.5, patches, self.k_proj.weight)
-        # Low precision, which autocast may have chosen, would round weights near 1/M to a few steps: the map itself is
+        # Low precision, which autocast may have chosen, would round weights near 1/M to a few steps. The map itself is
         # a result, so it is float32.
         return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(dim=-1)
 
@@ -76,21 +77,23 @@ class PostAttention(nn.Module):
     def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         q, k, v = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=-1))
-        return self.proj(merge_heads(attend(q, k, v, record=record)))
+        found: Tensor = self.proj(merge_heads(attend(q, k, v, record=record)))
+        return found
 
     def cls_only(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D): row 0 of `forward`; neither keys nor values of the tokens are formed.
+        """(B, N, D) -> (B, D): row 0 of `forward`, without forming the keys and values of the tokens.
 
-        The values of the weighed sum are the weighed sum of the values, since a head's weights sum to 1.
+        The value of the weighted sum is the weighted sum of the values, since a head's weights sum to 1.
         """
         q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
         q_bias, _, v_bias = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        q = F.linear(x[:, 0], q_weight, q_bias).unflatten(-1, (self.heads, -1))
+        q = torch.unflatten(F.linear(x[:, 0], q_weight, q_bias), -1, (self.heads, -1))
         weights = scores_of(q * q.shape[-1] ** -0.5, x, k_weight).softmax(dim=-1).to(x.dtype)
         gathered = (weights @ x).transpose(0, 1)  # (H, B, D)
-        values = torch.bmm(gathered, v_weight.unflatten(0, (self.heads, -1)).transpose(1, 2))
-        found = values.transpose(0, 1).flatten(1)
-        return self.proj(found if v_bias is None else found + v_bias)
+        values = torch.bmm(gathered, torch.unflatten(v_weight, 0, (self.heads, -1)).transpose(1, 2))
+        merged = values.transpose(0, 1).flatten(1)
+        found: Tensor = self.proj(merged if v_bias is None else merged + v_bias)
+        return found
 
 
 class PostMlp(nn.Module):
@@ -119,22 +122,28 @@ class PostBlock(nn.Module):
     def forward(self, x: Tensor, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.attn(self.norm1(x), record)
-        return self.mlp(x, self.norm2)
+        found: Tensor = self.mlp(x, self.norm2)
+        return found
 
     def cls_only(self, x: Tensor, normed: Tensor) -> Tensor:
         """(B, N, D) tokens and `norm1` of them -> (B, D): row 0 of `forward`, up to rounding."""
         cls = x[:, 0] + self.attn.cls_only(normed)
-        return self.mlp(cls, self.norm2)
+        found: Tensor = self.mlp(cls, self.norm2)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class MimOutput:
-    """What the MIM gives: v_final (B, D), weights (B, H, M), the CLS states after each block, all output tokens."""
+    """What the MIM gives.
+
+    v_final (B, D). attention_heads (B, H, M). cls_states: CLS (B, D) after each block. tokens: all output tokens
+    (B, N, D), only where they are wanted.
+    """
 
     v_final: Tensor
     attention_heads: Tensor
     cls_states: list[Tensor]
-    tokens: Tensor | None  # (B, N, D), only where asked for
+    tokens: Tensor | None
 
 
 class MultimodalInteraction(nn.Module):
@@ -156,10 +165,11 @@ class MultimodalInteraction(nn.Module):
 
     def attend(self, text: Tensor, patches: Tensor) -> Tensor:
         """(B or 1, D) text and (B, M, D) projected patches -> (B, H, M) weights."""
-        return self.cross_attn(self.q_ln(text), self.kv_ln(patches))
+        weights: Tensor = self.cross_attn(self.q_ln(text), self.kv_ln(patches))
+        return weights
 
     def weigh(self, patches: Tensor, attention: Tensor) -> Tensor:
-        """(B, M, D) patches times a function of (B, M) attention, by the reweight mode."""
+        """(B, M, D) patches and (B, M) attention -> (B, M, D): the patches times what the reweight mode makes of it."""
         weights = attention.unsqueeze(-1)
         if self.reweight == "mul":
             factor = weights
@@ -181,8 +191,8 @@ class MultimodalInteraction(nn.Module):
     ) -> MimOutput:
         """(B or 1, D) text, (B, D) v and (B, M, D) patches -> MimOutput.
 
-        Only CLS leaves the last block, so its other rows are computed only for `all_tokens`, and without gradient:
-        no score depends on them. With `record`, every block runs whole and leaves its self-attention weights there.
+        Only CLS leaves the last block, so the other rows are computed only for `all_tokens`, and without gradient: no
+        score depends on them. With `record`, every block runs whole and adds its self-attention weights to it.
         """
         attention = self.attend(text, patches)
         x = torch.cat([v.unsqueeze(1), self.weigh(patches, attention.mean(dim=1))], dim=1)

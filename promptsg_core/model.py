@@ -1,68 +1,24 @@
-"""PromptSG: one gradient-free `encode`, then a small `head` with named taps that a score can be traced back through.
+"""PromptSG: a gradient-free `encode`, then a small `head` with named taps that a score can be traced back through.
 
-Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint width, C classes, h w grid.
+Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint width, C classes, H heads, h w grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig, Prompt
-from promptsg_core.linear import linear
 from promptsg_core.mim import InversionNetwork, MimOutput, MultimodalInteraction
+from promptsg_core.outputs import MIM_ATTENTION, AttentionOutputs, Encoded, HeadOutput, attention_map_name
 from promptsg_core.preprocess import normalise
-from promptsg_core.taps import Tap, Taps
-from promptsg_core.text import PromptComposer, TextTower
-from promptsg_core.vision import VisionTower
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """A place that a map can lie on: the outputs that depend on it, and what a map there has to know."""
-
-    outputs: frozenset[str]
-    read_through_norm: str | None = None  # the layer to take instead where only a LayerNorm reads this one
-    modules: tuple[str, ...] = ()  # submodules that older code names it by
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """All that the frozen part of the model says of a batch; nothing here carries a gradient.
-
-    tokens (B, N, D) the last ViT block's output, CLS first; cls_final (B, D) `ln_post` of CLS;
-    v (B, E) its projection; text (B, E), or (1, E) for a prompt that is the same for every image; prompt_texts the
-    same for each further prompt.
-    """
-
-    tokens: Tensor
-    cls_final: Tensor
-    v: Tensor
-    text: Tensor
-    prompt_texts: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadOutput:
-    """logits and logits_cls (B, C) of the MIM's and the CLS head; features (B, D+E); attention (B, M), float32,
-    and per head (B, H, M); prompt_attention (B, M) for each further prompt; patch_tokens (B, M, E); v_final (B, E);
-    the taps that were asked for."""
-
-    logits: Tensor
-    logits_cls: Tensor
-    features: Tensor
-    attention: Tensor
-    attention_heads: Tensor
-    patch_tokens: Tensor
-    v_final: Tensor
-    cls_states: list[Tensor]
-    prompt_attention: dict[str, Tensor] = field(default_factory=dict)
-    taps: dict[str, Tap] = field(default_factory=dict)
+from promptsg_core.taps import Layer, Taps
+from promptsg_core.towers.linear import linear
+from promptsg_core.towers.text import PromptComposer, TextTower
+from promptsg_core.towers.vision import VisionTower
 
 
 class PromptSG(nn.Module):
@@ -71,7 +27,7 @@ class PromptSG(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.prompts: dict[str, Prompt] = {}  # further prompts to ask the MIM with, by name
+        self.prompts: dict[str, Prompt] = {}  # further prompts by name: each makes an attention map of its own
         self.image_encoder = VisionTower(config)
         self.text_encoder = TextTower(config)
         self.prompt_composer = PromptComposer(config)
@@ -94,14 +50,14 @@ class PromptSG(nn.Module):
 
     @property
     def head_dtype(self) -> torch.dtype:
-        """The type of the batch norms and classifiers: float32 also beside low-precision towers."""
+        """The type of the batch norms and classifiers: float32 also with towers in low precision."""
         return self.classifier_proj.weight.dtype
 
     def convert(self, dtype: torch.dtype) -> PromptSG:
-        """Turns the towers and the MIM to `dtype`, once, in place; returns self.
+        """Converts the towers and the MIM to `dtype` in place and returns self.
 
-        The inversion network, the batch norms and the classifiers stay in float32: they cost next to nothing, and
-        rounded running statistics would shift every feature the same way.
+        The inversion network, the batch norms and the classifiers stay in float32: they take almost no time, and
+        rounded running statistics would shift every feature in the same direction.
         """
         for module in (self.image_encoder, self.text_encoder, self.prompt_composer, self.mim):
             module.to(dtype)
@@ -122,8 +78,13 @@ class PromptSG(nn.Module):
             "classifier": Layer(outputs=frozenset({"logits"}), modules=("classifier_proj",)),
         }
 
+    @property
+    def native_maps(self) -> list[str]:
+        """Names of the maps that the model computes itself: the MIM's attention, and that for each further prompt."""
+        return [MIM_ATTENTION, *map(attention_map_name, self.prompts)]
+
     def prepare(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) on any device: uint8 RGB is normalised by the model's mean and std; floats pass unchanged."""
+        """(B, 3, H, W) on any device -> on the model's; uint8 RGB is normalised by mean and std, floats are kept."""
         images = images.to(self.image_encoder.proj.device, non_blocking=True)
         if images.dtype == torch.uint8:
             return normalise(images, self.config.mean, self.config.std, self.dtype)
@@ -139,13 +100,17 @@ class PromptSG(nn.Module):
         return Encoded(tokens=tokens, cls_final=cls_final, v=v, text=self.encode_text(v), prompt_texts=further)
 
     def encode_text(self, v: Tensor, prompt: Prompt | None = None) -> Tensor:
-        """(B, E) projected CLS -> (B, E) text features of a prompt, the model's own by default; (1, E) if constant."""
+        """(B, E) projected CLS -> text features of a prompt, by default the model's own.
+
+        (B, E), or (1, E) for a prompt that is the same for every image.
+        """
         prompt = prompt or self.config.prompt
         words = None if prompt.slot is None else self.inversion(v.to(self.inversion.fc1.weight.dtype))
-        return self.prompt_composer(self.text_encoder, prompt, words)
+        features: Tensor = self.prompt_composer(self.text_encoder, prompt, words)
+        return features
 
     def head(self, encoded: Encoded, taps: Collection[str] = ()) -> HeadOutput:
-        """Encoded -> HeadOutput; gradients exist from the earliest of the named taps on, and nowhere without taps.
+        """Encoded -> HeadOutput. Gradients exist from the earliest of the named taps on; without taps there are none.
 
         Raises ValueError on a tap that is none of `layers`.
         """
@@ -156,21 +121,21 @@ class PromptSG(nn.Module):
             return self._head(encoded, Taps(taps))
 
     def _head(self, encoded: Encoded, taps: Taps) -> HeadOutput:
-        # What the scores read of CLS is in cls_final and v; without it no gradient has to be padded.
+        # The scores read CLS from cls_final and v. Without it here no gradient has to be padded.
         tokens = taps.open_patches("vit_last", encoded.tokens[:, 1:].contiguous())
         post = taps.open_patches("vit_proj", self.image_encoder.ln_post(tokens))
         patches = linear(post, self.image_encoder.proj.T)
-        positionwise = bool({"bottleneck", "classifier"} & taps.wanted)
-        mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=positionwise)
+        by_position = bool({"bottleneck", "classifier"} & taps.wanted)
+        mim = self.mim(encoded.text, encoded.v, patches, taps, all_tokens=by_position)
         with torch.no_grad():
             further = {n: self.mim.attend(text, patches).mean(dim=1) for n, text in encoded.prompt_texts.items()}
         return self._read_out(encoded.cls_final, patches, mim, taps, further)
 
     def trace(self, images: Tensor, gradient: bool = True) -> tuple[HeadOutput, list[Tensor]]:
-        """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, tower first, then the MIM's.
+        """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, the tower's, then the MIM's.
 
-        With `gradient`, one graph reaches from the scores back to every one of these weights, through v and the text
-        too: a whole forward pass with its activations kept, several times the cost of `encode` and `head`.
+        With `gradient`, one graph reaches from the scores back to all of these weights, also through v and the text.
+        This is a whole forward pass that keeps its activations: it takes several times as long as `encode` and `head`.
         """
         weights: list[Tensor] = []
         with torch.set_grad_enabled(gradient):
@@ -204,7 +169,7 @@ class PromptSG(nn.Module):
 
     @torch.no_grad()
     def _lay_heads(self, taps: Taps, tokens: Tensor, feat_proj: Tensor, logits: Tensor) -> None:
-        """Puts every (B, M, E) output token through the head position-wise, as a 1x1 convolution would."""
+        """Puts each of the (B, M, E) output tokens through the head, as a 1x1 convolution would."""
         bottleneck = self.bottleneck_proj(tokens.to(self.head_dtype).transpose(1, 2)).transpose(1, 2)
         taps.lay("bottleneck", feat_proj, bottleneck)
         if "classifier" in taps.wanted:
@@ -212,19 +177,18 @@ class PromptSG(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D+E) retrieval features, not yet normalised to unit length."""
+        """(B, 3, H, W) -> (B, D+E) retrieval features, not normalised to unit length."""
         return self.head(self.encode(images)).features
 
     @torch.no_grad()
     def get_attention_map(self, images: Tensor, reshape_to_image: bool = True) -> Tensor:
         """(B, 3, H, W) -> (B, h, w) float32 MIM attention summing to 1 per image; (B, h*w) without reshaping."""
         attention = self.head(self.encode(images)).attention
-        return attention.unflatten(1, self.grid) if reshape_to_image else attention
+        return torch.unflatten(attention, 1, self.grid) if reshape_to_image else attention
 
     @torch.no_grad()
-    def forward_with_attention(self, images: Tensor) -> dict[str, Any]:
-        """(B, 3, H, W) -> logits [CLS head, MIM head], features, mim_attention (B, 1, M), patch_tokens (B, M, E),
-        text_features (B, E), cls_states (after each post block), v_final (B, E)."""
+    def forward_with_attention(self, images: Tensor) -> AttentionOutputs:
+        """(B, 3, H, W) -> logits, features, the MIM's attention and what led to them, by name."""
         encoded = self.encode(images)
         out = self.head(encoded)
         return {
@@ -240,4 +204,5 @@ class PromptSG(nn.Module):
     @torch.no_grad()
     def normalised_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D+E) float32 features of unit length: their dot product is the cosine similarity."""
-        return F.normalize(self(images).float(), dim=1)
+        features: Tensor = self(images)
+        return F.normalize(features.float(), dim=1)

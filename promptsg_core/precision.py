@@ -13,7 +13,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, or else the CPU. Raises ModelError for a device that is not there."""
+    """The device of this name; `auto` is the first CUDA device, or else the CPU.
+
+    Raises ModelError for a name that is no device and for a device that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -26,7 +29,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the device has instructions for it; else fp16 on a GPU and fp32 on a CPU."""
+    """The precision of this name; `auto` is bf16 where the device has instructions for it, else fp16 on a GPU and fp32
+    on a CPU. Raises ModelError for another name.
+    """
     if name in PRECISIONS:
         return name
     if name != "auto":
@@ -38,7 +43,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 natively; emulated bf16 is slower than float32."""
+    """Whether the processor has instructions for bf16; emulated bf16 is slower than float32."""
     cpuinfo = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not cpuinfo.exists():
         return False

@@ -1,7 +1,7 @@
-"""Image bytes to uint8 pixels to a normalised batch, as the evaluation of the published models does it.
+"""Image bytes to uint8 pixels to a normalised batch, with the functions that re-ID training codes call.
 
-All images here are RGB, channels first, (3, H, W). Resizing is bilinear with antialiasing on uint8: PIL's bytes where
-an image grows, as pedestrian crops do, and within one grey level of them where it shrinks.
+All images here are RGB, channels first, (3, H, W). Resizing works on uint8, antialiased. Bilinear, it gives Pillow's
+bytes where an image grows, as pedestrian crops do, and stays within one grey level of them where it shrinks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
 
 from promptsg_core.errors import ImageError
 from promptsg_core.images import DEFAULT_MAX_PIXELS, decode_pixels
@@ -26,7 +27,8 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor
 
 def resize_image(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
     """uint8 (3, H, W) -> uint8 (3, *size), antialiased; `interpolation` is bilinear or bicubic."""
-    return F.interpolate(image.unsqueeze(0), size, mode=interpolation, antialias=True).squeeze(0)
+    resized: Tensor = transforms.resize(image, list(size), InterpolationMode(interpolation), antialias=True)
+    return resized
 
 
 def read_image(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
@@ -44,5 +46,7 @@ def normalise(
 ) -> Tensor:
     """uint8 (B, 3, H, W) -> (images / 255 - mean) / std as `dtype`, on the images' own device."""
     wide = torch.promote_types(dtype, torch.float32)
-    centre, spread = (torch.tensor(x, device=images.device, dtype=wide).view(3, 1, 1) for x in (mean, std))
-    return images.to(wide).div_(255).sub_(centre).div_(spread).to(dtype)
+    # Divided, as ToTensor does: to_dtype(scale=True) multiplies by 1 / 255, which differs in the last bit.
+    zero_to_one = transforms.to_dtype(images, wide).div_(255)
+    normalised: Tensor = transforms.normalize(zero_to_one, list(mean), list(std), inplace=True)
+    return normalised.to(dtype)

@@ -1,6 +1,6 @@
-"""Taps: the places of the head where activations are kept and gradients can be asked for.
+"""Taps: the places of the head where activations are kept and from which gradients exist.
 
-No hooks: the head calls `open` at each place, and the graph begins at the first tap that was asked for.
+There are no hooks: the head calls `open` at each place, and the graph begins at the first wanted tap.
 Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels.
 """
 
@@ -12,12 +12,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A place that a map can lie on.
+
+    outputs: the outputs, "logits" or "features", that depend on it. read_through_norm: the layer to take instead where
+    only a LayerNorm reads this one. modules: paths of submodules by which older code names the layer.
+    """
+
+    outputs: frozenset[str]
+    read_through_norm: str | None = None
+    modules: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Tap:
     """Activations (B, M, D) of the patch tokens, and the tensor to differentiate a score by.
 
-    `source` is (B, N or M, D), the same tokens behind CLS or alone, or (B, D), one vector whose gradient all patches
-    share.
+    `source` is (B, N or M, D), the same tokens with or without CLS before them, or (B, D), one vector whose gradient
+    all patches share.
     """
 
     activations: Tensor
@@ -25,7 +38,7 @@ class Tap:
 
 
 class Taps:
-    """Collects the taps named in `wanted`; every other place passes through untouched and costs nothing."""
+    """Collects the taps named in `wanted`. At every other place the tensor passes unchanged, at no cost."""
 
     def __init__(self, wanted: Collection[str] = ()) -> None:
         self.wanted = frozenset(wanted)
@@ -46,12 +59,12 @@ class Taps:
         return patches
 
     def open_vector(self, name: str, vector: Tensor) -> Tensor:
-        """(B, D) -> the same vector, part of a graph if `name` is wanted; its activations come with `lay`."""
+        """(B, D) -> the same vector, part of a graph if `name` is wanted. `lay` gives its activations later."""
         return _differentiable(vector) if name in self.wanted else vector
 
-    def lay(self, name: str, vector: Tensor, activations: Tensor | None) -> None:
-        """Records (B, M, D) activations whose shared gradient is that of the (B, D) vector, if wanted."""
-        if name in self.wanted and activations is not None:
+    def lay(self, name: str, vector: Tensor, activations: Tensor) -> None:
+        """Records, if wanted, (B, M, D) activations that all have the gradient of the (B, D) vector."""
+        if name in self.wanted:
             self.found[name] = Tap(activations=activations, source=vector)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Any
+from typing import Protocol, cast
 
 from promptsg_core.config import PROMPTS, Prompt
 from promptsg_core.errors import ModelError
@@ -17,10 +17,10 @@ _SLUG_LENGTH = 48
 
 
 def make_prompt(text: str) -> Prompt:
-    """The tokens of a text; a lone capital X stands for the person of each image, its inverted pseudo word.
+    """The tokens of a text. A lone capital X stands for the person on each image, as an inverted pseudo word.
 
-    The two built-in templates need no tokenizer. Raises ModelError without the extra `prompts`, for a text that is
-    empty or too long for CLIP, and for more than one X.
+    The two built-in templates need no tokenizer; other texts need the extra `prompts`. Raises ModelError where that is
+    missing, for a text that is empty or too long for CLIP, and for more than one X.
     """
     text = " ".join(text.split())
     for prompt in PROMPTS.values():
@@ -39,9 +39,9 @@ def make_prompt(text: str) -> Prompt:
 
 
 def parse_prompts(texts: tuple[str, ...]) -> dict[str, str]:
-    """`TEXT` or `NAME=TEXT` -> name: text; without a name the text itself, made safe, is the name.
+    """`TEXT` or `NAME=TEXT` -> name: text. Without a name, one is made of the text.
 
-    Raises ModelError when two prompts have one name.
+    Raises ModelError when two prompts have the same name.
     """
     found: dict[str, str] = {}
     for entry in texts:
@@ -58,12 +58,16 @@ def slug_of(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")[:_SLUG_LENGTH].rstrip("_") or "prompt"
 
 
+class _Tokenizer(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+
+
 @lru_cache(maxsize=1)
-def _tokenizer() -> Any:
+def _tokenizer() -> _Tokenizer:
     try:
         from open_clip.tokenizer import SimpleTokenizer
     except ImportError as error:
         raise ModelError(
             "free text needs CLIP's vocabulary: pip install '.[prompts]' in the source folder, or open_clip_torch"
         ) from error
-    return SimpleTokenizer()
+    return cast(_Tokenizer, SimpleTokenizer())

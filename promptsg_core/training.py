@@ -1,4 +1,4 @@
-"""Training a PromptSG: its forward pass with gradients, the objective, what is frozen, and a learning rate per group.
+"""Training a PromptSG: the forward pass with gradients, the objective, frozen parameters, learning rates, saving.
 
 Legend: B batch, M patches, D channels, E joint width, C classes.
 """
@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from promptsg_core.config import PROMPTS, ModelConfig
+from promptsg_core.config import PROMPTS, FieldValue, ModelConfig
 from promptsg_core.losses import contrastive_loss, identity_loss, triplet_loss
 from promptsg_core.model import PromptSG
 from promptsg_core.taps import Taps
-from promptsg_core.vision import VisionTower
+from promptsg_core.towers.vision import VisionTower
 
-# The vocabulary entries that the templates consist of; a model trained from scratch has learnt no others.
+# The tokens of the templates; a model that was trained from scratch has learnt no others.
 PROMPT_TOKENS = tuple(sorted({token for prompt in PROMPTS.values() for token in prompt.tokens}))
 _QK = ("mim.cross_attn.q_proj.", "mim.cross_attn.k_proj.", "mim.q_ln.", "mim.kv_ln.")
 _TOWERS = ("image_encoder.", "text_encoder.", "prompt_composer.")
@@ -32,9 +32,9 @@ _UNTRAINED = ("bottleneck.bias", "bottleneck_proj.bias", "mim.cross_attn.k_proj.
 _UNDECAYED = ("positional_embedding", "token_embedding.weight")
 
 
-def small_config(num_classes: int, **changes: Any) -> ModelConfig:
+def small_config(num_classes: int, **changes: FieldValue) -> ModelConfig:
     """A model of a million parameters for 128x64 images, small enough to be trained from scratch on two cores."""
-    small: dict[str, Any] = {
+    small: dict[str, FieldValue] = {
         "image_size": (128, 64),
         "patch_size": 8,
         "stride": 8,
@@ -48,15 +48,15 @@ def small_config(num_classes: int, **changes: Any) -> ModelConfig:
         "inversion_widths": (128, 128),
         "mim_heads": 8,
     }
-    return ModelConfig(**{**small, **changes, "num_classes": num_classes})
+    return ModelConfig.from_fields({**small, **changes, "num_classes": num_classes})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOutput:
     """What the objective reads.
 
-    cls_intermediate and cls_final (B, D), the CLS after the last block but one and after `ln_post`; v, text and v_final
-    (B, E); logits_cls and logits (B, C) of the CLS and the MIM head; attention (B, M), the mean over heads.
+    cls_intermediate and cls_final (B, D): CLS after the last block but one, and after `ln_post`. v, text and v_final
+    (B, E). logits_cls and logits (B, C): of the CLS and of the MIM head. attention (B, M): the mean over the heads.
     """
 
     cls_intermediate: Tensor
@@ -70,7 +70,7 @@ class TrainingOutput:
 
 
 def training_forward(model: PromptSG, images: Tensor) -> TrainingOutput:
-    """(B, 3, H, W) uint8 RGB or normalised floats -> TrainingOutput, with gradients to every parameter that has them.
+    """(B, 3, H, W) uint8 RGB or normalised floats -> TrainingOutput, with gradients to every trained parameter.
 
     Under autocast the towers and the MIM compute in low precision; the necks and classifiers never do.
     """
@@ -96,7 +96,9 @@ def training_forward(model: PromptSG, images: Tensor) -> TrainingOutput:
 
 
 def _last_states(tower: VisionTower, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 3, H, W) -> the (B, 1+M, D) outputs of the last block but one and of the last, which is `tower(images)`."""
+    """(B, 3, H, W) -> the (B, 1+M, D) outputs of the last block but one and of the last block; the second is
+    `tower(images)`.
+    """
     patches = tower.conv1(images).flatten(2).transpose(1, 2)
     cls = tower.class_embedding.expand(len(images), 1, -1)
     tokens = tower.ln_pre(torch.cat([cls, patches], dim=1) + tower.positional_embedding)
@@ -119,7 +121,7 @@ class Objective:
     unit_triplets: bool = False  # triplet distances between features of unit length
 
     def __call__(self, out: TrainingOutput, labels: Tensor) -> dict[str, Tensor]:
-        """Each term, unweighted, by name, and `loss`, their weighted sum, first."""
+        """name -> scalar: first `loss`, the weighted sum of all terms, then each term without its weight."""
         identity = {
             "id_cls": identity_loss(out.logits_cls, labels, self.smoothing),
             "id_mim": identity_loss(out.logits, labels, self.smoothing),
@@ -145,9 +147,9 @@ class Objective:
 
 @torch.no_grad()
 def progress_of(out: TrainingOutput, labels: Tensor) -> dict[str, Tensor]:
-    """accuracy: the share of the batch that the MIM head names rightly; attention_entropy: of the maps, over log M.
+    """`accuracy`, the share of the batch that the MIM head classifies correctly, and `attention_entropy` over log M.
 
-    An entropy of 1 is a uniform map: text that guides nothing.
+    An entropy of 1 is a uniform map: the text guides nothing.
     """
     accuracy = (out.logits.argmax(dim=1) == labels).float().mean()
     entropy = -torch.xlogy(out.attention, out.attention).sum(dim=1).mean() / math.log(out.attention.shape[1])
@@ -155,10 +157,11 @@ def progress_of(out: TrainingOutput, labels: Tensor) -> dict[str, Tensor]:
 
 
 def prepare_training(model: PromptSG, *, freeze_text: bool) -> PromptSG:
-    """Puts a model into train mode, sets its classifiers' start, and freezes what is not trained; returns it.
+    """Puts a model into train mode, initialises its classifiers, freezes what is not trained, and returns it.
 
-    Frozen are the text tower and the token embeddings with `freeze_text`, and always the two necks' biases (the BNNeck
-    of Luo et al. 2019, arXiv:1903.07071, whose classifiers have no bias either) and that of the MIM's keys.
+    With `freeze_text` the text tower and the token embeddings are frozen. The biases of the two necks are always frozen
+    (the BNNeck of Luo et al. 2019, arXiv:1903.07071, whose classifiers have no bias either), and so is that of the
+    MIM's keys.
     """
     for classifier in (model.classifier, model.classifier_proj):
         nn.init.normal_(classifier.weight, std=0.001)
@@ -170,10 +173,11 @@ def prepare_training(model: PromptSG, *, freeze_text: bool) -> PromptSG:
 
 
 def parameter_groups(model: PromptSG, rates: Mapping[str, float], weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups of the trained parameters; `rates` are the learning rates of `tower`, `new` and `qk`.
+    """The trained parameters in the form of torch's optimizers, with `name` and `base_lr` for each group.
 
-    tower: CLIP's modules. qk: the MIM's q_proj, k_proj, q_ln and kv_ln, which alone form the map; at the rate of the
-    others it stays uniform. new: the rest. Vectors and embeddings are not decayed. Groups have `name` and `base_lr`.
+    `rates` are the learning rates of `tower`, `qk` and `new`. tower: CLIP's modules. qk: the MIM's q_proj, k_proj, q_ln
+    and kv_ln, which alone form the map; at the rate of the others it stays uniform. new: all others. Vectors and
+    embeddings are not decayed.
     """
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -194,12 +198,12 @@ def parameter_groups(model: PromptSG, rates: Mapping[str, float], weight_decay: 
 
 
 def step_factor(step: int, warmup: int, milestones: Sequence[int], gamma: float = 0.1) -> float:
-    """What learning rates are multiplied by at a 0-based step: a linear warm-up, then gamma at each milestone."""
+    """The factor of the learning rates at a 0-based step: a linear warm-up, then times gamma at each milestone."""
     return min(1.0, (step + 1) / warmup if warmup else 1.0) * gamma ** sum(step >= m for m in milestones)
 
 
 def cosine_factor(step: int, warmup: int, steps: int) -> float:
-    """What learning rates are multiplied by at a 0-based step: a linear warm-up, then half a cosine down to zero."""
+    """The factor of the learning rates at a 0-based step: a linear warm-up, then half a cosine down to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -209,8 +213,8 @@ def checkpoint_bytes(model: PromptSG, *, half: bool = False, token_rows: Sequenc
     """A safetensors file of family H that `load_model` reads, with the configuration in its metadata.
 
     `promptsg.config` is the ModelConfig as JSON. With `token_rows` only these rows of the token embedding are kept, in
-    this order, and `promptsg.token_rows` lists their token ids; the configuration's `vocab_size` is then their number.
-    `half` stores matrices as float16; vectors, running statistics among them, stay float32.
+    this order; `promptsg.token_rows` lists their token ids, and the configuration's `vocab_size` is their number.
+    `half` stores matrices as float16; vectors, running statistics included, stay float32.
     """
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     config = model.config.to_dict()

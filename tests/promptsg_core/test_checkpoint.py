@@ -178,13 +178,13 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path: Path, zipped: boo
     [
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "HTML page"),
         (b"", "truncated, damaged or not"),
-        (b"hello, world\n" * 9, "m.pth"),
+        (b"hello, world\n" * 9, "(truncated, damaged or not a PyTorch checkpoint|not loaded: )"),
         (b"\x80\x02]q\x00.", "truncated, damaged or not"),
     ],
 )
 def test_files_that_are_no_checkpoint(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "m.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match=reason):
+    with pytest.raises(CheckpointError, match=rf"m\.pth: .*{reason}"):
         load(tmp_path / "m.pth")
 
 
@@ -195,8 +195,10 @@ def test_truncated_files_are_refused(tmp_path: Path, state: dict[str, Tensor], s
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match=str(path)):
+    with pytest.raises(CheckpointError) as error:
         load(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert any(words in str(error.value) for words in ("truncated, damaged or not", "not a readable safetensors file"))
 
 
 def test_tensors_that_are_no_state_dict(tmp_path: Path) -> None:
@@ -221,6 +223,14 @@ def test_a_value_that_contradicts_the_tensors_names_both(tmp_path: Path) -> None
         load(tmp_path / "m.pth", mim_layers=3)
     with pytest.raises(ModelError, match=r"grid of 16x4 = 64 patches, but .* positional embedding has 32"):
         load(tmp_path / "m.pth", image_size=(64, 16))
+    with pytest.raises(ModelError, match=r"image_size is 64, expected \(height, width\)"):
+        load(tmp_path / "m.pth", image_size=64)
+
+
+def test_a_field_that_does_not_exist_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "m.pth")
+    with pytest.raises(ModelError, match=r"the configuration has no field 'prompt_mod'; did you mean prompt_mode\?"):
+        load(tmp_path / "m.pth", prompt_mod="simplified")
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

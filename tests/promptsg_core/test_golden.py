@@ -88,9 +88,10 @@ def test_the_papers_form_where_it_is_not_singular(golden: Path, mode: str) -> No
     compared = 0
     for name in names:
         r = correlations(result.maps[name], wanted[column_of(name).replace("pp_", "pp_paper_")])
-        # One image near a pole of 1 / (2 + sum(A) g) may differ; a wrong formula would spoil most.
-        assert np.median(r) > 0.99 if r else True, name
         compared += len(r)
+        if r:  # in this form all maps of a layer may be zero
+            # One image near a pole of 1 / (2 + sum(A) g) may differ; a wrong formula would spoil most.
+            assert np.median(r) > 0.99, name
     assert compared >= 16
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from promptsg_core.config import PROMPTS, ModelConfig
-from promptsg_core.families import to_family_h
+from promptsg_core.families.recognise import to_family_h
 from promptsg_core.mim import PostBlock
 from promptsg_core.model import PromptSG
-from promptsg_core.transformer import add_mlp
+from promptsg_core.towers.transformer import add_mlp
 from tests.support import reference_model
 from tests.support.tiny import random_images, tiny_state
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from PIL import Image, ImageOps
 
 from promptsg_core.errors import ImageError
-from promptsg_core.images import ImageTooLargeError
+from promptsg_core.images import ImageTooLargeError, decode_pixels, plain_jpeg_size
 from promptsg_core.preprocess import decode_image, normalise, read_image, resize_image
 from tests.support.shard_files import image_bytes, textured_image
 
@@ -63,7 +64,10 @@ def test_cmyk_looks_right() -> None:
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "1"])
 def test_palettes_transparency_and_bitmaps(mode: str) -> None:
-    assert decode_image(encoded(gradient().convert(mode), "PNG")).shape == (3, 40, 20)
+    data = encoded(gradient().convert(mode), "PNG")
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert wanted.std() > 20
+    np.testing.assert_array_equal(decode_image(data).permute(1, 2, 0).numpy(), wanted)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
@@ -86,6 +90,27 @@ def test_exif_orientation_is_applied(form: str) -> None:
 def test_one_pixel() -> None:
     image = decode_image(encoded(Image.new("RGB", (1, 1), (9, 8, 7)), "PNG"))
     assert resize_image(image, (32, 16))[:, 5, 5].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_every_kind_of_jpeg_gives_pillows_pixels(mode: str, progressive: bool, subsampling: int) -> None:
+    for number, size in enumerate([(1, 1), (7, 13), (64, 128), (61, 127)]):
+        coarse = np.random.default_rng(number).integers(0, 255, (4, 2, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize(size).convert(mode)
+        data = encoded(picture, "JPEG", quality=85, progressive=progressive, subsampling=subsampling)
+        np.testing.assert_array_equal(decode_pixels(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        assert plain_jpeg_size(data) == (None if mode == "CMYK" else size)
+
+
+def test_a_truncated_or_turned_jpeg_is_not_plain() -> None:
+    data = textured_image(1)
+    assert plain_jpeg_size(data) == (16, 32)
+    assert all(plain_jpeg_size(data[:length]) is None for length in range(len(data)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert plain_jpeg_size(encoded(gradient(), "JPEG", exif=exif.tobytes())) is None
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -126,6 +151,66 @@ def test_normalise_is_the_formula() -> None:
     found = normalise(images, (0.5, 0.2, 0.0), (0.5, 0.1, 2.0), torch.float64)
     torch.testing.assert_close(found.flatten(), torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64))
     assert normalise(images, (0.5,) * 3, (0.5,) * 3, torch.bfloat16).dtype == torch.bfloat16
+
+
+def former_resize(image: torch.Tensor, size: tuple[int, int], interpolation: str) -> torch.Tensor:
+    """How images were resized before torchvision did it."""
+    return F.interpolate(image.unsqueeze(0), size, mode=interpolation, antialias=True).squeeze(0)
+
+
+def former_normalise(
+    images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype
+) -> torch.Tensor:
+    """How batches were normalised before torchvision did it."""
+    wide = torch.promote_types(dtype, torch.float32)
+    centre, spread = (torch.tensor(x, dtype=wide).view(3, 1, 1) for x in (mean, std))
+    return images.to(wide).div_(255).sub_(centre).div_(spread).to(dtype)
+
+
+@pytest.fixture(scope="module")
+def real_images(market_sample: Path) -> list[bytes]:
+    """Real crops as they are, and in other sizes, modes and formats, one of them turned by its EXIF data."""
+    files = sorted(market_sample.rglob("*.jpg"))[::100]
+    found = [path.read_bytes() for path in files]
+    crops = [Image.open(path).convert("RGB") for path in files]
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for number, size in enumerate([(48, 96), (131, 257), (300, 640)]):
+        larger = crops[number].resize(size)
+        found += [encoded(larger, form) for form in ("JPEG", "PNG", "WEBP", "BMP")]
+        found += [encoded(larger.convert(mode), "JPEG") for mode in ("L", "CMYK")]
+        found += [encoded(larger.convert(mode), "PNG") for mode in ("L", "P", "RGBA")]
+        found.append(encoded(larger, "JPEG", exif=exif.tobytes()))
+    return found
+
+
+def test_real_images_decode_to_pillows_pixels(real_images: list[bytes]) -> None:
+    assert len(real_images) > 40
+    for data in real_images:
+        wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+        np.testing.assert_array_equal(decode_pixels(data), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_torchvision_resizes_real_images_to_the_same_bytes_as_before(
+    real_images: list[bytes], interpolation: str
+) -> None:
+    for data in real_images:
+        image = decode_image(data)
+        for size in ((256, 128), (384, 192), (64, 32), (100, 77)):
+            assert torch.equal(resize_image(image, size, interpolation), former_resize(image, size, interpolation))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_torchvision_normalises_real_images_to_the_same_bytes_as_before(
+    real_images: list[bytes], dtype: torch.dtype
+) -> None:
+    images = torch.stack([resize_image(decode_image(data), (256, 128)) for data in real_images])
+    clip = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for mean, std in (((0.5,) * 3, (0.5,) * 3), clip, imagenet):
+        found, wanted = normalise(images, mean, std, dtype), former_normalise(images, mean, std, dtype)
+        assert found.dtype == dtype and torch.equal(found, wanted)
 
 
 def test_reading_a_file_names_it(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig
-from promptsg_core.transformer import ClipTransformer, Record
+from promptsg_core.towers.transformer import ClipTransformer, Record
 
 
 class VisionTower(nn.Module):
-    """Images to tokens; the positional embedding is stored for this grid, CLS first, and is never resized here."""
+    """Images to tokens. The positional embedding is stored for this grid, CLS first, and is not resized here."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class VisionTower(nn.Module):
     def forward(self, images: Tensor, record: Record = None) -> Tensor:
         """(B, 3, H, W) normalised RGB -> (B, 1+M, D): the last block's output, before `ln_post`.
 
-        Raises ValueError when the images are not of the size that the positional embedding belongs to.
+        Raises ValueError when the images do not have the size that the positional embedding is made for.
         """
         if tuple(images.shape[1:]) != (3, *self.image_size):
             h, w = self.image_size
@@ -39,4 +39,5 @@ class VisionTower(nn.Module):
         patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         cls = self.class_embedding.expand(len(images), 1, -1)
         tokens = torch.cat([cls, patches], dim=1) + self.positional_embedding
-        return self.transformer(self.ln_pre(tokens), record=record)
+        found: Tensor = self.transformer(self.ln_pre(tokens), record=record)
+        return found

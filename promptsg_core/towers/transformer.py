@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.linear import Linear, linear
+from promptsg_core.towers.linear import Linear, linear
 
-Record = list[Tensor] | None  # where a block leaves its attention weights, if anyone wants them
+Record = list[Tensor] | None  # where each block adds its attention weights; None where they are not wanted
 _SLOPE = 1.702  # of QuickGELU
 _FEW_TOKENS = 512
 
@@ -19,9 +19,9 @@ _FEW_TOKENS = 512
 def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) -> Tensor:
     """(..., D) -> x + second(QuickGELU(first(norm(x)))), a block's second half.
 
-    QuickGELU(a) = a * sigmoid(1.702 a) = silu(1.702 a) / 1.702. The first factor goes into the norm and the bias behind
-    it, the second into the last sum: a pass over the widest tensor of the model takes longer than its arithmetic. The
-    modules are read and not called, so hooks on them do not fire.
+    QuickGELU(a) = a * sigmoid(1.702 a) = silu(1.702 a) / 1.702. The first factor goes into the norm and into the bias
+    after it, the second factor into the last sum: a pass over the widest tensor of the model takes longer than its
+    arithmetic. The modules are read and not called, so hooks on them do not fire.
     """
     normed = F.layer_norm(x, norm.normalized_shape, _SLOPE * norm.weight, _SLOPE * norm.bias, norm.eps)
     inner = linear(normed, first.weight, _SLOPE * first.bias)
@@ -31,7 +31,7 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, D) -> (B, H, N, D/H)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -40,22 +40,23 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, record: Record = None) -> Tensor:
-    """Scaled dot-product attention, each argument (B, H, N, D/H); with `record`, its (B, H, N, N) weights are appended.
+    """Scaled dot-product attention, each argument (B, H, N, D/H); its (B, H, N, N) weights are appended to `record`.
 
-    Fused kernels never form the weights, so they are written out only where someone wants them, or where it is faster;
-    in bfloat16 their rounding is then part of the result, about 0.5 % of the largest weight.
+    Fused kernels never form the weights, so they are written out only where they are wanted or where that is faster. In
+    bfloat16 their rounding is then part of the result, about 0.5 % of the largest weight.
     """
     if record is None and (causal or not _faster_written_out(q, k)):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     if causal:
-        raise ValueError("weights are recorded of the image tower and the MIM, which are not causal")
+        raise ValueError("weights are recorded only in the image tower and the MIM, which are not causal")
     if record is None:
         return _written_out(q, k, v)
     weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
     if torch.is_grad_enabled() and not weights.requires_grad:
-        weights.requires_grad_(True)  # the graph begins at the first weights: nothing before them is asked for
+        weights.requires_grad_(True)  # the graph begins at the first weights: no gradient is wanted before them
     record.append(weights)
-    return weights @ v
+    found: Tensor = weights @ v
+    return found
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -63,14 +64,14 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, scale = q.shape[:2], q.shape[-1] ** -0.5
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
-    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, batch)
+    return torch.unflatten(torch.bmm(scores.softmax(dim=-1), v), 0, batch)
 
 
 def _faster_written_out(q: Tensor, k: Tensor) -> bool:
     """Whether two products and a softmax take less time than the fused kernel.
 
-    On a CPU in bfloat16 they do: for 129 tokens a fifth of the time with the way back, half of it without (measured).
-    From about a thousand tokens on they do not, and the weights would take the most memory of all.
+    On a CPU in bfloat16 they do. Measured for 129 tokens: a fifth of the time with the backward pass, half of it
+    without. From about a thousand tokens on they do not, and the weights would take the most memory of all.
     """
     few = q.shape[-2] * k.shape[-2] <= _FEW_TOKENS**2
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and few
@@ -95,7 +96,8 @@ class ClipAttention(nn.Module):
     def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         q, k, v = self.project(x)
-        return self.out_proj(merge_heads(attend(q, k, v, causal=causal, record=record)))
+        found: Tensor = self.out_proj(merge_heads(attend(q, k, v, causal=causal, record=record)))
+        return found
 
 
 class ClipMlp(nn.Module):
@@ -124,7 +126,8 @@ class ClipBlock(nn.Module):
     def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
         """(B, N, D) -> (B, N, D)."""
         x = x + self.attn(self.ln_1(x), causal, record)
-        return self.mlp(x, self.ln_2)
+        found: Tensor = self.mlp(x, self.ln_2)
+        return found
 
 
 class ClipTransformer(nn.Module):

@@ -1,38 +1,40 @@
-"""Linear layers over tokens, by whichever of torch's kernels is fastest where they run; the results are the same.
+"""Linear layers over tokens, computed by the fastest of torch's kernels for the processor; the results are the same.
 
 Legend: B batch, N tokens, I and O channels in and out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WIDE = 256  # channels; the gain is in large products, and small ones keep one kernel at all batch sizes
+_WIDE = 256  # channels; only large products gain, and smaller ones keep one kernel at all batch sizes
 _LEAST_TOKENS = 128
-_LEAST_BATCH = 16  # with one thread torch gives smaller batches to another kernel, which gains nothing
+_LEAST_BATCH = 16  # with one thread torch gives smaller batches to another kernel, which is no faster
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, N, I), (O, I), (O,) -> (B, N, O), as torch.nn.functional.linear.
 
     On a CPU a float32 layer of frozen weights runs as a convolution with 1x1 filters over channels-last tokens, which
-    needs no copy: torch gives linear layers to MKL, which is slow on processors that are not Intel's, and convolutions
-    to oneDNN. Half the time on an AMD EPYC with AVX-512 (Zen 5, measured), the same with AVX2 (Zen 3). With few tokens
-    laying out the weights takes what the product gains; there the transposed product W x^T takes three quarters of the
-    time of x W^T on two cores (Zen 3). In low precision linear layers go to oneDNN anyway.
+    needs no copy. Torch gives linear layers to MKL, which is slow on processors that are not Intel's, and convolutions
+    to oneDNN. Measured: half the time on an AMD EPYC with AVX-512 (Zen 5), the same time with AVX2 (Zen 3). With few
+    tokens, laying out the weights takes as long as the product gains. There the transposed product W x^T takes three
+    quarters of the time of x W^T on two cores (Zen 3). In low precision torch gives linear layers to oneDNN itself.
     """
     kernel = _kernel(x, weight)
     if kernel == "convolution":
         pixels = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, I, N, 1), channels last
-        return F.conv2d(pixels, weight[:, :, None, None], bias).permute(0, 2, 3, 1).flatten(1, 2)
+        found = F.conv2d(pixels, weight[:, :, None, None], bias)
+        return found.permute(0, 2, 3, 1).flatten(1, 2)
     if kernel == "transposed":
         columns = x.flatten(0, 1).t()
         product = weight @ columns if bias is None else torch.addmm(bias.unsqueeze(1), weight, columns)
-        return product.t().unflatten(0, x.shape[:2])
+        return torch.unflatten(product.t(), 0, x.shape[:2])
     return F.linear(x, weight, bias)
 
 
@@ -50,7 +52,8 @@ def _kernel(x: Tensor, weight: Tensor) -> Literal["plain", "transposed", "convol
 
 
 def _onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    available: Callable[[], bool] = torch.backends.mkldnn.is_available
+    return bool(torch.backends.mkldnn.enabled) and available()
 
 
 class Linear(nn.Linear):

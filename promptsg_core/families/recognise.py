@@ -1,4 +1,4 @@
-"""Which PromptSG implementation a state dict comes from, and its tensors under the names of family H."""
+"""Which implementation of PromptSG a state dict comes from, and its tensors under the names of family H."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from promptsg_core.errors import CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A family that cannot give these maps: how its keys look, what it is called, and why it is refused."""
+    """A family that cannot give these maps: a pattern that one of its keys matches, its name, and the reason."""
 
     pattern: str
     family: str
     reason: str
 
 
-# Tried in this order: the first pattern that any key matches decides.
+# Tried in this order; the first pattern that matches a key decides.
 REFUSALS = (
     Refusal(
         pattern=r"^image_encoder\.layer1\.",
@@ -37,9 +37,9 @@ REFUSALS = (
     Refusal(pattern=r"^prompt_learner\.cls_ctx", family="CLIP-ReID", reason="it has no MIM"),
 )
 
-# Recomputed from the template at load time, whatever is stored (nothing, an empty tensor, the 77 ids).
+# Not loaded, since they follow from the template; files hold nothing, an empty tensor or the 77 ids here.
 _BUFFERS = re.compile(r"^prompt_composer\.(tokenized|embed)_(composed|simplified)$")
-# The model discards what cross-attention gathers, so these are never used.
+# The model discards the output of cross-attention, so these are never used.
 _UNUSED = re.compile(r"^mim\.cross_attn\.(v_proj|out_proj)\.")
 
 _FROM_E = (
@@ -54,16 +54,16 @@ _FROM_E = (
 
 
 def strip_parallel_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops the `module.` that DataParallel puts before every key; mixed names are left as they are."""
+    """The tensors without the `module.` that DataParallel puts before every key; mixed names are left as they are."""
     if state and all(key.startswith("module.") for key in state):
         return {key.removeprefix("module."): tensor for key, tensor in state.items()}
     return dict(state)
 
 
 def family_of(keys: Iterable[str]) -> str:
-    """ "H" or "E" from a checkpoint's keys.
+    """The family, "H" or "E", of a checkpoint with these keys.
 
-    Raises CheckpointError, with the family's name, for one that cannot give these maps, and for keys of no family.
+    Raises CheckpointError for a family that cannot give these maps, with its name, and for keys of no known family.
     """
     names = list(keys)
     for refusal in REFUSALS:

@@ -1,12 +1,14 @@
-"""CLIP's text tower for one prompt template: nothing after EOT is computed, nothing before S* twice.
+"""CLIP's text tower for one prompt template: nothing after EOT is computed, and nothing before S* twice.
 
-The tower is causal, so tokens after EOT cannot change the feature at EOT: the template's 7 or 8 tokens give the
-result of the padded 77. Tokens before S* are the same for every image: their keys and values are computed once.
+The tower is causal, so tokens after EOT do not change the feature at EOT: the template's 7 or 8 tokens give the result
+of the padded 77. Tokens before S* are the same for every image, so their keys and values are computed once.
 
 Legend: B batch, T tokens, P tokens of the constant prefix, D channels.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from promptsg_core.config import ModelConfig, Prompt
 from promptsg_core.errors import ModelError
-from promptsg_core.transformer import ClipTransformer, merge_heads
+from promptsg_core.towers.transformer import ClipTransformer, merge_heads
 
 KeysValues = list[tuple[Tensor, Tensor]]
 
@@ -34,7 +36,8 @@ class TextTower(nn.Module):
         """(B, T, D) token embeddings -> (B, E): the projected feature at position `end` (EOT)."""
         x = embeddings + self.positional_embedding[: embeddings.shape[1]]
         x = self.transformer(x, causal=True)
-        return self.ln_final(x[:, end]) @ self.text_projection
+        found: Tensor = self.ln_final(x[:, end]) @ self.text_projection
+        return found
 
     def prefix(self, embeddings: Tensor) -> KeysValues:
         """(1, P, D) embeddings of the constant start -> each block's keys and values, (1, H, P, D/H)."""
@@ -61,22 +64,34 @@ class TextTower(nn.Module):
                 x, q, mask = x[:, -1:], q[:, :, -1:], mask[-1:]
             x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
             x = block.mlp(x, block.ln_2)
-        return self.ln_final(x[:, -1]) @ self.text_projection
+        found: Tensor = self.ln_final(x[:, -1]) @ self.text_projection
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Constant:
+    """The part of a text feature that is the same for every image.
+
+    `state` holds the parameters' addresses and versions: it differs after weights were moved, converted or edited.
+    """
+
+    state: tuple[int, ...]
+    value: KeysValues | Tensor
 
 
 class PromptComposer(nn.Module):
     """Turns pseudo words into text features through a text tower, with the template's constant part cached.
 
-    The tower is handed in at each call and not held: it has its own place in the checkpoint's names.
+    The tower is given at each call and is not a submodule, since it has a name of its own in the checkpoint.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
-        # Where a token's row is, if the embedding holds but a few.
+        # The row of each token, if the embedding holds only some.
         rows = config.token_rows
         self._row_of = None if rows is None else {token: row for row, token in enumerate(rows)}
-        self._cache: dict[tuple[tuple[int, ...], int | None], tuple[tuple[int, ...], KeysValues | Tensor]] = {}
+        self._cache: dict[Prompt, _Constant] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
         """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*.
@@ -84,7 +99,7 @@ class PromptComposer(nn.Module):
         Raises ModelError for a prompt with words that a trimmed embedding does not hold.
         """
         tokens = torch.tensor(self._rows(prompt), device=self.token_embedding.weight.device)
-        embeddings = self.token_embedding(tokens).unsqueeze(0)
+        embeddings: Tensor = self.token_embedding(tokens).unsqueeze(0)
         if prompt.slot is None or pseudo_words is None:
             return embeddings
         before, after = embeddings[:, : prompt.slot], embeddings[:, prompt.slot + 1 :]
@@ -109,11 +124,12 @@ class PromptComposer(nn.Module):
     def forward(self, tower: TextTower, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
         """Text features (B, E), or (1, E) for a template without S*.
 
-        With gradients on, everything is computed live; without, the constant part comes from the cache.
+        With gradients on, everything is computed each time. Without, the constant part comes from the cache.
         """
         end = len(prompt.tokens) - 1
         if torch.is_grad_enabled():
-            return tower(self.embed(prompt, pseudo_words), end)
+            live: Tensor = tower(self.embed(prompt, pseudo_words), end)
+            return live
         constant = self._constant(tower, prompt)
         if isinstance(constant, Tensor):
             return constant
@@ -121,20 +137,17 @@ class PromptComposer(nn.Module):
         return tower.continue_from(constant, suffix)
 
     def _constant(self, tower: TextTower, prompt: Prompt) -> KeysValues | Tensor:
-        """The cached part of a prompt: the whole feature without S*, else the prefix's keys and values.
-
-        The key holds the parameters' versions: weights that are moved, converted or edited are never served stale.
-        """
+        """The cached part of a prompt: the whole feature without S*, else the prefix's keys and values."""
         parameters = [self.token_embedding.weight, *tower.parameters()]
         state = tuple(n for p in parameters for n in (p.data_ptr(), p._version))
-        known = self._cache.get((prompt.tokens, prompt.slot))
-        if known is not None and known[0] == state:
-            return known[1]
+        known = self._cache.get(prompt)
+        if known is not None and known.state == state:
+            return known.value
         embeddings = self.embed(prompt, None)
-        constant: KeysValues | Tensor
+        value: KeysValues | Tensor
         if prompt.slot is None:
-            constant = tower(embeddings, len(prompt.tokens) - 1)
+            value = tower(embeddings, len(prompt.tokens) - 1)
         else:
-            constant = tower.prefix(embeddings[:, : prompt.slot])
-        self._cache[prompt.tokens, prompt.slot] = (state, constant)
-        return constant
+            value = tower.prefix(embeddings[:, : prompt.slot])
+        self._cache[prompt] = _Constant(state=state, value=value)
+        return value
