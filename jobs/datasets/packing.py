@@ -1,62 +1,121 @@
-"""Packing records into tar shards: planned first, then written one by one, each whole or not at all (no torch)."""
+"""Packing a data set into tar shards: listed, planned, then written one by one, each whole or not at all (no torch)."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import random
-import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby, pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from jobs.atomic import StagedFile, make_folder, remove_leftovers, write_once
-from jobs.datasets.layouts import Record
+from tqdm import tqdm
+
+from jobs.atomic import StagedFile, make_folder, remove_leftovers
+from jobs.datasets.described import list_csv, list_pattern
+from jobs.datasets.listing import Listing, Record, require_folder
+from jobs.datasets.recognise import list_dataset
+from jobs.datasets.shard_plan import PlannedShard, ShardPlan, claim_folder, discard_plan, plan_shards
+from jobs.datasets.tar_writer import sample_json, write_members
 from jobs.errors import UserError
-
-PLAN = "shards.json"
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """A shard to be written: its file name and the records that go into it, in order."""
-
-    file: str
-    records: tuple[Record, ...]
+from jobs.identity import identity_of
+from jobs.phrases import first_few
 
 
-def plan_shards(records: Sequence[Record], images_per_shard: int, seed: int | None) -> list[PlannedShard]:
-    """Cuts each split into shards of at most `images_per_shard`, sorted by key, or shuffled by a seed.
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """A folder to be packed. At most one of `dataset`, `pattern` and `csv` says how it is laid out.
 
-    Splits never share a shard. Raises UserError naming two images of one split that have the same key.
+    `dataset` is a name of layouts.LAYOUTS or "auto". `splits` are those to pack, all if empty. `seed` counts only with
+    `shuffle`. With `overwrite` the shards of an earlier request in `dest` are removed first.
     """
-    shards = []
-    for split, group in groupby(sorted(records, key=lambda r: (r.split, r.key, str(r.path))), lambda r: r.split):
-        chosen = list(group)
-        for one, other in pairwise(chosen):
-            if one.key == other.key:
-                raise UserError(f"{one.path} and {other.path} would both be {one.key!r} in split {split}; rename one")
-        if seed is not None:
-            random.Random(f"{seed}:{split}").shuffle(chosen)
-        for number, start in enumerate(range(0, len(chosen), images_per_shard)):
-            part = tuple(chosen[start : start + images_per_shard])
-            shards.append(PlannedShard(f"{split}-{number:06d}.tar", part))
-    return shards
+
+    source: Path
+    dest: Path
+    dataset: str = "auto"
+    pattern: str | None = None
+    csv: Path | None = None
+    splits: tuple[str, ...] = ()
+    images_per_shard: int = 1000
+    shuffle: bool = False
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.pattern is not None) + (self.csv is not None) + (self.dataset != "auto") > 1:
+            raise UserError("give one of --dataset, --pattern and --csv")
+        if self.images_per_shard < 1:
+            raise UserError(f"images_per_shard is {self.images_per_shard}, it must be 1 or more")
 
 
-def write_shards(folder: Path, plan: Sequence[PlannedShard], asked: dict[str, object]) -> Iterator[PlannedShard]:
-    """Writes the shards that are not there yet, yielding each one that is finished, old or new.
+@dataclass(frozen=True, kw_only=True)
+class PackedSplit:
+    """What was packed of one split. `identities` counts the persons, without distractors and junk."""
 
-    `shards.json` keeps the plan; a shard under its final name is whole, so an interrupted run goes on where it
-    stopped. Raises UserError if the folder holds the shards of another plan.
+    split: str
+    images: int
+    identities: int
+    cameras: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingReport:
+    """What was packed: `splits` in alphabetical order, `shards` all files of the plan, whether new or kept.
+
+    `ignored` files are not images of the data set, `missing` ones are listed and do not exist. `removed` are the names
+    of the shards of an earlier request.
+    """
+
+    dest: Path
+    dataset: str
+    splits: tuple[PackedSplit, ...]
+    shards: tuple[Path, ...]
+    ignored: tuple[Path, ...]
+    missing: tuple[Path, ...]
+    removed: tuple[str, ...]
+
+    @property
+    def images(self) -> int:
+        """The images in all shards."""
+        return sum(split.images for split in self.splits)
+
+
+def pack(config: ShardConfig) -> PackingReport:
+    """Packs the images below `config.source` into tar shards in `config.dest`, with a bar on a terminal.
+
+    A shard that is there under its final name is whole and is kept, so an interrupted call can be repeated. Raises
+    UserError for a layout that is not recognised, an unknown split, and a folder with shards of another request.
+    """
+    listing = _list_images(config)
+    records = _only(listing.records, config.splits)
+    plan = plan_shards(
+        records,
+        dataset=listing.dataset,
+        images_per_shard=config.images_per_shard,
+        seed=config.seed if config.shuffle else None,
+    )
+    removed = discard_plan(config.dest) if config.overwrite else []
+    with tqdm(total=len(records), unit=" images", disable=None) as bar:  # None: only on a terminal
+        for shard in write_shards(config.dest, plan):
+            bar.update(len(shard.records))
+    return PackingReport(
+        dest=config.dest,
+        dataset=listing.dataset,
+        splits=_packed_splits(records),
+        shards=tuple(config.dest / shard.file for shard in plan.shards),
+        ignored=tuple(listing.ignored),
+        missing=tuple(listing.missing),
+        removed=tuple(removed),
+    )
+
+
+def write_shards(folder: Path, plan: ShardPlan) -> Iterator[PlannedShard]:
+    """Writes the shards that are not there yet, and yields each one that is finished, old or new.
+
+    Raises UserError if the folder holds the shards of another plan.
     """
     make_folder(folder)
-    _claim(folder, plan, asked)
+    claim_folder(folder, plan)
     remove_leftovers(folder)
-    for shard in plan:
+    for shard in plan.shards:
         final = folder / shard.file
         if not final.exists():
             with StagedFile(final) as staged:
@@ -67,70 +126,48 @@ def write_shards(folder: Path, plan: Sequence[PlannedShard], asked: dict[str, ob
 
 
 def write_tar(file: IO[bytes], records: Sequence[Record]) -> None:
-    """Writes each record as `<key>.json` and `<key>.<suffix>`, the image's bytes untouched.
-
-    Headers carry no times or owners: the same images give the same bytes.
-    """
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for record in records:
-            try:
-                image = record.path.read_bytes()
-            except OSError as error:
-                raise UserError(f"cannot read {record.path}: {error.strerror}") from error
-            _add(tar, f"{record.key}.json", _metadata(record))
-            _add(tar, f"{record.key}{record.path.suffix.lower()}", image)
+    """Writes each record as `<key>.json` and `<key>.<suffix>`, the image's bytes untouched."""
+    write_members(file, _members(records))
 
 
-def discard_plan(folder: Path) -> list[str]:
-    """Removes the shards that shards.json names, and shards.json; returns their names. Other files stay."""
-    plan = folder / PLAN
-    if not plan.exists():
-        return []
-    names = [entry["file"] for entry in json.loads(plan.read_bytes())["shards"]]
-    removed = []
-    for name in names:
-        path = folder / Path(name).name
-        if path.exists():
-            path.unlink()
-            removed.append(path.name)
-    plan.unlink()
-    return removed
+def _members(records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
+    for record in records:
+        try:
+            image = record.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {record.path}: {error.strerror}") from error
+        yield f"{record.key}.json", sample_json(record.parsed, record.split)
+        yield f"{record.key}{record.path.suffix.lower()}", image
 
 
-def _claim(folder: Path, plan: Sequence[PlannedShard], asked: dict[str, object]) -> None:
-    content = {**asked, "shards": [_entry(shard) for shard in plan]}
-    path = folder / PLAN
-    if write_once(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()):
-        return
-    try:
-        there = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON; remove it, or choose another folder") from error
-    different = [key for key in content if there.get(key) != content[key]]
-    if different:
-        said = "; ".join(
-            f"{key} was {there.get(key)!r} and is now {content[key]!r}" for key in different if key != "shards"
-        )
-        raise UserError(
-            f"{folder} holds shards of another request ({said or 'the images are others'}); "
-            "choose another folder, or --overwrite"
-        )
+def _list_images(config: ShardConfig) -> Listing:
+    if config.pattern is None and config.csv is None:
+        return list_dataset(config.source, config.dataset)
+    require_folder(config.source)
+    if config.pattern is not None:
+        listing = list_pattern(config.source, config.pattern)
+    else:
+        assert config.csv is not None
+        listing = list_csv(config.source, config.csv)
+    if not listing.records:
+        others = [str(path.relative_to(config.source)) for path in [*listing.ignored, *listing.missing]]
+        raise UserError(f"nothing below {config.source} fits (first files: {first_few(others) or 'none'})")
+    return listing
 
 
-def _entry(shard: PlannedShard) -> dict[str, object]:
-    """A shard in the plan: its images by a hash of their keys and metadata, so that a changed dataset is noticed."""
-    digest = hashlib.sha256()
-    for record in shard.records:
-        digest.update(f"{record.key}{record.path.suffix}".encode() + _metadata(record))
-    return {"file": shard.file, "images": len(shard.records), "keys_sha256": digest.hexdigest()}
+def _only(records: Sequence[Record], splits: Sequence[str]) -> list[Record]:
+    known = sorted({record.split for record in records})
+    for split in splits:
+        if split not in known:
+            raise UserError(f"there is no split {split!r}; there are {', '.join(known)}")
+    return [record for record in records if not splits or record.split in splits]
 
 
-def _metadata(record: Record) -> bytes:
-    return json.dumps({**asdict(record.parsed), "split": record.split}).encode()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    info.mode = 0o644
-    tar.addfile(info, io.BytesIO(data))
+def _packed_splits(records: Sequence[Record]) -> tuple[PackedSplit, ...]:
+    found = []
+    for name in sorted({record.split for record in records}):
+        chosen = [record for record in records if record.split == name]
+        people = {identity_of(record.parsed.pid, record.key) for record in chosen} - {None}
+        cameras = {record.parsed.camid for record in chosen}
+        found.append(PackedSplit(split=name, images=len(chosen), identities=len(people), cameras=len(cameras)))
+    return tuple(found)

@@ -1,17 +1,18 @@
-"""Samples: consecutive members of a tar that share a key, and what their names and `.json` say (no torch)."""
+"""Samples of a shard: each becomes a row of the metadata. What is known of one before the model sees it (no torch)."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from jobs.datasets.layouts import parse_key
+from jobs.datasets.names import parse_key
+from jobs.shards.groups import Group, read_groups
 from jobs.shards.tar import Member
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
+MASK_SUFFIX = ".mask.png"  # of a sample's mask; its extension, mask.png, is not that of an image
 SPLITS = ("train", "val", "query", "gallery", "test")
 
 OK = "ok"
@@ -30,16 +31,16 @@ NO_LABEL = "no_label"
 NO_REFERENCE = "no_reference"
 KEPT = frozenset({OK, NO_LABEL, NO_REFERENCE})
 
-_KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
 _INTEGERS = {"pid": 64, "camid": 32, "seq": 32, "frame": 64}  # the metadata columns, by width in bits
 
 
 @dataclass(kw_only=True)
 class Sample:
-    """One row to be: what is known of a sample before the model has seen it.
+    """What is known of a sample before the model sees it.
 
-    `camid` is 0-based; `width` and `height` are the upright image's, in pixels; `image_offset` and `image_size` the
-    image's bytes inside the tar, the offset None for a compressed one. `status` is "ok" or one of the reasons above.
+    `camid` is 0-based. `width` and `height` are those of the upright image, in pixels. `image_offset` and `image_size`
+    say where the image's bytes are in the tar; the offset is None in a compressed tar. `status` is "ok" or one of the
+    reasons above.
     """
 
     key: str
@@ -62,20 +63,10 @@ class Sample:
             self.status, self.error = status, error
 
 
-@dataclass
-class _Group:
-    key: str
-    members: list[tuple[str, Member]] = field(default_factory=list)
-
-
 def read_samples(members: Iterable[Member], shard: str) -> Iterator[tuple[Sample, bytes | None]]:
-    """(sample, its image's bytes) in tar order; the bytes are None exactly if the sample has failed.
-
-    As in WebDataset, a key is a member's path up to the first dot of its base name, and a sample is a run of members
-    with one key. Members of other kinds are passed over.
-    """
+    """(sample, its image's bytes) in tar order; the bytes are None exactly if the sample has failed."""
     seen: set[str] = set()
-    for index, group in enumerate(_groups(members)):
+    for index, group in enumerate(read_groups(members)):
         sample = Sample(key=group.key, tar_index=index, split=split_of(shard))
         if group.key in seen:
             sample.fail(DUPLICATE_KEY, f"the key {group.key!r} came before in this shard")
@@ -87,43 +78,17 @@ def read_samples(members: Iterable[Member], shard: str) -> Iterator[tuple[Sample
 
 
 def split_of(shard: str) -> str | None:
-    """The split that a shard's name begins with, such as `query-000003`."""
+    """The split that a shard's name begins with, such as query for `query-000003`; None for any other name."""
     word = re.match(r"[a-z]+", shard.lower())
     return word[0] if word and word[0] in SPLITS else None
 
 
-def _groups(members: Iterable[Member]) -> Iterator[_Group]:
-    group: _Group | None = None
-    for member in members:
-        base = member.name.rsplit("/", 1)[-1]
-        stem = base.partition(".")[0]
-        if base.startswith("._") or (stem.startswith("__") and stem.endswith("__")):
-            continue  # macOS resource forks, WebDataset's own notes
-        found = _KEY.match(member.name)
-        if found is None:
-            continue
-        key, extension = found[1], found[2].lower()
-        if group is None or group.key != key:
-            if group is not None and _matters(group):
-                yield group
-            group = _Group(key)
-        group.members.append((extension, member))
-    if group is not None and _matters(group):
-        yield group
-
-
-def _matters(group: _Group) -> bool:
-    """Whether a group could be meant as a sample: it has an image or metadata, and is not, say, a lone README.txt."""
-    return any(extension in IMAGE_EXTENSIONS or extension == "json" for extension, _ in group.members)
-
-
-def _read_group(sample: Sample, group: _Group) -> bytes | None:
+def _read_group(sample: Sample, group: Group) -> bytes | None:
     """Fills in the sample from its members and returns the image's bytes."""
-    images = [member for extension, member in group.members if extension in IMAGE_EXTENSIONS]
-    notes = [member for extension, member in group.members if extension == "json"]
     _read_key(sample)
-    for member in notes:
+    for member in group.notes:
         _read_json(sample, member)
+    images = group.images
     if not images:
         sample.fail(IMAGE_MISSING, f"no image among {', '.join(m.name for _, m in group.members)}")
         return None
@@ -150,7 +115,7 @@ def _read_key(sample: Sample) -> None:
 
 
 def _read_json(sample: Sample, member: Member) -> None:
-    """Takes metadata from a `.json` member; what it does not say stays as the key said."""
+    """Takes metadata from a `.json` member; for what it does not say, the key counts."""
     try:
         content: Any = json.loads(member.data or b"")
     except (ValueError, RecursionError) as error:
@@ -177,4 +142,5 @@ def _read_json(sample: Sample, member: Member) -> None:
 
 def _fits(value: int, bits: int) -> bool:
     """Whether a signed integer of so many bits holds the value."""
-    return -(2 ** (bits - 1)) <= value < 2 ** (bits - 1)
+    bound = 1 << (bits - 1)
+    return -bound <= value < bound

@@ -1,18 +1,20 @@
-"""The list of shards: paths, globs, brace ranges and URLs to named tar files (no torch)."""
+"""The list of shards: paths, globs, brace ranges and addresses to named tar files (no torch)."""
 
 from __future__ import annotations
 
 import glob
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import braceexpand
 
 from jobs.errors import UserError
+from jobs.shards.remote import check_scheme
 
+PIPE = "pipe:"  # begins a shell command whose output is the shard
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _TAR = re.compile(r"[^\s/'\"|;&<>=]*\.tar\b[^\s/'\"|;&<>]*")
 _MANY = 5
@@ -20,7 +22,7 @@ _MANY = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One tar: `name` is its stem and names its outputs; `size` in bytes is None for what is not a local file."""
+    """One tar: `name` is its stem and names its outputs. `size` in bytes is None unless it is a local file."""
 
     name: str
     url: str
@@ -29,14 +31,20 @@ class Shard:
     @property
     def is_local(self) -> bool:
         """Whether `url` is a path on this machine."""
-        return _SCHEME.match(self.url) is None
+        return is_local(self.url)
+
+
+def is_local(url: str) -> bool:
+    """Whether an address is a path on this machine: it has no scheme."""
+    return _SCHEME.match(url) is None
 
 
 def expand_shards(patterns: Sequence[str]) -> list[Shard]:
     """The shards that the patterns name, sorted by name.
 
     A pattern is a path, a folder (all its *.tar), a glob, a `{000..012}` range, a URL, a `pipe:` command, or several
-    joined by `::`. Raises UserError on a pattern without a match, a file that is missing, and two shards of one name.
+    joined by `::`. Raises UserError on a pattern without a match, a file that is missing, two shards of one name, and
+    an address that cannot be read for want of a package.
     """
     urls = dict.fromkeys(url for pattern in patterns for url in _expand(pattern))
     shards = sorted((_shard(url) for url in urls), key=lambda shard: shard.name)
@@ -46,11 +54,34 @@ def expand_shards(patterns: Sequence[str]) -> list[Shard]:
                 f"two shards are called {one.name}: {one.url} and {other.url}; outputs take the shard's name, "
                 "so rename one or mine them into two runs"
             )
+    _check_schemes(shards)
     return shards
 
 
+def moved_shard(shard: Shard, shards_root: str | Path | None) -> Shard:
+    """The shard as it is found in another folder or at another address: under its base name. None: where it was.
+
+    A shard that came from a command is `<name>.tar` there.
+    """
+    if shards_root is None:
+        return shard
+    base = f"{shard.name}.tar" if shard.url.startswith(PIPE) else _base_name(shard.url)
+    root = str(shards_root).rstrip("/")
+    return replace(shard, url=f"{root}/{base}")
+
+
+def _base_name(url: str) -> str:
+    return url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _check_schemes(shards: Iterable[Shard]) -> None:
+    remote = (shard.url for shard in shards if not shard.is_local and not shard.url.startswith(PIPE))
+    for url in {url.partition(":")[0]: url for url in remote}.values():
+        check_scheme(url)
+
+
 def _expand(pattern: str) -> Iterable[str]:
-    if pattern.startswith("pipe:"):  # a shell command's own braces and globs are the shell's
+    if pattern.startswith(PIPE):  # a shell command's own braces and globs are the shell's
         return [pattern]
     urls: list[str] = []
     for part in pattern.split("::"):
@@ -59,7 +90,7 @@ def _expand(pattern: str) -> Iterable[str]:
         except ValueError as error:  # UnbalancedBracesError
             raise UserError(f"--shards {part!r}: {error}") from error
         for url in expanded:
-            urls += [url] if _SCHEME.match(url) else _local(url)
+            urls += _local(url) if is_local(url) else [url]
     return urls
 
 
@@ -82,7 +113,7 @@ def _some_or_raise(paths: Sequence[Path], problem: str) -> list[str]:
 
 
 def _neighbours(path: Path) -> str:
-    """What tars there are where one was looked for."""
+    """The tars that are where one was looked for."""
     if not path.parent.is_dir():
         return f" (nor does the folder {path.parent})"
     names = sorted(p.name for p in path.parent.glob("*.tar*"))
@@ -93,15 +124,14 @@ def _neighbours(path: Path) -> str:
 
 
 def _shard(url: str) -> Shard:
-    local = _SCHEME.match(url) is None
-    if url.startswith("pipe:"):
+    if url.startswith(PIPE):
         tars = _TAR.findall(url)
         if not tars:
             raise UserError(f"{url!r} names no .tar file that its outputs could be named after")
         base = tars[-1]
     else:
-        base = url.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+        base = _base_name(url)
     name = base.partition(".tar")[0]
     if not name or name.startswith(".") or any(c in name for c in "/\\\0\n") or len(name.encode()) > 200:
         raise UserError(f"the shard {url!r} has no stem that could name its outputs")
-    return Shard(name=name, url=url, size=Path(url).stat().st_size if local else None)
+    return Shard(name=name, url=url, size=Path(url).stat().st_size if is_local(url) else None)

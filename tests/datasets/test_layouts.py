@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.datasets.layouts import ParsedKey, Record, list_csv, list_dataset, list_pattern, parse_key, recognise
+from jobs.datasets.described import list_csv, list_pattern
+from jobs.datasets.listing import Record
+from jobs.datasets.names import ParsedKey, parse_key
+from jobs.datasets.recognise import list_dataset, recognise
 from jobs.errors import UserError
 
 

@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.commands.shard import command
+from jobs.datasets.packing import PackedSplit, ShardConfig, pack
+from jobs.errors import UserError
 from tests.support.shard_files import image_bytes
 
 
@@ -47,7 +49,7 @@ def test_original_bytes_with_metadata_one_split_per_shard(market: Path, tmp_path
     result = shard(market, tmp_path / "out", "--images-per-shard", 10)
     assert result.exit_code == 0, result.output
     assert "train: 25 images, 24 identities, 6 cameras" in result.output  # pid 0 is no identity
-    assert "ignored 1 files that are no images of it: query/Thumbs.db" in result.output
+    assert "ignored 1 files that are not images of the dataset: query/Thumbs.db" in result.output
     assert "38 images in 5 shards of market1501" in result.output
     found = {p.name: members(p) for p in (tmp_path / "out").glob("*.tar")}
     assert sorted(found) == [f"{s}.tar" for s in (
@@ -137,6 +139,35 @@ def test_only_some_splits_and_any_layout(market: Path, tmp_path: Path) -> None:
     assert shard(market, tmp_path / "y", "--pattern", pattern, "--dataset", "msmt17").exit_code == 2
 
 
+def test_packing_is_a_function_with_a_typed_report(market: Path, tmp_path: Path) -> None:
+    report = pack(ShardConfig(source=market, dest=tmp_path / "out", images_per_shard=20))
+    assert report.splits == (
+        PackedSplit(split="gallery", images=9, identities=9, cameras=6),
+        PackedSplit(split="query", images=4, identities=4, cameras=4),
+        PackedSplit(split="train", images=25, identities=24, cameras=6),
+    )
+    assert [path.name for path in report.shards] == [
+        "gallery-000000.tar", "query-000000.tar", "train-000000.tar", "train-000001.tar"]  # fmt: skip
+    assert all(path.is_file() for path in report.shards)
+    assert (report.images, report.dataset, report.removed, report.missing) == (38, "market1501", (), ())
+    assert [path.name for path in report.ignored] == ["Thumbs.db"]
+    with pytest.raises(UserError, match="give one of --dataset, --pattern and --csv"):
+        ShardConfig(source=market, dest=tmp_path / "out", dataset="msmt17", pattern="x")
+
+
+def test_a_person_0_counts_where_names_do_not_use_0_for_distractors(tmp_path: Path) -> None:
+    for pid in (0, 1):
+        path = tmp_path / "all" / f"p{pid}" / "cam1.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image_bytes(pid, form="PNG"))
+    pattern = r"p(?P<pid>\d+)/cam(?P<camid>\d+)\.png"
+    with pytest.raises(UserError, match="would both be 'cam1'"):
+        pack(ShardConfig(source=tmp_path / "all", dest=tmp_path / "out", pattern=pattern))
+    (tmp_path / "all" / "p0" / "cam1.png").rename(tmp_path / "all" / "p0" / "cam2.png")
+    report = pack(ShardConfig(source=tmp_path / "all", dest=tmp_path / "out", pattern=pattern))
+    assert report.splits == (PackedSplit(split="train", images=2, identities=2, cameras=2),)
+
+
 def test_two_images_of_one_key_are_named(market: Path, tmp_path: Path) -> None:
     (market / "query" / "0100_c5s1_000100_00.png").write_bytes(image_bytes(1, form="PNG"))
     message = str(shard(market, tmp_path / "out").exception)
@@ -146,7 +177,11 @@ def test_two_images_of_one_key_are_named(market: Path, tmp_path: Path) -> None:
 def test_the_real_sample(market_sample: Path, tmp_path: Path) -> None:
     result = shard(market_sample, tmp_path / "out", "--dataset", "market1501")
     assert "2189 images in 4 shards" in result.output and "ignored 3 files" in result.output
-    for path in (tmp_path / "out").glob("*.tar"):
-        for name, data in members(path).items():
-            if name.endswith(".jpg"):
-                assert data == next(market_sample.rglob(name)).read_bytes()
+    found = {
+        name: data
+        for path in (tmp_path / "out").glob("*.tar")
+        for name, data in members(path).items()
+        if name.endswith(".jpg")
+    }
+    assert len(found) == 2189
+    assert all(data == next(market_sample.rglob(name)).read_bytes() for name, data in found.items())

@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import ShardError, UserError
-from jobs.shards.reader import Batch, ShardEnd, ShardReader, default_workers
+from jobs.shards import decoding
+from jobs.shards.decoding import default_workers
+from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
 from tests.support.shard_files import Member, image_bytes, number_of, sample_members, tar_bytes, write_tar
@@ -105,8 +107,8 @@ def link(name: str) -> bytes:
 GOOD: list[Member] = [("0001_c1s1_000001_00.jpg", image_bytes(1))]
 # What a shard holds beside one good image -> the status and words of the row that it must become (None: no row).
 BAD: dict[str, tuple[list[Member], str | None, str]] = {
-    "corrupt": ([("k.jpg", image_bytes(2)[:20] + b"?" * 300)], "image_corrupt", ""),
-    "truncated": ([("k.jpg", image_bytes(2)[:-40])], "image_corrupt", ""),
+    "corrupt": ([("k.jpg", image_bytes(2)[:20] + b"?" * 300)], "image_corrupt", "no image format"),
+    "truncated": ([("k.jpg", image_bytes(2)[:-40])], "image_corrupt", "runcated"),
     "empty": ([("k.jpg", b"")], "image_corrupt", "empty file"),
     "text": ([("k.jpg", b"hello")], "image_corrupt", "no image format"),
     "gigantic": ([("k.png", image_bytes(2, (300, 400), "PNG"))], "image_too_large", "400x300 pixels"),
@@ -225,6 +227,10 @@ def test_leaving_early_stops_thread_and_processes(shards: list[Shard]) -> None:
     started = time.monotonic()
     with reader(batch_size=1, workers=2) as source:
         next(source.read(itertools.cycle(shards)))
+        assert source._thread is not None and source._decoder is not None and source._decoder._pool is not None
+        workers = list(source._decoder._pool._processes)
+        assert workers and all(_alive(pid) for pid in workers) and source._thread.is_alive()
+    assert not source._thread.is_alive() and not any(_alive(pid) for pid in workers)
     assert time.monotonic() - started < 30
 
 
@@ -232,9 +238,9 @@ def test_a_decoding_process_that_dies_is_said_and_does_not_hang(shards: list[Sha
     with reader(batch_size=1, workers=1) as source:
         items = source.read(itertools.cycle(shards))
         next(items)
-        assert source._pool is not None
-        for process in list(source._pool._processes.values()):
-            os.kill(process.pid, signal.SIGKILL)
+        assert source._decoder is not None and source._decoder._pool is not None
+        for pid in list(source._decoder._pool._processes):
+            os.kill(pid, signal.SIGKILL)
         with pytest.raises(UserError, match="a decoding process died"):
             for _ in itertools.islice(items, 10_000):
                 pass
@@ -248,7 +254,7 @@ if __name__ == "__main__":
     with ShardReader(image_size=(16, 8), batch_size=1, workers=2) as source:
         items = source.read(itertools.cycle([Shard(name="s", url=sys.argv[1], size=None)]))
         next(items), next(items)
-        print(*source._pool._processes, flush=True)
+        print(*source._decoder._pool._processes, flush=True)
         time.sleep(60)
 """
 
@@ -278,6 +284,10 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_default_workers() -> None:
-    assert default_workers("cpu") == 1
-    assert 1 <= default_workers("cuda", 8) <= default_workers("cuda") <= 8
+@pytest.mark.parametrize(
+    ("cores", "ranks", "workers"), [(1, 1, 1), (2, 1, 1), (4, 1, 3), (64, 1, 8), (16, 4, 3), (16, 8, 1), (12, 8, 1)]
+)
+def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int, workers: int) -> None:
+    monkeypatch.setattr(decoding, "available_cores", lambda: cores)
+    assert default_workers("cuda", ranks) == workers
+    assert default_workers("cpu", ranks) == 1

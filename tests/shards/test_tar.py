@@ -6,7 +6,9 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -129,11 +131,31 @@ def test_pipes_and_their_failures(tmp_path: Path) -> None:
     with TarReader(shard) as tar:
         assert [(m.name, m.data) for m in tar] == MEMBERS
     (shard,) = expand_shards([f"pipe:cat {path}; exit 3"])
-    with pytest.raises(ShardError, match="s: pipe:cat"), TarReader(shard) as tar:
+    with (
+        pytest.raises(ShardError, match=r"s: pipe:cat .* the command failed with exit status 3"),
+        TarReader(shard) as tar,
+    ):
         list(tar)
+    (shard,) = expand_shards([f"pipe:nothing-of-this-name {path} 2>/dev/null"])
+    with pytest.raises(ShardError, match="the command failed with exit status 127"), TarReader(shard) as tar:
+        list(tar)
+
+
+def test_a_command_is_stopped_where_it_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", MEMBERS)
+    (shard,) = expand_shards([f"pipe:cat {path}; echo $$ > {tmp_path}/pid; exec sleep 60"])
+    started = time.monotonic()
+    with TarReader(shard) as tar:
+        assert next(iter(tar)).name == "a.jpg"
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        pid = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert time.monotonic() - started < 30
 
 
 def test_a_file_that_is_gone_is_that_shards_error(tmp_path: Path) -> None:
     shard = Shard(name="s-0", url=str(tmp_path / "gone.tar"), size=1)
-    with pytest.raises(ShardError, match=r"s-0: .*No such file"), TarReader(shard) as tar:
+    with pytest.raises(ShardError, match=r"^s-0: cannot open .*gone\.tar: No such file"), TarReader(shard) as tar:
         list(tar)
