@@ -1,4 +1,4 @@
-"""Who this process is among others, and when it must stop.
+"""Which process this is among others, which shards it works on, and when it must stop.
 
 May use the modules at the root of jobs only.
 """

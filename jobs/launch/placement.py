@@ -1,4 +1,4 @@
-"""Where this process stands in a job: its block of the array, its device, and whether it has anything to do."""
+"""Where this process stands in a job array, and whether it has anything to do."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
+from jobs.phrases import counted
 
 
 def place_in_array(environment: Environment, index: int | None, count: int | None) -> Environment:
-    """The place in the array as the options say it, or else as SLURM does.
+    """The environment with the array's place that the options give, or else with SLURM's.
 
-    Raises UserError where only one of the two is given and SLURM does not tell the other.
+    Raises UserError where only one of the two is given and SLURM does not know the other.
     """
     if index is None and count is None:
         return environment
@@ -29,12 +30,13 @@ def place_in_array(environment: Environment, index: int | None, count: int | Non
 
 
 def idle_because(environment: Environment, shards: int) -> str | None:
-    """What to say where there are fewer shards than workers; None where all are busy."""
+    """Why this element or some of its workers have nothing to do, as one line; None where all are busy."""
     part = f"element {environment.array_index} of {environment.array_count}" if environment.array_count > 1 else "job"
     if shards == 0:
         return f"this {part} has no shard: there are fewer shards than elements"
-    if shards < environment.world_size and environment.rank == 0:
-        return f"{shards} shards for {environment.world_size} workers: {environment.world_size - shards} stay idle"
+    idle = environment.world_size - shards
+    if idle > 0 and environment.rank == 0:
+        return f"{counted(shards, 'shard')} for {environment.world_size} workers: {idle} stay idle"
     return None
 
 

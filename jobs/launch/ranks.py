@@ -1,31 +1,28 @@
-"""The ranks of one task share its shards: each draws the next from a counter in torch.distributed's store.
+"""The ranks of one task share its shards: each draws the next from a counter that they share.
 
-No collectives: a rank that dies leaves its shard undone, and nobody waits for it. Whoever loses the store stops with
-one line.
+There are no collectives: a rank that dies leaves its shard undone, and nobody waits for it. A rank that loses the
+counter stops with one line.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from jobs.errors import EXIT_DRAINED, EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
 from jobs.launch.environment import Environment
-
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from jobs.launch.store import SharedCounters
 
 T = TypeVar("T")
 
 CONNECT_SECONDS = 300.0  # ranks start apart: a cold file system takes minutes to deliver torch to a node
-ANSWER_SECONDS = 30.0
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 60.0
-# What a task answers when its ranks differ: the one that says most about what to do next.
-_WORST = (EXIT_OK, EXIT_SOME_SHARDS_FAILED, EXIT_DRAINED, EXIT_ERROR)
+_LOOK_SECONDS = 0.2
+# From best to worst. If the ranks of a task differ, the worst is the task's: it says most about what to do next.
+_STATUSES = (EXIT_OK, EXIT_SOME_SHARDS_FAILED, EXIT_DRAINED, EXIT_ERROR)
 
 
 class Counter(Protocol):
@@ -42,150 +39,92 @@ def draw(items: Sequence[T], counter: Counter) -> Iterator[T]:
 
 
 class Ranks:
-    """The ranks of this task: a counter that they share, and the exit status that they answer with together.
+    """The ranks of this task: a counter that they share, and the exit status that they agree on.
 
     Use as a context manager around the work. Alone (world_size 1) nothing is connected and torch is not imported.
-    Raises UserError where the store cannot be served, reached, or stops answering.
+    Raises UserError where the counter cannot be served or reached, or does not answer.
     """
 
     def __init__(self, environment: Environment, connect_seconds: float = CONNECT_SECONDS) -> None:
         self.environment = environment
-        self._alone = environment.world_size == 1
-        self._hosts = not self._alone and not environment.agent_store and environment.rank == 0
-        self._count = 0
+        self._serves = environment.rank == 0 and not environment.agent_store
+        self._drawn_alone = 0
         self._left = threading.Event()
-        self._store: Store | None = None if self._alone else self._connect(connect_seconds)
+        self._counters: SharedCounters | None = None
+        if environment.world_size > 1:
+            self._counters = SharedCounters(environment, serves=self._serves, connect_seconds=connect_seconds)
 
     def __enter__(self) -> Ranks:
-        if not self._alone:
-            self._beat()
-            threading.Thread(target=self._keep_beating, daemon=True, name="rank beat").start()
+        if self._counters is not None:
+            self._beat(self._counters)
+            threading.Thread(target=self._keep_beating, args=(self._counters,), daemon=True, name="rank beat").start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._alone or self._left.is_set():
+        if self._counters is None or self._left.is_set():
             return
         if kind is None:
             self.leave(EXIT_OK)
-        else:  # on the way out with an error: say so, but do not wait, and do not hide the error behind another
-            self._say_left(EXIT_ERROR)
+        else:  # an error is on its way out: the others are told, but nothing may delay or hide it
+            self._say_left(self._counters, EXIT_ERROR)
 
     def next(self) -> int:
         """The next number of the counter that all ranks of this launch share."""
-        if self._store is None:
-            self._count += 1
-            return self._count - 1
-        store = self._store
-        return int(self._ask(lambda: store.add(self._key("drawn"), 1))) - 1
+        if self._counters is not None:
+            return self._counters.add("drawn", 1) - 1
+        self._drawn_alone += 1
+        return self._drawn_alone - 1
 
     def leave(self, status: int) -> int:
         """Says that this rank is done, with its exit status; returns the status to end the process with.
 
-        torchrun kills all ranks when one ends non-zero, so there every rank returns 0 but the last to leave, which
-        answers for all. Under srun each answers for itself. The rank that serves the store waits for the others: it
-        returns when each has left or has been silent for a minute.
+        torchrun kills all ranks when one ends with another status than 0. So there every rank returns 0 but one, which
+        answers for all: the rank that serves the counter, else the last to leave. Under srun each answers for itself.
+        The rank that serves the counter waits until each of the others has left or was silent for a minute.
         """
-        if self._left.is_set() or self._store is None:
+        if self._counters is None or self._left.is_set():
             return status
-        last = self._say_left(status)
-        if self._hosts:
-            self._await_others()
+        is_last = self._say_left(self._counters, status)
+        if self._serves:
+            self._await_others(self._counters)
         if self.environment.launcher != "torchrun":
             return status
-        if self._hosts:
-            return self._worst()
-        return (self._worst() if last else EXIT_OK) if self.environment.agent_store else EXIT_OK
+        answers_for_all = is_last if self.environment.agent_store else self._serves
+        return self._worst_status(self._counters) if answers_for_all else EXIT_OK
 
-    def _say_left(self, status: int) -> bool:
+    def _say_left(self, counters: SharedCounters, status: int) -> bool:
         """Whether this rank is the last to leave."""
         self._left.set()
-        store = self._store
-        assert store is not None
         try:
-            self._ask(lambda: store.add(self._key(f"status/{status}"), 1))
-            return int(self._ask(lambda: store.add(self._key("left"), 1))) == self.environment.world_size
+            counters.add(f"status/{status}", 1)
+            return counters.add("left", 1) == self.environment.world_size
         except UserError:
-            return False  # the store is gone, and with it whoever could be told
+            return False  # the counter is lost, and with it the way to tell the others
 
-    def _worst(self) -> int:
-        store = self._store
-        assert store is not None
-        seen = [s for s in _WORST if self._ask(lambda s=s: store.add(self._key(f"status/{s}"), 0))]  # type: ignore[misc]
-        return seen[-1] if seen else EXIT_OK
+    def _worst_status(self, counters: SharedCounters) -> int:
+        reported = [status for status in _STATUSES if counters.add(f"status/{status}", 0)]
+        return reported[-1] if reported else EXIT_OK
 
-    def _await_others(self) -> None:
-        """Serves until nobody can want the counter any more."""
-        store = self._store
-        assert store is not None
-        beats: dict[int, tuple[int, float]] = {}
-        while int(store.add(self._key("left"), 0)) < self.environment.world_size:
+    def _await_others(self, counters: SharedCounters) -> None:
+        """Serves until every other rank has left or has been silent for too long."""
+        others = range(1, self.environment.world_size)
+        beats = dict.fromkeys(others, -1)
+        heard = dict.fromkeys(others, time.monotonic())
+        while counters.add("left", 0) < self.environment.world_size:
             now = time.monotonic()
-            for rank in range(1, self.environment.world_size):
-                beat = int(store.add(self._key(f"beat/{rank}"), 0))
-                if rank not in beats or beats[rank][0] != beat:
-                    beats[rank] = (beat, now)
-            if all(now - seen > SILENT_SECONDS for _, seen in beats.values()):
+            for rank in others:
+                if (beat := counters.add(f"beat/{rank}", 0)) != beats[rank]:
+                    beats[rank], heard[rank] = beat, now
+            if all(now - last > SILENT_SECONDS for last in heard.values()):
                 return
-            time.sleep(0.2)
+            time.sleep(_LOOK_SECONDS)
 
-    def _beat(self) -> None:
-        store = self._store
-        assert store is not None
-        self._ask(lambda: store.add(self._key(f"beat/{self.environment.rank}"), 1))
+    def _beat(self, counters: SharedCounters) -> None:
+        counters.add(f"beat/{self.environment.rank}", 1)
 
-    def _keep_beating(self) -> None:
+    def _keep_beating(self, counters: SharedCounters) -> None:
         while not self._left.wait(BEAT_SECONDS):
             try:
-                self._beat()
-            except UserError:  # the next draw meets the same and says so
+                self._beat(counters)
+            except UserError:  # the next draw meets the same error and reports it
                 return
-
-    @property
-    def _place(self) -> str:
-        return f"{self.environment.address}:{self.environment.port}"
-
-    def _key(self, name: str) -> str:
-        return f"promptsg/{self.environment.launch}/{name}"
-
-    def _connect(self, seconds: float) -> Store:
-        from torch.distributed import DistError, TCPStore
-
-        environment = self.environment
-        assert environment.address is not None and environment.port is not None
-        try:
-            return TCPStore(
-                environment.address,
-                environment.port,
-                is_master=self._hosts,
-                wait_for_workers=False,
-                timeout=timedelta(seconds=seconds),
-            )
-        except (DistError, RuntimeError) as error:
-            what = "serve" if self._hosts else "reach"
-            advice = "set MASTER_PORT to a free port" if self._hosts else "did rank 0 start?"
-            raise UserError(
-                f"rank {environment.rank} cannot {what} the ranks' counter at {self._place}: "
-                f"{str(error).splitlines()[0]}; {advice}"
-            ) from error
-
-    def _ask(self, question: Callable[[], int]) -> int:
-        """An answer of the store within ANSWER_SECONDS: a host that vanished without a word would block for ever."""
-        answer: list[int] = []
-        failure: list[Exception] = []
-
-        def ask() -> None:
-            try:
-                answer.append(question())
-            except Exception as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=ask, daemon=True, name="store question")
-        thread.start()
-        thread.join(ANSWER_SECONDS)
-        if answer:
-            return answer[0]
-        reason = str(failure[0]).splitlines()[0] if failure else f"no answer in {ANSWER_SECONDS:.0f} s"
-        raise UserError(
-            f"rank {self.environment.rank} lost the ranks' counter at {self._place} ({reason}): the "
-            "process that served it has ended; what is done stays done, run the same command again"
-        )

@@ -6,7 +6,7 @@ from jobs.errors import UserError
 
 
 def block_of(count: int, index: int, parts: int) -> range:
-    """Positions of part `index` (0-based) of `parts` contiguous blocks of 0..count-1, in order.
+    """Positions of block `index` (0-based) of a list of `count` items cut into `parts` contiguous blocks.
 
     Blocks differ in length by at most one; with more parts than items some are empty. Split the *full* list and skip
     what is done afterwards: splitting what is left would differ between workers that start at different times.
