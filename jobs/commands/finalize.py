@@ -1,5 +1,44 @@
-"""`promptsg finalize`."""
+"""`promptsg finalize`: all rows of a finished run in one sorted metadata.parquet."""
 
-from jobs.runs.finalize import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import sys
+from pathlib import Path
+
+import click
+
+from jobs.commands.options import run_argument
+from jobs.errors import EXIT_SOME_SHARDS_FAILED
+from jobs.runs.finalize import UnfinishedRunError, finalize
+from jobs.runs.run import open_run
+
+_SHOWN = 20
+
+
+@click.command(name="finalize")
+@run_argument
+def command(run: Path) -> None:
+    """Check that every shard of RUN is done, then write RUN/metadata.parquet: all rows, sorted by pid, camid and key.
+
+    \b
+    Example:
+      promptsg finalize RUN
+
+    Exit status 3, with the list, if a shard is missing.
+    """
+    try:
+        rows = finalize(run)
+    except UnfinishedRunError as error:
+        click.echo(describe_unfinished(run, error), err=True)
+        sys.exit(EXIT_SOME_SHARDS_FAILED)
+    click.echo(f"{rows} rows of {len(open_run(run).manifest.shards)} shards in {run / 'metadata.parquet'}")
+
+
+def describe_unfinished(run: Path, error: UnfinishedRunError) -> str:
+    """The first shards that are not done, and how to list all of them."""
+    lines = [f"{run}: {len(error.missing)} of {error.shards} shards are not done:"]
+    lines += [f"  {name}" for name in error.missing[:_SHOWN]]
+    if len(error.missing) > _SHOWN:
+        more = len(error.missing) - _SHOWN
+        lines.append(f"  ... and {more} more; `promptsg status {run} --json` lists them")
+    return "\n".join(lines)

@@ -1,5 +1,80 @@
-"""`promptsg status`."""
+"""`promptsg status`: what of a run is done, failed or missing, how fast it goes, and what to look at."""
 
-from jobs.runs.status import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from jobs.commands.options import json_option, run_argument
+from jobs.progress import duration
+from jobs.runs.layout import RunLayout
+from jobs.runs.status import RunStatus, failed_inputs, status
+from jobs.submission.array import array_specification, missing_elements
+from jobs.submission.queue import queued_elements
+
+_SHOWN = 10
+_IDLE_SECONDS = 600.0
+
+
+@click.command(name="status")
+@run_argument
+@json_option
+@click.option("--failed", "list_failed", is_flag=True, help="List the shards and images that failed, with the reason.")
+@click.option("--missing", "list_missing", is_flag=True, help="Print the array elements to run again, such as 0-3,7.")
+@click.option("--array-count", type=click.IntRange(1), help="The number of elements that the shard list is split "
+              "over.  [default: as submitted, else one for each shard]")  # fmt: skip
+def command(run: Path, as_json: bool, list_failed: bool, list_missing: bool, array_count: int | None) -> None:
+    """Say what of RUN is done, failed or missing, how fast it goes, and how many images failed for which reason.
+
+    \b
+    Example:
+      promptsg status RUN
+      promptsg status RUN --failed
+      sbatch --array=$(promptsg status RUN --missing) RUN/slurm/array.sbatch
+    """
+    found = status(run)
+    if list_failed:
+        for entry in failed_inputs(found):
+            fields = asdict(entry)
+            click.echo(json.dumps(fields, ensure_ascii=False) if as_json else "\t".join(map(str, fields.values())))
+    elif list_missing:
+        click.echo(array_specification(missing_elements(run, array_count)))
+    else:
+        queue = queued_elements(RunLayout(run))
+        content = {**asdict(found), "queue": queue}
+        click.echo(json.dumps(content, indent=1, ensure_ascii=False) if as_json else describe(found, queue))
+
+
+def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
+    """The state for people. `queue` is SLURM's state -> the elements of this run that have it."""
+    lines = [
+        f"{found.root}: {found.done} of {found.shards} shards done, {len(found.failed)} failed, "
+        f"{len(found.missing)} missing",
+        f"{found.images} images with maps, {sum(found.failed_images.values())} failed",
+    ]
+    lines += [f"  {count} {reason}" for reason, count in sorted(found.failed_images.items())]
+    lines += [f"  {count} {reason}: kept, without the target's maps" for reason, count in found.partial_images.items()]
+    lines += [f"  {count} all-zero maps of {name}" for name, count in sorted(found.zero_maps.items())]
+    if found.done < found.shards and found.rate is not None:
+        lines.append(_speed(found.rate, found))
+    for state, elements in queue.items():
+        lines.append(f"SLURM: {len(elements)} {state.lower()}: {', '.join(elements[:_SHOWN])}")
+    lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
+    if len(found.failed) > _SHOWN:
+        lines.append(f"... and {len(found.failed) - _SHOWN} more failed shards (--failed lists them)")
+    if found.done < found.shards:
+        lines.append("run the same command again to continue")
+    return "\n".join(lines)
+
+
+def _speed(rate: float, found: RunStatus) -> str:
+    line = f"{rate:.0f} images a second"
+    if found.seconds_left is not None:
+        line += f", {duration(found.seconds_left)} left at that rate"
+    if found.idle is not None and found.idle > _IDLE_SECONDS:
+        line += f"; no shard has ended for {duration(found.idle)}"
+    return line

@@ -1,4 +1,4 @@
-"""What became of each shard: a report, and a log of reports that `status` reads, one JSON line per attempt."""
+"""What became of each shard: a report for each attempt, and the log of them, one JSON line for each."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardReport:
-    """What became of one shard: counts, or the error for which nothing of it was published.
+    """What became of one shard: counts, or the error because of which nothing of it was published.
 
-    failed: rows without any map, by reason; partial: rows that lack the target's maps; zero_maps: all-zero maps.
+    `failed` counts the rows without maps by reason. `partial` counts, by reason, the rows that lack only the target's
+    maps. `zero_maps` counts the maps that are zero everywhere, by name.
     """
 
     shard: str
@@ -33,19 +34,31 @@ class ShardReport:
 
     @property
     def failed_images(self) -> int:
-        """Rows without maps."""
+        """The number of rows without maps."""
         return sum(self.failed.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardEvent(ShardReport):
+    """A report in the log, with the time at which the shard ended, in seconds since 1970."""
+
+    time: float
+
+    @property
+    def started(self) -> float:
+        """When work on the shard began, in seconds since 1970: the time less what reading, model and writing took."""
+        return self.time - self.seconds_reading - self.seconds_model - self.seconds_writing
+
+
 class EventLog:
-    """Appends to logs/shards-<host>-<pid>.jsonl; each worker has its own file, so that no two write to one."""
+    """Appends to logs/shards-<host>-<pid>.jsonl. Each worker has its own file, so that no two write to the same."""
 
     def __init__(self, folder: Path) -> None:
         name = f"shards-{os.uname().nodename[:64]}-{os.getpid()}.jsonl"
         self._file = (folder / name).open("a", encoding="utf-8")
 
     def shard(self, report: ShardReport) -> None:
-        """Records what became of a shard; the file system being full must not end the job, so it only warns."""
+        """Records what became of a shard. It only warns if it cannot: a full disk must not end the job here."""
         line = json.dumps({"time": time.time(), **asdict(report)}, ensure_ascii=False)
         try:
             self._file.write(line + "\n")
@@ -54,22 +67,30 @@ class EventLog:
             logger.warning("cannot write the event log %s: %s", self._file.name, error.strerror)
 
     def close(self) -> None:
-        """Closes the file; what could not be written has been said."""
+        """Closes the file."""
         try:
             self._file.close()
         except OSError as error:
             logger.warning("cannot close the event log %s: %s", self._file.name, error.strerror)
 
 
-def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every event of a run in order of time; a line that a killed worker left half-written is passed over."""
-    events = []
-    for path in folder.glob("shards-*.jsonl"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "shard" in event and "time" in event:
-                events.append(event)
-    return iter(sorted(events, key=lambda event: float(event["time"])))
+_EVENT = TypeAdapter(ShardEvent)
+
+
+def read_events(folder: Path) -> list[ShardEvent]:
+    """All events of a run, sorted by time. Skips lines that a killed worker left incomplete."""
+    found = [
+        event
+        for path in folder.glob("shards-*.jsonl")
+        for line in path.read_bytes().splitlines()
+        if (event := _parse(line)) is not None
+    ]
+    return sorted(found, key=lambda event: event.time)
+
+
+def _parse(line: bytes) -> ShardEvent | None:
+    """The event of a line; None where the line is not a whole event."""
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError:
+        return None

@@ -1,13 +1,17 @@
-"""What a shard's Parquet file says of itself in its footer: whose it is, and what it holds."""
+"""The footer of a shard's Parquet file: which run it belongs to, and what it holds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _PREFIX = "promptsg."
 
@@ -16,8 +20,9 @@ _PREFIX = "promptsg."
 class ShardFooter:
     """The facts that are committed with a shard.
 
-    h5_size, h5_sha256: of its HDF5 file. images: rows with maps. failed: rows without maps, by reason; partial: rows
-    without the target's maps, by reason. zero_maps: all-zero maps, by name. rows: of the Parquet file.
+    `h5_size` (bytes) and `h5_sha256` are those of its HDF5 file. `images` rows have maps. `failed` counts the rows
+    without maps by reason. `partial` counts, by reason, the rows that lack only the target's maps. `zero_maps` counts
+    the maps that are zero everywhere, by name. `rows` is the number of rows of the Parquet file.
     """
 
     fingerprint: str
@@ -46,7 +51,7 @@ class ShardFooter:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[bytes, bytes] | None, rows: int = 0) -> ShardFooter:
-        """Raises KeyError or ValueError where a fact is missing or is none."""
+        """Reads them back. Raises KeyError if a fact is missing and ValueError if one is malformed."""
         facts = {key.decode().removeprefix(_PREFIX): value.decode() for key, value in (metadata or {}).items()}
         return cls(
             fingerprint=facts["fingerprint"],
@@ -64,7 +69,7 @@ class ShardFooter:
 def read_footer(path: Path) -> ShardFooter:
     """The footer of a published shard's Parquet file.
 
-    Raises UserError, with what to do, where the file is damaged or is not one of a shard.
+    Raises UserError, with what to do, if the file is damaged or does not belong to a shard.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -76,6 +81,19 @@ def read_footer(path: Path) -> ShardFooter:
         raise damaged(path, error) from error
 
 
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a published shard's Parquet file, with all columns or those named. Raises UserError as above."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, error) from error
+
+
 def damaged(path: Path, error: Exception) -> UserError:
-    """The error for a metadata file that cannot be read."""
+    """The error for a metadata file that cannot be read, and what to do."""
+    if isinstance(error, OSError) and error.errno is not None:  # the system does not give it, which says nothing of it
+        return UserError(f"cannot read {path}: {error.strerror}")
     return UserError(f"{path} is damaged ({error}); delete it and run the same `promptsg mine` again")

@@ -1,4 +1,4 @@
-"""Where things are inside a run's folder."""
+"""Where the files are inside a run's folder."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths of one run; nothing is created or read here."""
+    """Paths of one run. Only `done` reads the disk, and nothing is created."""
 
     root: Path
 
     @property
     def manifest(self) -> Path:
-        """run.json: what was asked."""
+        """run.json: what was requested."""
         return self.root / "run.json"
 
     @property
@@ -24,17 +24,17 @@ class RunLayout:
 
     @property
     def metadata(self) -> Path:
-        """The folder of Parquet files, one per shard; a shard is done when its file is here."""
+        """The folder of Parquet files, one per shard. A shard is done when its file is there."""
         return self.root / "metadata"
 
     @property
     def logs(self) -> Path:
-        """The folder of logs and of what became of each shard."""
+        """The folder of logs, with what became of each shard."""
         return self.root / "logs"
 
     @property
     def lock(self) -> Path:
-        """Held while a shard's two files get their names."""
+        """The lock file that is held while a shard's two files get their names."""
         return self.logs / ".publish.lock"
 
     def shard_maps(self, shard: str) -> Path:
@@ -46,7 +46,7 @@ class RunLayout:
         return self.metadata / f"{shard}.parquet"
 
     def done(self) -> set[str]:
-        """Names of the shards whose metadata is published: one listing of one folder."""
+        """Names of the shards whose metadata is published. Lists one folder once."""
         if not self.metadata.is_dir():
             return set()
         return {p.name.removesuffix(".parquet") for p in self.metadata.iterdir() if p.name.endswith(".parquet")}

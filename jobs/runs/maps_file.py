@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeAlias
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
+from jobs.arrays import Float32Array
 from jobs.errors import ShardError
 
 MAPS, FEATURES, KEY = "maps", "features", "key"
-HEADS = "mim_attention_heads"  # (N, heads, h, w), beside the maps where it was asked for
-_CHUNK_ROWS = 256  # a random row costs microseconds and a scan runs at disk speed (measured against 1 and 4096)
+HEADS = "mim_attention_heads"  # (N, heads, h, w), beside the maps where it was requested
+_CHUNK_ROWS = 256  # reads a random row in microseconds and all rows at disk speed (measured against 1 and 4096)
 _CHUNK_BYTES = 1 << 18
-_CHUNK_CACHE = 16 << 20  # must hold the unfinished chunk of every dataset, or each batch would rewrite it
+_VALUE_BYTES = 4  # float32
+_CHUNK_CACHE = 16 << 20  # must hold the unfinished chunk of every dataset, or each batch would rewrite those chunks
+
+WritableBuffer: TypeAlias = bytearray | memoryview
+ReadableBuffer: TypeAlias = bytes | WritableBuffer
 
 
 class ForgivingFile:
-    """A file whose first write error is kept in `error` and whose later writes are dropped.
+    """Keeps the first write error in `error`, and drops all later writes.
 
-    HDF5 cannot close a file that it cannot flush, and then keeps it open until the process ends. Told that all is
-    well it closes properly, and the caller raises the error that was kept.
+    HDF5 cannot close a file that it cannot flush, and then keeps it open until the process ends. With this file it
+    never sees an error and closes properly. The caller then raises the error that was kept.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
-        self.extent = 0  # the bytes that the file needs, written or not
+        self.extent = 0  # the bytes that the file needs, whether they were written or not
 
-    def write(self, data: Any) -> int:
-        """Writes, or pretends to after an error."""
+    def write(self, data: ReadableBuffer) -> int:
+        """Writes. After an error it only says that it did."""
         size = memoryview(data).nbytes
         self.extent = max(self.extent, self.file.tell() + size)
         if self.error is None:
@@ -53,20 +58,21 @@ class ForgivingFile:
                 self.error = error
 
     def read(self, size: int = -1) -> bytes:
-        """As a file's; h5py tells a file from a path by this method, and calls `readinto`."""
+        """Reads. h5py recognises a file by this method, but calls `readinto`."""
         return self.file.read(size)
 
-    def readinto(self, buffer: Any) -> int:
-        """Reads; what was never written reads as zeros."""
+    def readinto(self, buffer: WritableBuffer) -> int:
+        """Fills the buffer. What was never written reads as zeros."""
         view = memoryview(buffer).cast("B")
-        count = 0
+        data = b""
         with contextlib.suppress(OSError):
-            count = self.file.readinto(view)  # type: ignore[attr-defined]
-        view[count:] = bytes(len(view) - count)
+            data = self.file.read(len(view))
+        view[: len(data)] = data
+        view[len(data) :] = bytes(len(view) - len(data))
         return len(view)
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """As a file's; buffered bytes that no longer fit on the disk are the kept error's business."""
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Moves to a position. Buffered bytes that no longer fit on the disk count as a write error."""
         try:
             return self.file.seek(offset, whence)
         except OSError as error:
@@ -74,11 +80,11 @@ class ForgivingFile:
             return offset
 
     def tell(self) -> int:
-        """As a file's."""
+        """The position in the file."""
         return self.file.tell()
 
     def truncate(self, size: int | None = None) -> int:
-        """Truncates, or pretends to after an error."""
+        """Truncates. After an error it only says that it did."""
         if self.error is None:
             try:
                 return self.file.truncate(size)
@@ -88,9 +94,9 @@ class ForgivingFile:
 
 
 class ShardMapsWriter:
-    """Appends rows of maps (B, h, w) float32 and features (B, D) float32; `close` writes the keys.
+    """Appends rows of maps (B, h, w) float32 and features (B, D) float32. `close` writes the keys.
 
-    Raises ShardError, with the path and the space needed, when the disk does not take it.
+    Raises ShardError, with the path and the space needed, if the disk does not take the bytes.
     """
 
     def __init__(self, file: IO[bytes], path: Path, attributes: Mapping[str, str]) -> None:
@@ -98,16 +104,14 @@ class ShardMapsWriter:
         self.rows = 0
         self._keys: list[bytes] = []
         self._file = ForgivingFile(file)
-        # libver keeps the format readable by HDF5 1.10; no timestamps: equal content gives equal bytes.
+        # libver keeps the format readable by HDF5 1.10. There are no timestamps: equal content gives equal bytes.
         self._h5 = h5py.File(self._file, "w", libver=("earliest", "v110"), rdcc_nbytes=_CHUNK_CACHE)
         for name, value in attributes.items():
             self._h5.attrs[name] = value
         self._h5.create_group(MAPS)
 
-    def append(
-        self, keys: Sequence[str], maps: Mapping[str, NDArray[np.float32]], features: NDArray[np.float32]
-    ) -> None:
-        """Adds one batch; all arrays have as many rows as there are keys."""
+    def append(self, keys: Sequence[str], maps: Mapping[str, Float32Array], features: Float32Array) -> None:
+        """Adds one batch: arrays of as many rows as there are keys."""
         for name, values in maps.items():
             self._extend(f"{MAPS}/{name}", values)
         self._extend(FEATURES, features)
@@ -116,26 +120,25 @@ class ShardMapsWriter:
         self._check()
 
     def close(self) -> None:
-        """Writes the keys and closes the HDF5 file; the underlying file stays open."""
+        """Writes the keys and closes the HDF5 file. The underlying file stays open."""
         longest = max((len(key) for key in self._keys), default=1)
-        kind = h5py.string_dtype("utf-8", longest)
-        chunks = (_CHUNK_ROWS,)
-        keys = np.array(self._keys, dtype=f"S{longest}").astype(kind)
-        self._h5.create_dataset(KEY, data=keys, maxshape=(None,), chunks=chunks, fletcher32=True)
+        keys = np.array(self._keys, dtype=f"S{longest}").astype(h5py.string_dtype("utf-8", longest))
+        self._h5.create_dataset(KEY, data=keys, maxshape=(None,), chunks=(_CHUNK_ROWS,), fletcher32=True)
         self._h5.close()
         self._check()
 
     def abandon(self) -> None:
-        """Closes without another byte, for a shard that will not be published."""
+        """Closes without writing anything more, for a shard that will not be published."""
         self._file.error = self._file.error or OSError("abandoned")
         if self._h5:
             self._h5.close()
 
-    def _extend(self, name: str, values: NDArray[np.float32]) -> None:
+    def _extend(self, name: str, values: Float32Array) -> None:
+        """Appends rows to a dataset, which the first batch creates."""
         if name not in self._h5:
-            row_bytes = int(np.prod(values.shape[1:])) * 4
-            rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
             shape = values.shape[1:]
+            row_bytes = int(np.prod(shape)) * _VALUE_BYTES
+            rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
             self._h5.create_dataset(
                 name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype="<f4", fletcher32=True
             )
@@ -149,9 +152,11 @@ class ShardMapsWriter:
 
 
 def disk_error(path: Path, error: OSError, needed: int | None = None) -> ShardError:
-    """What to tell a user whose disk refuses: the path, the reason, the room that it takes, and what is left there."""
-    with contextlib.suppress(OSError):
+    """The error for a file that the disk does not take: the path, the reason, the bytes needed and the bytes free."""
+    message = f"cannot write {path}: {error.strerror or error}"
+    try:
         free = shutil.disk_usage(path.parent).free
-        takes = f"it takes at least {needed:,} bytes, " if needed else ""
-        return ShardError(f"cannot write {path}: {error.strerror or error} ({takes}{free:,} are free there)")
-    return ShardError(f"cannot write {path}: {error.strerror or error}")
+    except OSError:
+        return ShardError(message)
+    takes = f"it takes at least {needed:,} bytes, " if needed else ""
+    return ShardError(f"{message} ({takes}{free:,} are free there)")

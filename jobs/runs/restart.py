@@ -1,4 +1,4 @@
-"""Starting a run again: what `--overwrite` deletes, and which shards `--retry-failed` redoes (no torch)."""
+"""Starting a run again: what `--overwrite` deletes, and which shards `--retry-failed` mines again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from jobs.runs.layout import RunLayout
 
 
 def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
-    """Deletes a run's own files, the commits first, telling before what goes; nothing else in the folder is touched.
+    """Deletes the files of a run, the commits first, and nothing else in its folder.
 
-    Raises UserError, deleting nothing, while another process writes into the run.
+    `tell` is called with a line before each group of files is deleted. Raises UserError, and deletes nothing, while
+    another process writes into the run.
     """
     for folder in (layout.maps, layout.metadata):
         remove_leftovers(folder)
@@ -32,5 +33,5 @@ def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
 
 
 def has_failed_rows(layout: RunLayout, shard: str) -> bool:
-    """Whether a published shard has images without maps, by its footer. Raises UserError where that is damaged."""
+    """Whether a published shard has images without maps, by its footer. Raises UserError if the footer is damaged."""
     return bool(read_footer(layout.shard_metadata(shard)).failed)

@@ -1,33 +1,45 @@
-"""Reading a run: metadata as a pyarrow dataset, maps and features by name and row (no torch)."""
+"""Reading a run: metadata as a pyarrow dataset or row by row, maps and features by name and row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from jobs.arrays import Float32Array
+from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean
+from jobs.runs.footer import read_rows
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
 from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS
 
-_DENSE = 8  # rows to a wanted one, up to which a slice is faster
+_DENSE = 8  # one slice is faster than picking rows, up to so many rows of the slice for each row that is wanted
+
+
+@dataclass(frozen=True)
+class _OpenFile:
+    """A Parquet file in the state in which it was opened."""
+
+    path: str
+    modified_ns: int
+    size: int
 
 
 class Run:
-    """A run on disk, finished or still growing; only published shards are seen."""
+    """A run on disk, finished or still growing. Only published shards are seen."""
 
     def __init__(self, root: Path) -> None:
         self.layout = RunLayout(root)
         self.manifest: Manifest = read_manifest(self.layout)
-        self._last: tuple[list[tuple[str, int, int]], ds.Dataset] | None = None
+        self._files: list[_OpenFile] | None = None  # those of the last dataset
+        self._dataset: ds.Dataset | None = None
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -40,19 +52,23 @@ class Run:
         return self.manifest.columns
 
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
-        """One row per sample of every published shard, failures included, as a pyarrow dataset; or of these shards.
+        """The metadata of all published shards, or of the named ones: one row for each sample, failures included.
 
-        Shards are in order of their names and rows in tar order. While the files are the same, it is the same dataset
-        as the last one, which has read their footers before.
+        Shards are in the order of their names, and rows in tar order. As long as the files stay the same, the same
+        dataset is returned, which has read their footers before.
         """
-        paths = [self.layout.shard_metadata(name) for name in sorted(self.layout.done() if shards is None else shards)]
-        files = [(str(path), status.st_mtime_ns, status.st_size) for path in paths if (status := path.stat())]
-        if self._last is None or self._last[0] != files:
-            self._last = files, ds.dataset([path for path, *_ in files], schema=self.schema, format="parquet")
-        return self._last[1]
+        files = []
+        for name in sorted(self.layout.done() if shards is None else shards):
+            path = self.layout.shard_metadata(name)
+            state = path.stat()
+            files.append(_OpenFile(str(path), state.st_mtime_ns, state.st_size))
+        if self._files != files:
+            self._dataset = ds.dataset([file.path for file in files], schema=self.schema, format="parquet")
+            self._files = files
+        return self._dataset
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The named maps, each once. Raises UserError on one that the run has not, naming the nearest and all."""
+        """The named maps, each once. Raises UserError for one that the run lacks, naming the nearest and all."""
         for name in names:
             if name not in self.maps:
                 hint = did_you_mean(name, self.maps) or "."
@@ -62,9 +78,10 @@ class Run:
     def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 
-        `mim_attention_heads` gives (N, heads, h, w) where the run stored it. Maps of a target that a row lacks are NaN.
+        `mim_attention_heads` gives (N, heads, h, w) if the run stored it. Where a row lacks the target, its maps of the
+        target are NaN.
 
-        Raises UserError naming the map or shard that is not there.
+        Raises UserError naming the map or the shard that does not exist.
         """
         if not (name == HEADS and self.manifest.has_heads):
             self.choose_maps([name])
@@ -79,50 +96,120 @@ class Run:
         with self._open(shard) as file:
             return [key.decode() for key in file[KEY][:]]
 
-    def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, Any]]) -> Float32Array:
-        """(N, h, w) float32 maps of metadata rows (`shard` and `h5_row` of a table or of mappings), in their order.
+    def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, object]]) -> Float32Array:
+        """(N, h, w) float32 maps of metadata rows, in their order.
 
-        Raises UserError if a row has no map.
+        `rows` is a table, or a list of mappings, with `shard` and `h5_row`. Raises UserError if a row has no map.
         """
-        if isinstance(rows, pa.Table):
-            shards, numbers = rows["shard"].to_pylist(), rows["h5_row"].to_pylist()
-        else:
-            shards, numbers = [row["shard"] for row in rows], [row["h5_row"] for row in rows]
-        if None in numbers:
+        if not isinstance(rows, pa.Table):
+            places = {name: [row[name] for row in rows] for name in ("shard", "h5_row")}
+            rows = pa.table(places, schema=pa.schema([self.schema.field("shard"), self.schema.field("h5_row")]))
+        if rows["h5_row"].null_count:
             raise UserError("a row without h5_row has no map; select status = 'ok'")
-        by_shard: dict[str, list[int]] = {}
-        for position, shard in enumerate(shards):
-            by_shard.setdefault(shard, []).append(position)
-        found: Float32Array | None = None
-        for shard, positions in by_shard.items():
-            maps = self.read_maps(name, shard, [numbers[position] for position in positions])
-            if found is None:
+        numbers = rows["h5_row"].to_numpy()
+        found: Float32Array = np.empty((0, 0, 0), np.float32)
+        for shard, positions in positions_by_shard(rows["shard"]).items():
+            maps = self.read_maps(name, shard, numbers[positions].tolist())
+            if not len(found):
                 found = np.empty((len(numbers), *maps.shape[1:]), np.float32)
             found[positions] = maps
-        return np.empty((0, 0, 0), np.float32) if found is None else found
+        return found
 
     def _open(self, shard: str) -> h5py.File:
-        if not self.layout.shard_metadata(shard).exists():
-            raise UserError(f"the shard {shard!r} is not done in {self.layout.root}")
-        # Published files never change; locks only fail on NFS and Lustre.
+        _require_done(self.layout, shard)
+        # Published files never change, so no lock is needed; locks fail on NFS and Lustre.
         return h5py.File(self.layout.shard_maps(shard), "r", locking=False)
 
-    def _read(self, dataset: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:
+    def _read(self, name: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:
         with self._open(shard) as file:
-            if dataset not in file:  # a shard without one good image has no maps
-                return np.empty((0, 0, 0) if dataset != FEATURES else (0, 0), np.float32)
-            if rows is None or isinstance(rows, slice):
-                return np.asarray(file[dataset][rows or slice(None)])
-            # h5py wants rising, distinct rows, and is slow at picking: rows that lie close are read as one slice.
-            unique, inverse = np.unique(np.asarray(rows, np.int64), return_inverse=True)
-            if not len(unique):
-                return np.asarray(file[dataset][:0])
-            first, end = int(unique[0]), int(unique[-1]) + 1
-            if end - first <= _DENSE * len(unique):
-                return np.asarray(file[dataset][first:end])[unique - first][inverse]
-            return np.asarray(file[dataset][unique])[inverse]
+            if name not in file:  # a shard in which all images failed has no maps
+                return np.empty((0, 0) if name == FEATURES else (0, 0, 0), np.float32)
+            if rows is None:
+                return np.asarray(file[name][:])
+            if isinstance(rows, slice):
+                return np.asarray(file[name][rows])
+            return _read_rows(file[name], np.asarray(rows, np.int64))
 
 
 def open_run(root: str | Path) -> Run:
-    """Opens a run for reading. Raises UserError if the folder is not one."""
+    """Opens a run for reading. Raises UserError if the folder is not a run.
+
+    >>> run = open_run("RUN")
+    >>> run.maps
+    ('mim_attention', 'gradcam++/mim')
+    >>> rows = run.metadata().to_table(columns=["shard", "key", "h5_row", "pid"])
+    >>> rows["pid"][:3].to_pylist()
+    [1, 1, 1]
+    >>> run.maps_of("gradcam++/mim", rows[:3]).shape  # (N, h, w) float32, raw
+    (3, 8, 4)
+    """
     return Run(Path(root))
+
+
+def rows_at(run: Run, places: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """The metadata rows at places (`shard`, `tar_index`), in their order; all columns or those named.
+
+    Raises UserError if a shard is not done.
+    """
+    tar_index = places["tar_index"].to_numpy()
+    by_shard = positions_by_shard(places["shard"])
+    if not by_shard:
+        return _no_rows(run, columns)
+    # The rows of a shard's file are in tar order, so that tar_index is the row's number.
+    parts = [_shard_rows(run, shard, columns).take(pa.array(tar_index[here])) for shard, here in by_shard.items()]
+    in_order = np.argsort(np.concatenate(list(by_shard.values())))
+    return pa.concat_tables(parts).take(pa.array(in_order))
+
+
+def rows_by_key(run: Run, wanted: Iterable[tuple[str, str]], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows with maps of (shard, key) pairs, by shard and place in the tar. Reads only the files of those shards.
+
+    Raises UserError if a shard is not done.
+    """
+    keys: dict[str, set[str]] = {}
+    for shard, key in wanted:
+        keys.setdefault(shard, set()).add(key)
+    parts = []
+    for shard in sorted(keys):
+        rows = _shard_rows(run, shard, columns)
+        chosen = pc.and_(pc.is_in(rows["key"], pa.array(sorted(keys[shard]))), pc.is_valid(rows["h5_row"]))
+        parts.append(rows.filter(chosen))
+    return pa.concat_tables(parts) if parts else _no_rows(run, columns)
+
+
+def positions_by_shard(shards: pa.ChunkedArray) -> dict[str, Int64Array]:
+    """Shard -> the positions of its rows, rising, in a column (N,) of shard names."""
+    if not len(shards):
+        return {}
+    encoded = pa.chunked_array(shards).combine_chunks().dictionary_encode()
+    numbers = encoded.indices.to_numpy()
+    ends = np.cumsum(np.bincount(numbers, minlength=len(encoded.dictionary)))
+    positions = np.split(np.argsort(numbers, kind="stable"), ends[:-1])
+    return dict(zip(encoded.dictionary.to_pylist(), positions, strict=True))
+
+
+def _read_rows(dataset: h5py.Dataset, rows: Int64Array) -> Float32Array:
+    """The rows of an HDF5 dataset in any order, also repeated."""
+    # h5py wants rising, distinct rows, and picks them slowly: rows that lie close are read as one slice.
+    unique, inverse = np.unique(rows, return_inverse=True)
+    if not len(unique):
+        return np.asarray(dataset[:0])
+    first, end = int(unique[0]), int(unique[-1]) + 1
+    if end - first <= _DENSE * len(unique):
+        return np.asarray(dataset[first:end])[unique - first][inverse]
+    return np.asarray(dataset[unique])[inverse]
+
+
+def _shard_rows(run: Run, shard: str, columns: Sequence[str] | None) -> pa.Table:
+    _require_done(run.layout, shard)
+    return read_rows(run.layout.shard_metadata(shard), columns)
+
+
+def _no_rows(run: Run, columns: Sequence[str] | None) -> pa.Table:
+    table = run.schema.empty_table()
+    return table if columns is None else table.select(list(columns))
+
+
+def _require_done(layout: RunLayout, shard: str) -> None:
+    if not layout.shard_metadata(shard).is_file():
+        raise UserError(f"the shard {shard!r} is not done in {layout.root}")

@@ -1,4 +1,4 @@
-"""The columns of a run's metadata, as one explicit Arrow schema: never inferred, so that all files read together."""
+"""The columns of a run's metadata, as an explicit Arrow schema. It is never inferred: all files must have the same."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cam.measures import MEASURES
 from cam.names import column_of
 
 SCHEMA_VERSION = 2
-_SINCE = {"area90": 2}  # measures that runs of an earlier version do not have
+_SINCE = {"area90": 2}  # the version of the schema that a measure came with; all others came with version 1
 
 SAMPLE_FIELDS = (
     pa.field("shard", pa.string(), nullable=False),
@@ -39,7 +39,7 @@ RESULT_FIELDS = (
 
 
 def metadata_schema(maps: Sequence[str], version: int = SCHEMA_VERSION) -> pa.Schema:
-    """The schema of a run that holds these maps: sample, result, then the measures of each map in turn."""
+    """The schema of a run with these maps: columns of the sample, of the result, then the measures map by map."""
     known = [measure for measure in MEASURES if _SINCE.get(measure, 1) <= version]
     measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in known]
     return pa.schema([*SAMPLE_FIELDS, *RESULT_FIELDS, *measures])

@@ -1,171 +1,109 @@
-"""What one shard leaves behind: its HDF5 file, its Parquet file, and a report; published together or not at all."""
+"""What one shard leaves behind: its HDF5 file, its Parquet file and a report, published together or not at all."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from cam.measures import MEASURES, measure_maps
-from cam.names import MapName, column_of
+from cam.names import MapName
+from jobs.arrays import BoolArray
 from jobs.atomic import StagedFile, publish_together, sha256_of
 from jobs.errors import ShardError
+from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ShardFooter
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.maps_file import KEY, ShardMapsWriter, disk_error
+from jobs.runs.maps_file import FEATURES, KEY, MAPS, ShardMapsWriter, disk_error
+from jobs.runs.metadata_rows import MetadataRows, Results
 from jobs.shards.samples import KEPT, NOT_FINITE, OK, Sample
-from jobs.tables import nullable
 
 
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """The model's numbers for the samples of a batch that have an image, in their order, as numpy arrays.
+class Committed(NamedTuple):
+    """`published` is False if another attempt had published the shard before; `report` is this attempt's."""
 
-    maps: name -> (B, h, w) float32, whole maps of NaN where a row has no such map; features (B, D) float32; score,
-    probability (B,) float32; predicted (B,) int64; stored: further
-    datasets of any shape (B, ...), which are not measured.
-    """
-
-    maps: Mapping[str, NDArray[np.float32]]
-    features: NDArray[np.float32]
-    score: NDArray[np.float32]
-    predicted: NDArray[np.int64]
-    probability: NDArray[np.float32]
-    stored: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    published: bool
+    report: ShardReport
 
 
 class ShardOutput:
-    """The two unpublished files of one shard, and the rows so far. One thread only."""
+    """The two unpublished files of one shard. To be used by one thread.
+
+    Every method raises ShardError, which means that nothing of the shard can be published.
+    """
 
     def __init__(
         self, layout: RunLayout, manifest: Manifest, shard: str, max_failed_fraction: float, *, replace: bool = False
     ) -> None:
         self.layout, self.manifest, self.shard, self.replace = layout, manifest, shard, replace
         self.max_failed_fraction = max_failed_fraction
-        self.columns: dict[str, list[Any]] = {name: [] for name in manifest.columns.names}
-        self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
+        self._rows = MetadataRows(shard, manifest)
         self._maps = _stage(layout.shard_maps(shard))
         attributes = {"fingerprint": manifest.fingerprint, "shard": shard}
         self._h5 = ShardMapsWriter(self._maps.file, self._maps.final, attributes)
 
     def add(self, samples: Sequence[Sample], results: Results | None) -> None:
-        """Adds one batch: a row per sample, and maps of those that are kept. `results` is None if none is."""
-        good = [sample for sample in samples if sample.status in KEPT]
-        if results is not None:
-            finite = self._reject_not_finite(good, results)
-            keys = [sample.key for sample, kept in zip(good, finite, strict=True) if kept]
-            rows = np.where(finite, self._h5.rows + np.cumsum(finite) - 1, -1)
-            if keys:
-                maps = {name: values[finite] for name, values in {**results.maps, **results.stored}.items()}
-                self._h5.append(keys, maps, results.features[finite])
-            self._add_rows(samples, results, finite, rows)
-        else:
-            self._add_rows(samples, None, np.zeros(0, bool), np.zeros(0, int))
+        """Adds one batch: a row for each sample, and maps of those that are kept.
 
-    def commit(self) -> tuple[bool, ShardReport]:
-        """Checks both files, publishes HDF5 first and Parquet last; False if another attempt had published already."""
-        statuses = Counter(self.columns["status"])
-        failed = Counter({status: count for status, count in statuses.items() if status not in KEPT})
-        report = ShardReport(
-            shard=self.shard,
-            images=self._h5.rows,
-            failed=dict(failed),
-            partial={status: count for status, count in statuses.items() if status in KEPT - {OK}},
-            zero_maps=dict(self.zero_maps),
-        )
-        self._refuse_too_many_failures(failed)
+        `results` has a row for each sample whose status is in KEPT, in their order; None if there is none. A sample
+        with non-finite results becomes a failed row.
+        """
+        if results is None:
+            self._rows.add(samples, None, {})
+            return
+        imaged = [sample for sample in samples if sample.status in KEPT]
+        finite = _reject_non_finite(imaged, results)
+        kept = {sample.tar_index: row for row, sample in enumerate(imaged) if finite[row]}
+        if kept:
+            maps = {name: values[finite] for name, values in {**results.maps, **results.stored}.items()}
+            self._h5.append([imaged[row].key for row in kept.values()], maps, results.features[finite])
+        self._rows.add(samples, results, kept)
+
+    def commit(self) -> Committed:
+        """Checks both files, and publishes the HDF5 file first and the Parquet file last."""
+        report = self._report()
+        self._refuse_too_many_failures(Counter(report.failed))
         self._h5.close()
         try:
             self._maps.sync()
             _check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
             with _stage(self.layout.shard_metadata(self.shard)) as rows:
                 self._write_rows(rows, report)
-                return publish_together(self._maps, rows, self.layout.lock, replace=self.replace), report
+                published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace)
+                return Committed(published, report)
         except OSError as error:
             raise disk_error(self._maps.final, error) from error
-        except (pa.ArrowException, ValueError) as error:  # a row that no column takes must cost this shard alone
-            raise ShardError(f"{self.shard}: its metadata cannot be written: {' '.join(str(error).split())}") from error
+        except (pa.ArrowException, ValueError) as error:  # a value that a column cannot hold must cost this shard alone
+            raise ShardError(f"{self.shard}: its metadata cannot be written: {one_line(error)}") from error
 
     def discard(self) -> None:
         """Removes what was not published."""
         self._h5.abandon()
         self._maps.discard()
 
-    def _reject_not_finite(self, samples: Sequence[Sample], results: Results) -> NDArray[np.bool_]:
-        """(B,) whether every number of a row is finite; the others become failed rows that name the first bad map.
-
-        A row without a target has no map of it: NaN is what is meant there.
-        """
-        kept = np.ones(len(samples), bool)
-        meant = np.array([sample.status != OK for sample in samples])
-        for name, values in {**results.maps, **results.stored, "features": results.features}.items():
-            finite = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)
-            if name in results.maps and MapName.parse(name).needs_target:
-                finite |= meant
-            for row in np.flatnonzero(kept & ~finite).tolist():
-                kept[row] = False
-                samples[row].status, samples[row].error = NOT_FINITE, f"{name} has values that are not finite"
-        return kept
-
-    def _add_rows(
-        self,
-        samples: Sequence[Sample],
-        results: Results | None,
-        finite: NDArray[np.bool_],
-        rows: NDArray[np.int64],
-    ) -> None:
-        numbers = {} if results is None else self._numbers(results, rows)
-        position = -1
-        for sample in samples:
-            row = asdict(sample)
-            had_image = sample.status in KEPT or sample.status == NOT_FINITE
-            position += had_image
-            for name, column in self.columns.items():
-                if name in row:
-                    column.append(row[name])
-                elif name == "shard":
-                    column.append(self.shard)
-                else:
-                    column.append(numbers[name][position] if had_image and finite[position] else None)
-
-    def _numbers(self, results: Results, rows: NDArray[np.int64]) -> dict[str, list[Any]]:
-        """Column -> one value per image for the columns that come from the model; NaN becomes null."""
-        count = len(results.score)
-        h, w = next(iter(results.maps.values())).shape[1:]
-        columns: dict[str, list[Any]] = {
-            "h5_row": rows.tolist(),
-            "predicted": results.predicted.tolist(),
-            "score": nullable(results.score),
-            "probability": results.probability.tolist(),
-            "grid_h": [h] * count,
-            "grid_w": [w] * count,
-        }
-        for name, maps in results.maps.items():
-            measured = measure_maps(maps)
-            self.zero_maps[name] += int((measured["max"] == 0).sum())
-            for measure in MEASURES:
-                columns[f"{column_of(name)}_{measure}"] = nullable(measured[measure])
-        return columns
+    def _report(self) -> ShardReport:
+        statuses = self._rows.statuses()
+        return ShardReport(
+            shard=self.shard,
+            images=self._h5.rows,
+            failed={status: count for status, count in statuses.items() if status not in KEPT},
+            partial={status: count for status, count in statuses.items() if status in KEPT and status != OK},
+            zero_maps=dict(self._rows.zero_maps),
+        )
 
     def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
-        total, bad = len(self.columns["key"]), failed.total()
-        if bad > self.max_failed_fraction * total:
+        if failed.total() > self.max_failed_fraction * len(self._rows):
             reasons = ", ".join(f"{count} {reason}" for reason, count in failed.most_common())
-            first = next(i for i, status in enumerate(self.columns["status"]) if status not in KEPT)
             raise ShardError(
-                f"{self.shard}: {bad} of {total} samples failed ({reasons}), more than max_failed_fraction "
-                f"{self.max_failed_fraction:g} allows; the first is {self.columns['key'][first]!r}: "
-                f"{self.columns['error'][first]}"
+                f"{self.shard}: {failed.total()} of {len(self._rows)} samples failed ({reasons}), more than "
+                f"max_failed_fraction {self.max_failed_fraction:g} allows; the first is {self._rows.first_failure()}"
             )
 
     def _write_rows(self, staged: StagedFile, report: ShardReport) -> None:
@@ -179,13 +117,29 @@ class ShardOutput:
             partial=report.partial,
             zero_maps=report.zero_maps,
         )
-        schema = self.manifest.columns.with_metadata(footer.as_metadata())
-        table = pa.table(self.columns, schema=schema)
+        table = self._rows.table(footer.as_metadata())
         pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
         staged.sync()
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):
             raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
+
+
+def _reject_non_finite(samples: Sequence[Sample], results: Results) -> BoolArray:
+    """(B,) whether all numbers of a row are finite; the other samples become failed, and name the first bad dataset.
+
+    A sample without a target has no maps of the target: NaN is correct there.
+    """
+    kept = np.ones(len(samples), bool)
+    without_target = np.array([sample.status != OK for sample in samples])
+    for name, values in {**results.maps, **results.stored, FEATURES: results.features}.items():
+        good = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)
+        if name in results.maps and MapName.parse(name).needs_target:
+            good |= without_target
+        for row in np.flatnonzero(kept & ~good).tolist():
+            kept[row] = False
+            samples[row].status, samples[row].error = NOT_FINITE, f"{name} has values that are not finite"
+    return kept
 
 
 def _stage(final: Path) -> StagedFile:
@@ -196,9 +150,9 @@ def _stage(final: Path) -> StagedFile:
 
 
 def _check_maps(path: Path, rows: int, maps: Sequence[str]) -> None:
-    """Reopens a finished HDF5 file and looks whether every dataset is there with every row."""
+    """Opens a finished HDF5 file again. Raises ShardError unless every dataset has every row."""
+    names = [KEY] if rows == 0 else [KEY, FEATURES, *(f"{MAPS}/{name}" for name in maps)]
     with h5py.File(path, "r", locking=False) as file:
-        wanted = [KEY] if rows == 0 else [KEY, "features", *(f"maps/{name}" for name in maps)]
-        for name in wanted:
+        for name in names:
             if name not in file or len(file[name]) != rows:
                 raise ShardError(f"{path}: {name} does not have the {rows} rows that were written")

@@ -1,4 +1,4 @@
-"""The writing thread: takes batches of results shard by shard, so that the model does not wait for the disk."""
+"""The writing thread: takes results shard by shard, so that the model does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from jobs.errors import ShardError
 from jobs.runs.events import ShardReport
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.shard_output import Results, ShardOutput
+from jobs.runs.metadata_rows import Results
+from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import Sample
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Begin:
+    shard: str
 
 
 @dataclass(frozen=True)
@@ -26,23 +32,21 @@ class _Add:
 
 
 @dataclass(frozen=True)
-class _Begin:
-    shard: str
-
-
-@dataclass(frozen=True)
 class _End:
     error: str | None
     seconds_reading: float
     seconds_model: float
 
 
-class Writer:
-    """Feeds a writing thread through a short queue, so that the model waits only when the disk is slower than it.
+_Message = _Begin | _Add | _End
 
-    Call `begin`, `add`, `end` for one shard after another, on one thread. `reported` is called on the writing thread
-    with a ShardReport for each shard; with `replace`, published shards are replaced. Use as a context manager: leaving
-    it waits for the last commit.
+
+class Writer:
+    """Feeds a writing thread through a short queue, so that the model waits only where the disk is slower.
+
+    Call `begin`, `add` and `end` for one shard after another, from one thread. The writing thread calls `reported` with
+    the report of each shard. With `replace`, published shards are replaced. Use as a context manager: leaving it waits
+    for the last commit. An unexpected error of the writing thread is raised by the next call.
     """
 
     def __init__(
@@ -54,10 +58,10 @@ class Writer:
         ahead: int = 4,
         replace: bool = False,
     ) -> None:
-        self._replace = replace
         self._layout, self._manifest, self._max_failed_fraction = layout, manifest, max_failed_fraction
         self._reported = reported
-        self._queue: queue.Queue[_Begin | _Add | _End | None] = queue.Queue(maxsize=ahead)
+        self._replace = replace
+        self._queue: queue.Queue[_Message | None] = queue.Queue(maxsize=ahead)
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="promptsg-writer", daemon=True)
         self._thread.start()
@@ -76,73 +80,100 @@ class Writer:
         self._put(_Begin(shard))
 
     def add(self, samples: Sequence[Sample], results: Results | None) -> None:
-        """Hands over one batch; waits only while the queue is full."""
+        """Hands over one batch. Waits only while the queue is full."""
         self._put(_Add(samples, results))
 
     def end(self, error: str | None = None, seconds_reading: float = 0.0, seconds_model: float = 0.0) -> None:
-        """Commits the open shard, or with an error drops it."""
+        """Commits the open shard, or drops it if there is an error."""
         self._put(_End(error, seconds_reading, seconds_model))
 
-    def _put(self, item: _Begin | _Add | _End) -> None:
+    def _put(self, message: _Message) -> None:
         self._raise_crash()
-        self._queue.put(item)
+        self._queue.put(message)
 
     def _raise_crash(self) -> None:
         if self._crash is not None:
             raise self._crash
 
-    def _items(self) -> Iterator[_Begin | _Add | _End]:
-        while (item := self._queue.get()) is not None:
-            yield item
-        self._queue.put(None)  # the end is an end for whoever asks again, too
-
     def _run(self) -> None:
         try:
-            for item in self._items():
-                if isinstance(item, _Begin):
-                    self._write_shard(item.shard)
-        except BaseException as error:  # handed to the feeding thread, which raises it at its next call
+            self._write_all()
+        except BaseException as error:  # noqa: BLE001 - the feeding thread raises it at its next call
             self._crash = error
-            for _ in self._items():  # keep taking, or the feeding thread would wait for ever
+            while self._queue.get() is not None:  # or the feeding thread would wait for ever for room in the queue
                 pass
 
-    def _write_shard(self, shard: str) -> None:
-        """Takes items up to the shard's end; an error drops the shard, and the rest of its items are passed over."""
-        output: ShardOutput | None = None
-        failure: str | None = None
-        seconds = 0.0
-        for item in self._items():
-            started = time.perf_counter()
-            try:
-                if failure is None and output is None:
-                    output = ShardOutput(
-                        self._layout, self._manifest, shard, self._max_failed_fraction, replace=self._replace
-                    )
-                if isinstance(item, _End):
-                    report = self._finish(shard, output, failure or item.error)
-                    report.seconds_reading, report.seconds_model = item.seconds_reading, item.seconds_model
-                    report.seconds_writing = seconds + time.perf_counter() - started
-                    self._reported(report)
-                    return
-                if isinstance(item, _Add) and output is not None and failure is None:
-                    output.add(item.samples, item.results)
-            except ShardError as error:
-                failure = str(error)
-            seconds += time.perf_counter() - started
-        if output is not None:  # closed in the middle of a shard: the job is ending
-            output.discard()
-
-    def _finish(self, shard: str, output: ShardOutput | None, failure: str | None) -> ShardReport:
-        if output is None:
-            return ShardReport(shard=shard, error=failure)
+    def _write_all(self) -> None:
+        """Writes shards until the end of the queue. A shard that is open then is dropped: the job is ending."""
+        shard: _OpenShard | None = None
         try:
-            if failure is not None:
-                return ShardReport(shard=shard, error=failure)
-            published, report = output.commit()
-            if not published:
-                logger.info("%s: another worker had published it already; its result stands", shard)
-            return report
-        except ShardError as error:
-            return ShardReport(shard=shard, error=str(error))
+            while (message := self._queue.get()) is not None:
+                if isinstance(message, _Begin):
+                    shard = _OpenShard(message.shard, self._open)
+                    continue
+                assert shard is not None, "add and end come after begin"
+                if isinstance(message, _Add):
+                    shard.add(message)
+                else:
+                    self._reported(shard.end(message))
+                    shard = None
         finally:
-            output.discard()
+            if shard is not None:
+                shard.discard()
+
+    def _open(self, shard: str) -> ShardOutput:
+        return ShardOutput(self._layout, self._manifest, shard, self._max_failed_fraction, replace=self._replace)
+
+
+class _OpenShard:
+    """The shard that is being written. After an error its other batches are ignored, and its report has the error."""
+
+    def __init__(self, name: str, open_output: Callable[[str], ShardOutput]) -> None:
+        started = time.perf_counter()
+        self._name = name
+        self._output: ShardOutput | None = None
+        self._error: str | None = None
+        try:
+            self._output = open_output(name)
+        except ShardError as error:
+            self._error = str(error)
+        self._seconds = time.perf_counter() - started
+
+    def add(self, batch: _Add) -> None:
+        started = time.perf_counter()
+        if self._output is not None and self._error is None:
+            try:
+                self._output.add(batch.samples, batch.results)
+            except ShardError as error:
+                self._error = str(error)
+        self._seconds += time.perf_counter() - started
+
+    def end(self, end: _End) -> ShardReport:
+        """Commits or drops the shard."""
+        started = time.perf_counter()
+        report = self._finish(self._error or end.error)
+        return replace(
+            report,
+            seconds_reading=end.seconds_reading,
+            seconds_model=end.seconds_model,
+            seconds_writing=self._seconds + time.perf_counter() - started,
+        )
+
+    def discard(self) -> None:
+        """Removes what was not published."""
+        if self._output is not None:
+            self._output.discard()
+
+    def _finish(self, error: str | None) -> ShardReport:
+        if self._output is None or error is not None:
+            self.discard()
+            return ShardReport(shard=self._name, error=error)
+        try:
+            published, report = self._output.commit()
+        except ShardError as failure:
+            return ShardReport(shard=self._name, error=str(failure))
+        finally:
+            self.discard()
+        if not published:
+            logger.info("%s: another worker had published it already; its result stands", self._name)
+        return report

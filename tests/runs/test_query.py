@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,13 +18,16 @@ from PIL import Image
 from jobs.errors import UserError
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
-from jobs.runs.query import RowSelection, keys_in_several_shards, read_keys, read_queries, rows_by_key, select_rows
-from jobs.runs.run import Run, open_run
-from jobs.runs.shard_output import Results, ShardOutput
-from jobs.shards.random_access import read_header
+from jobs.runs.metadata_rows import Results
+from jobs.runs.metadata_sql import connect_metadata
+from jobs.runs.query import RowSelection, keys_in_several_shards, select_rows
+from jobs.runs.query_list import QueryList, read_keys, read_queries
+from jobs.runs.run import Run, open_run, rows_by_key
+from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import OK, read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import expand_shards
+from promptsg_core.images import read_header
 from tests.support.shard_files import market_key, market_shard
 
 MAPS = ("mim_attention", "gradcam++/mim")
@@ -171,13 +175,16 @@ def test_sql_sees_neither_files_nor_variables_nor_settings(run: Run, tmp_path: P
     secret.write_text("a\n1\n")
     visible_in_python = pa.table({"a": [1]})
     assert visible_in_python.num_rows == 1
-    for where in (
-        f"pid IN (SELECT a FROM '{secret}')",
-        f"pid IN (SELECT a FROM read_csv('{secret}'))",
-        "pid IN (SELECT a FROM visible_in_python)",
+    for where, message in (
+        (f"pid IN (SELECT a FROM '{secret}')", "secret.csv.*disabled by configuration"),
+        (f"pid IN (SELECT a FROM read_csv('{secret}'))", "secret.csv.*disabled by configuration"),
+        ("pid IN (SELECT a FROM visible_in_python)", "visible_in_python does not exist"),
     ):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=message):
             select_rows(run, RowSelection(where=where))
+    for setting in ("enable_external_access = true", "lock_configuration = false"):
+        with pytest.raises(duckdb.Error, match="the configuration has been locked"):
+            connect_metadata(run).execute(f"SET {setting}")
 
 
 def test_rows_by_key_finds_the_rows_with_maps(run: Run) -> None:
@@ -213,11 +220,21 @@ def test_queries_may_be_filtered_by_what_evaluate_found(run: Run, tmp_path: Path
     ]
     pq.write_table(table, tmp_path / "queries.parquet")
     (tmp_path / "failures.txt").write_text("k1\nk2\n")
-    assert read_queries(tmp_path / "failures.txt", ranked=False) == (None, ["k1", "k2"])
+    assert read_queries(tmp_path / "failures.txt", ranked=False) == QueryList(keys=("k1", "k2"))
+    assert read_queries(tmp_path / "queries.parquet", ranked=False) == QueryList(table=table)
+    (tmp_path / "image.txt").write_bytes(b"\xff\xd8")
+    with pytest.raises(UserError, match=r"image\.txt is neither Parquet nor a list of keys"):
+        read_queries(tmp_path / "image.txt", ranked=False)
     with pytest.raises(UserError, match="no column topk_correct, topk_distances, topk_shards"):
         read_queries(tmp_path / "failures.txt", ranked=True)
     with pytest.raises(UserError, match="is not a file"):
         read_queries(tmp_path / "nothing.txt", ranked=True)
+
+
+def test_a_list_of_queries_and_a_list_of_keys_are_both_kept() -> None:
+    every, listed = QueryList(), QueryList(keys=("a", "b", "c"))
+    assert every.keys_among(None) is None and every.keys_among(["z", "a"]) == ("z", "a")
+    assert listed.keys_among(None) == ("a", "b", "c") and listed.keys_among(["c", "z", "a"]) == ("c", "a")
 
 
 def test_a_run_without_a_finished_shard_says_so(tmp_path: Path) -> None:
