@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -14,22 +15,18 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from jobs.commands.submit import command
 from jobs.errors import UserError
+from jobs.mining.config import build_config
 from jobs.runs.layout import RunLayout
-from jobs.submission.scripts import Place, Request, array_script, directive, finalize_script
-from jobs.submission.submit import command, submission_environment
+from jobs.submission.options import ArrayOptions
+from jobs.submission.sbatch import submission_environment
+from jobs.submission.scripts import JobPlace, array_script, directive, finalize_script
+from jobs.submission.submit import SubmitConfig, submit
 
 GOLDEN = Path(__file__).parent / "golden_array.sbatch"
 EVIL = "a b'c\"d$(touch HIT)`touch HIT`;touch HIT #&|*%a@RUN@"
-REQUEST = Request(
-    array_tasks=2,
-    max_running=None,
-    gpus_per_task=0,
-    max_requeues=10,
-    drain_seconds=180,
-    options={},
-    finalize_options={},
-)
+OPTIONS = ArrayOptions(tasks=2, gpus_per_task=0)
 
 
 def write_config(folder: Path, shards: int = 12, output: str = "RUN") -> Path:
@@ -65,8 +62,8 @@ def test_dry_run_prints_the_script_and_touches_nothing(tmp_path: Path) -> None:
 
 
 def test_bash_accepts_the_scripts(tmp_path: Path) -> None:
-    place = Place(layout=RunLayout(tmp_path / EVIL.replace("/", "")), folder=tmp_path, programs=tmp_path)
-    for script in (array_script(REQUEST, 2, place), finalize_script(REQUEST, place)):
+    place = JobPlace(layout=RunLayout(tmp_path / EVIL.replace("/", "")), folder=tmp_path, programs=tmp_path)
+    for script in (array_script(OPTIONS, 2, place), finalize_script(OPTIONS, place)):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
@@ -92,14 +89,14 @@ def test_every_path_arrives_as_text(tmp_path: Path, gpus: int) -> None:
     program = "torchrun" if gpus else "promptsg"
     fake(programs, program, r'pwd; printf "<%s>\n" "$@"')
     fake(programs, "squeue", "echo N/A")
-    place = Place(layout=RunLayout(run), folder=work, programs=programs)
-    done = run_script(array_script(replace(REQUEST, gpus_per_task=gpus), 2, place), tmp_path)
+    place = JobPlace(layout=RunLayout(run), folder=work, programs=programs)
+    done = run_script(array_script(replace(OPTIONS, gpus_per_task=gpus), 2, place), tmp_path)
     launch = ["--standalone", "--nproc-per-node=4", "--no-python", "promptsg"] if gpus else []
     mine = ["mine", "--config", f"{run}/slurm/config.yaml", "--array-index", "1", "--array-count", "2"]
     wanted = [str(work), *(f"<{word}>" for word in [*launch, *mine, "--drain-file", f"{run}/drain/7_1"])]
     assert done.returncode == 0 and done.stdout.splitlines()[1:] == wanted, done
     fake(programs, "promptsg", r'pwd; printf "<%s>\n" "$@"')
-    done = run_script(finalize_script(REQUEST, place), tmp_path)
+    done = run_script(finalize_script(OPTIONS, place), tmp_path)
     assert done.stdout.splitlines() == [str(work), "<finalize>", f"<{run}>"]
     assert not list(tmp_path.rglob("HIT"))
 
@@ -145,27 +142,27 @@ def test_directives(value: str) -> None:
 
 
 def test_the_log_folder_is_no_pattern(tmp_path: Path) -> None:
-    place = Place(layout=RunLayout(Path("/x/50%a")), folder=tmp_path, programs=tmp_path)
-    assert "#SBATCH --output=/x/50%%a/logs/%A_%a.out\n" in array_script(REQUEST, 2, place)
-    place = Place(layout=RunLayout(Path("/x/a\\b")), folder=tmp_path, programs=tmp_path)
+    place = JobPlace(layout=RunLayout(Path("/x/50%a")), folder=tmp_path, programs=tmp_path)
+    assert "#SBATCH --output=/x/50%%a/logs/%A_%a.out\n" in array_script(OPTIONS, 2, place)
+    place = JobPlace(layout=RunLayout(Path("/x/a\\b")), folder=tmp_path, programs=tmp_path)
     with pytest.raises(UserError, match="has a backslash, which sbatch --output cannot take"):
-        array_script(REQUEST, 2, place)
+        array_script(OPTIONS, 2, place)
 
 
-def test_more_tasks_than_shards_are_not_asked_for(tmp_path: Path) -> None:
+def test_more_tasks_than_shards_are_not_requested(tmp_path: Path) -> None:
     result = invoke(write_config(tmp_path, shards=3), "--array-tasks", "8", "--max-running", "5", "--dry-run")
-    assert "3 shards give work to 3 tasks: the other 5 are not asked for" in result.stderr
+    assert "3 shards give work to 3 tasks: the other 5 are not requested" in result.stderr
     assert "#SBATCH --array=0-2%5\n" in result.stdout and "--array-count 3 " in result.stdout
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sbatch-arg", "array=1-9"], "--sbatch-arg array is what the batch script decides itself"),
+        (["--sbatch-arg", "array=1-9"], "--sbatch-arg array is set by the batch script itself"),
         (["--sbatch-arg", "x y=1"], "is not an option of sbatch"),
         (["--sbatch-arg", "-p=1"], "is not an option of sbatch"),
-        (["--finalize-arg", "dependency=x"], "--finalize-arg dependency is what"),
-        (["--set", "shard=x"], "unknown setting 'shard'. Did you mean shards"),
+        (["--finalize-arg", "dependency=x"], "--finalize-arg dependency is set by the batch script itself"),
+        (["--set", "shard=x"], "unknown setting 'shard'; did you mean shards?"),
     ],
 )
 def test_refused_before_anything_is_written(tmp_path: Path, words: list[str], message: str) -> None:
@@ -179,6 +176,39 @@ def test_without_slurm_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     result = invoke(write_config(tmp_path), "--array-tasks", "2")
     assert isinstance(result.exception, UserError) and "there is no sbatch in PATH" in str(result.exception)
     assert not (tmp_path / "RUN").exists()
+
+
+def test_submit_returns_the_jobs_and_writes_what_it_submits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook calls it, with an sbatch that hands out ids and notes its words."""
+    fake(tmp_path / "bin", "sbatch", rf'echo "$@" >> {tmp_path}/said; echo $(wc -l < {tmp_path}/said)01\;cluster')
+    fake(tmp_path / "bin", "promptsg", "true")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    mining = build_config(write_config(tmp_path, shards=3), {})
+    planned = submit(SubmitConfig(mining=mining, array=replace(OPTIONS, tasks=5), dry_run=True))
+    assert (planned.array_job, planned.finalize_job) == (None, None) and not (tmp_path / "RUN").exists()
+    done = submit(SubmitConfig(mining=mining, array=replace(OPTIONS, tasks=5)))
+    assert done == replace(planned, array_job="101", finalize_job="201")
+    assert (done.run, done.shards, done.tasks, done.idle_tasks) == (tmp_path / "RUN", 3, 3, 2)
+    scripts = tmp_path / "RUN" / "slurm"
+    assert (scripts / "array.sbatch").read_text() == done.array_script
+    assert (scripts / "finalize.sbatch").read_text() == done.finalize_script
+    assert build_config(scripts / "config.yaml", {}) == mining
+    assert json.loads((scripts / "jobs.json").read_text()) == ["101", "201"]
+    assert (tmp_path / "said").read_text().splitlines() == [
+        f"--parsable {scripts}/array.sbatch",
+        f"--parsable --dependency=afterany:101 {scripts}/finalize.sbatch",
+    ]
+
+
+def test_an_array_without_its_finalize_job_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path / "bin", "sbatch", '[[ "$*" == *afterany* ]] && { echo no such partition >&2; exit 1; }; echo 7')
+    fake(tmp_path / "bin", "promptsg", "true")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    result = invoke(write_config(tmp_path), "--array-tasks", "2")
+    assert isinstance(result.exception, UserError)
+    assert "array job 7 is submitted, but finalize is not: sbatch refused" in str(result.exception)
+    assert "no such partition; scancel 7" in str(result.exception)
+    assert json.loads((tmp_path / "RUN" / "slurm" / "jobs.json").read_text()) == ["7"]
 
 
 def test_a_job_s_own_variables_are_left_behind() -> None:
@@ -209,7 +239,7 @@ def test_a_drained_element_requeues_itself(
     )
     fake(programs, "squeue", f'[[ "$*" == *%T* ]] && echo {state}')
     fake(programs, "scontrol", f'echo "$*" > {tmp_path}/requeued')
-    script = array_script(REQUEST, 2, Place(layout=RunLayout(run), folder=tmp_path, programs=programs))
+    script = array_script(OPTIONS, 2, JobPlace(layout=RunLayout(run), folder=tmp_path, programs=programs))
     (tmp_path / "array.sbatch").write_text(script)
     (run / "drain" / "7_1").touch()  # an earlier attempt's request does not count
     environment = {"PATH": "/usr/bin:/bin", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"}
@@ -235,5 +265,5 @@ def test_a_failure_without_a_request_keeps_its_status(tmp_path: Path) -> None:
     (tmp_path / "RUN" / "drain").mkdir(parents=True)
     fake(tmp_path / "bin", "promptsg", "exit 3")
     fake(tmp_path / "bin", "squeue", "true")
-    place = Place(layout=RunLayout(tmp_path / "RUN"), folder=tmp_path, programs=tmp_path / "bin")
-    assert run_script(array_script(REQUEST, 2, place), tmp_path).returncode == 3
+    place = JobPlace(layout=RunLayout(tmp_path / "RUN"), folder=tmp_path, programs=tmp_path / "bin")
+    assert run_script(array_script(OPTIONS, 2, place), tmp_path).returncode == 3
