@@ -1,18 +1,17 @@
-"""The `promptsg` command: each subcommand's module is imported only when that subcommand runs."""
+"""The `promptsg` command. The module of a subcommand is imported only when that subcommand runs."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
 
 from jobs.errors import EXIT_ERROR, UserError
 from jobs.memory import keep_freed_memory
 
-# name -> one line for `promptsg --help`. The click command `command` is in jobs.commands.<name>.
+# The name of each command, and its line in `promptsg --help`. jobs.commands.<name> has the click command, `command`.
 COMMANDS: dict[str, str] = {
     "demo": "See all of it in a minute: drawn pedestrians and a tiny trained model.",
     "shard": "Pack a dataset folder into tar shards.",
@@ -27,7 +26,7 @@ COMMANDS: dict[str, str] = {
     "stats": "Where the model looks, by group: mean maps, stripes, entropy, with intervals.",
     "test": "Mine, evaluate and draw the first images, in one call.",
     "faithfulness": "Deletion and insertion curves, and the randomisation check.",
-    "evaluate": "Retrieval from the stored features: mAP, CMC, and why queries fail.",
+    "evaluate": "Retrieval from the stored features: mAP, CMC, and what AP correlates with.",
     "train": "Train a PromptSG, from CLIP or from scratch.",
     "submit": "Submit a run as a SLURM job array.",
     "bench": "How fast this machine mines these shards, and what a dataset will take.",
@@ -36,7 +35,7 @@ COMMANDS: dict[str, str] = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on use, so that `--help` does not wait for torch."""
+    """A group that imports a command when it is used, so that `--help` does not wait for torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,31 +50,32 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the subcommand; what a user can cause ends as one line and an exit status, not as a traceback."""
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs the subcommand. An error that a user can cause becomes one line and an exit status, not a traceback."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The reader of our output went away (`promptsg status RUN | head`): nothing is wrong.
+            # The reader of our output has gone (`promptsg status RUN | head`): nothing is wrong.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_ERROR)
         except Exception as error:
-            if os.environ.get("PROMPTSG_DEBUG") or not _is_users(error):
+            if os.environ.get("PROMPTSG_DEBUG") or not _needs_no_traceback(error):
                 raise
-            click.echo(f"promptsg: {_one_line(error)}", err=True)
+            click.echo(f"promptsg: {_message(error)}", err=True)
             sys.exit(EXIT_ERROR)
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether a message suffices: our own error types, and the operating system's on a named file."""
+def _needs_no_traceback(error: Exception) -> bool:
+    """Whether the message is enough: for our own error types, and for the operating system's errors on a named file."""
     from cam.errors import CamError
     from promptsg_core.errors import ModelError
 
     return isinstance(error, (UserError, ModelError, CamError)) or (isinstance(error, OSError) and bool(error.filename))
 
 
-def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename and not isinstance(error, UserError):
+def _message(error: Exception) -> str:
+    """The error's message on one line; spaces stay as they are, since the message may quote a path."""
+    if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split("\n"))
 

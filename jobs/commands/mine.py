@@ -1,5 +1,118 @@
-"""`promptsg mine`."""
+"""`promptsg mine`: runs the model over shards, and says what was done."""
 
-from jobs.mining.mine import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from jobs.launch.environment import Environment
+from jobs.launch.placement import place_in_array
+from jobs.logs import setup_logging
+from jobs.mining.config import MineOptions, build_config
+from jobs.mining.mine import mine
+from jobs.mining.summary import MiningSummary
+from jobs.progress import duration
+
+
+@click.command(
+    name="mine",
+    epilog="KEY VALUE pairs at the end are the training code's own settings, such as TEST.NECK_FEAT after.",
+)
+@click.option("--shards", multiple=True, help="Tar shards: paths, globs, {000..012} ranges, URLs, pipe: commands.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
+@click.option("--output", type=click.Path(path_type=Path), help="The run's folder; an unfinished run is continued.")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
+@click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: mim_attention, "
+              "gradcam/mim, gradcam++/mim]")  # fmt: skip
+@click.option("--target", help="What is differentiated: predicted (default), label, feature or similarity.")
+@click.option("--label-map", type=click.Path(path_type=Path), help="A JSON file of pid to class, for --target label.  "
+              "[default: the rank among the training pids]")  # fmt: skip
+@click.option("--reference", type=click.Path(path_type=Path), help="An earlier run: with --target similarity each "
+              "image is compared with the other images of its person there.")  # fmt: skip
+@click.option("--reference-split", help="Compare with images of this split only, such as gallery.")
+@click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text: one "
+              "more map, mim_attention:NAME. An X in the text is the person. Repeatable.")  # fmt: skip
+@click.option("--attention-heads", help="all: store every head of the MIM's attention beside the mean.")
+@click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
+@click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
+@click.option("--batch-size", type=int, help="The number of images in one pass.  [default: 64]")
+@click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
+@click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML, for what the "
+              "checkpoint cannot tell.")  # fmt: skip
+@click.option("--prompt-mode", help="composed (default) or simplified.")
+@click.option("--neck-feat", help="before (default) or after.")
+@click.option("--overwrite", is_flag=True, help="Delete the run that is there, say what is deleted, and start again.")
+@click.option("--retry-failed", is_flag=True, help="Mine the shards again that are done but have failed images.")
+@click.option("--array-index", type=click.IntRange(0), help="Which block of the shard list is this task's, 0-based.  "
+              "[default: by SLURM]")  # fmt: skip
+@click.option("--array-count", type=click.IntRange(1), help="The number of blocks that the list is split into.  "
+              "[default: by SLURM]")  # fmt: skip
+@click.option("--drain-file", type=click.Path(path_type=Path), help="Stop with status 75 once this file exists.")
+@click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
+def command(
+    file: Path | None,
+    settings: tuple[str, ...],
+    overrides: tuple[str, ...],
+    overwrite: bool,
+    retry_failed: bool,
+    array_index: int | None,
+    array_count: int | None,
+    drain_file: Path | None,
+    **values: object,
+) -> None:
+    """Run PromptSG once over every image of the shards; write raw maps (HDF5) and metadata (Parquet).
+
+    \b
+    Example:
+      promptsg mine --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --output RUN
+      torchrun --standalone --nproc-per-node=4 -m jobs mine --config RUN.yaml      # one worker per GPU
+
+    The same command again continues where it stopped. Exit status: 0 all done, 1 error, 2 usage, 3 some shards failed,
+    75 stopped on request (run it again).
+    """
+    setup_logging()
+    if overwrite and retry_failed:
+        raise click.UsageError("--overwrite deletes the run whose shards --retry-failed would mine again: give one")
+    options = MineOptions(
+        overrides=overrides,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        drain_file=drain_file,
+        environment=_environment(array_index, array_count),
+    )
+    summary = mine(build_config(file, values, settings, overrides), options, before_leaving=show)
+    sys.exit(summary.exit_status)
+
+
+def _environment(array_index: int | None, array_count: int | None) -> Environment:
+    """The place of this process by its environment variables. The options win over SLURM's place in the array."""
+    placed = array_index is not None and array_count is not None
+    return place_in_array(Environment.from_variables(os.environ, placed=placed), array_index, array_count)
+
+
+def show(summary: MiningSummary) -> None:
+    """Prints what was done, and on standard error what failed."""
+    click.echo(describe(summary))
+    if summary.drained is None:
+        for report in summary.failed_shards:
+            click.echo(f"failed: {report.error}", err=True)
+
+
+def describe(summary: MiningSummary) -> str:
+    """The summary for people."""
+    done = f"{summary.done} of {summary.total} shards are done in {summary.run}"
+    if summary.nothing_to_do:
+        return f"{done}; nothing to do"
+    lines = [f"overwriting: deleted {what}" for what in summary.deleted]
+    lines.append(
+        f"{summary.images} images in {summary.shards} shards, {duration(summary.seconds)}; "
+        f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
+        f"{summary.zero_maps} maps are all zero; {done}"
+    )
+    if summary.drained is not None:
+        lines.append(f"stopped on {summary.drained}; the same command goes on from here")
+    return "\n".join(lines)

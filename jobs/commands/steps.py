@@ -1,8 +1,9 @@
-"""Commands made of commands: each step is one that a user could type, and is shown as it runs (no torch)."""
+"""Commands that run other commands: each step is one that a user could type, and is shown as it runs (no torch)."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import click
 
@@ -10,7 +11,7 @@ from jobs.errors import EXIT_OK
 
 
 def run_step(*words: object) -> int:
-    """Runs `promptsg WORDS...` in this process, saying so first; returns its exit status."""
+    """Shows and runs `promptsg WORDS...` in this process. Returns its exit status."""
     from jobs.cli import main
 
     arguments = [str(word) for word in words]
@@ -23,8 +24,13 @@ def run_step(*words: object) -> int:
 
 
 def run_steps(*steps: tuple[object, ...]) -> int:
-    """Runs one step after the other and returns the first exit status that is not 0, or 0."""
+    """Runs the steps up to the first whose exit status is not 0. Returns that status, or 0."""
     for step in steps:
         if status := run_step(*step):
             return status
     return EXIT_OK
+
+
+def repeated(option: str, values: Sequence[object]) -> list[object]:
+    """The words of an option that is given once for each value."""
+    return [word for value in values for word in (option, value)]

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.steps import run_steps
+from jobs.commands.steps import repeated, run_steps
 
 
-@click.command(name="test", short_help="Mine, evaluate and draw the first images, in one call.")
+@click.command(name="test")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint.")
 @click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--visualize", type=click.IntRange(0), default=0, show_default=True, help="Draw the first N images.")
-@click.option("--map", "maps", multiple=True, default=("mim_attention",), show_default=True, help="Repeatable.")
+@click.option("--map", "maps", multiple=True, default=("mim_attention",), show_default=True, help="A map to mine and "
+              "to draw; repeatable.")  # fmt: skip
 @click.option("--rerank", is_flag=True, help="Evaluate with k-reciprocal re-ranking.")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
@@ -38,16 +39,13 @@ def command(
 
     It runs `mine`, `evaluate` and `render`, which have more options.
     """
-    given = [word for pattern in shards for word in ("--shards", pattern)]
-    given += [word for name in maps for word in ("--maps", name)]
-    given += ["--checkpoint", str(checkpoint)] if checkpoint is not None else []
-    given += ["--model-settings", str(model_settings)] if model_settings is not None else []
-    steps: list[tuple[object, ...]] = [
-        ("mine", *given, "--output", output, *overrides),
-        ("evaluate", output, *(["--rerank"] if rerank else [])),
-    ]
+    mine = ["mine", *repeated("--shards", shards), *repeated("--maps", maps)]
+    mine += ["--checkpoint", checkpoint] if checkpoint is not None else []
+    mine += ["--model-settings", model_settings] if model_settings is not None else []
+    evaluate = ["evaluate", output, *(["--rerank"] if rerank else [])]
+    steps = [(*mine, "--output", output, *overrides), tuple(evaluate)]
     if visualize:
-        chosen = [word for name in maps for word in ("--map", name)]
-        where = output / "attention_visualizations"
-        steps.append(("render", output, "--style", "panel", "--limit", visualize, *chosen, "--output", where))
+        pictures = output / "attention_visualizations"
+        look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps))
+        steps.append(("render", output, *look, "--output", pictures))
     sys.exit(run_steps(*steps))

@@ -1,14 +1,16 @@
-"""The configuration of `promptsg mine`: YAML, then options, then `--set key=value`, checked once and strictly."""
+"""The configuration of mining: a YAML file, then options, then `--set key=value`, checked once and strictly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from cam.names import ATTENTION, parse_names
+from jobs.launch.environment import Environment
 from jobs.typed_config import TypedConfig, gather, validate
 from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
 from promptsg_core.settings import WEIGHT, read_settings
@@ -17,10 +19,21 @@ from promptsg_core.tokenise import parse_prompts
 DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
 # Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
+# The valid names of settings that promptsg_core defines.
+_VALID_NAMES: Mapping[str, Sequence[str]] = {
+    "prompt_mode": PROMPT_MODES,
+    "neck_feat": NECK_FEATS,
+    "reweight": REWEIGHT_MODES,
+    "interpolation": INTERPOLATIONS,
+}
 
 
 class MineConfig(TypedConfig):
-    """What to mine, with what, into where. Unknown keys are errors."""
+    """What to mine, with which model, into which folder. An unknown key is an error.
+
+    `prompts` are texts by name; each adds the map `mim_attention:NAME`. `workers` None means: by the machine. A shard
+    fails if more than `max_failed_fraction` of its images fail. Relative paths become absolute.
+    """
 
     shards: tuple[str, ...] = Field(min_length=1)
     checkpoint: Path
@@ -47,34 +60,30 @@ class MineConfig(TypedConfig):
 
     @field_validator("shards", "maps", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
+    def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("prompts", mode="before")
     @classmethod
-    def _named_prompts(cls, value: Any) -> Any:
+    def _named_prompts(cls, value: object) -> object:
         if isinstance(value, Mapping):
             return value
-        if not isinstance(value, (str, list, tuple)) or not all(isinstance(text, str) for text in value):
+        texts = (value,) if isinstance(value, str) else value
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
             raise ValueError("expected texts, or names and texts")
-        return parse_prompts((value,) if isinstance(value, str) else tuple(value))
+        return parse_prompts(tuple(texts))
 
     @field_validator("maps")
     @classmethod
-    def _known_maps(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        """Each prompt is a map, asked for by being given."""
+    def _known_maps(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Adds the map of each prompt, which is requested by giving the prompt."""
         prompted = [f"{ATTENTION}:{name}" for name in info.data.get("prompts", {})]
         return tuple(str(name) for name in parse_names([*value, *prompted]))
 
-    @field_validator("prompt_mode", "neck_feat", "reweight", "interpolation")
+    @field_validator(*_VALID_NAMES)
     @classmethod
-    def _known_name(cls, value: str | None, info: Any) -> str | None:
-        valid = {
-            "prompt_mode": PROMPT_MODES,
-            "neck_feat": NECK_FEATS,
-            "reweight": REWEIGHT_MODES,
-            "interpolation": INTERPOLATIONS,
-        }[info.field_name]
+    def _known_name(cls, value: str | None, info: ValidationInfo) -> str | None:
+        valid = _VALID_NAMES[str(info.field_name)]
         if value is not None and value not in valid:
             raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         return value
@@ -85,24 +94,40 @@ class MineConfig(TypedConfig):
         return None if value is None else value.expanduser().absolute()
 
 
+@dataclass(frozen=True, kw_only=True)
+class MineOptions:
+    """Execution options; only `overrides` changes results.
+
+    `overrides` are KEY VALUE words of the training code's settings. With `overwrite` the run in the output folder is
+    deleted first. With `retry_failed` the shards that are done but have failed images are mined again. The job stops
+    once `drain_file` exists. `environment` says which part of the work is this process's, and when the job must end.
+    """
+
+    overrides: tuple[str, ...] = ()
+    overwrite: bool = False
+    retry_failed: bool = False
+    drain_file: Path | None = None
+    environment: Environment = field(default_factory=Environment)
+
+
 def build_config(
     file: Path | None, options: Mapping[str, object], settings: Sequence[str] = (), overrides: Sequence[str] = ()
 ) -> MineConfig:
     """MineConfig from a YAML file, options that were given (None is not given) and `key=value` words, in that order.
 
-    Where none of them names a checkpoint, TEST.WEIGHT does, of `overrides` (KEY VALUE words) or of `model_settings`.
+    If none of them names a checkpoint, TEST.WEIGHT does, from `overrides` (KEY VALUE words) or `model_settings`.
 
     Raises UserError naming the key, the value and what is valid.
     """
     values = gather(file, options, settings)
     if overrides or values.get("model_settings"):
-        stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are no pairs
+        stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are not pairs
         if stated.weight is not None:
             values.setdefault("checkpoint", stated.weight)
     return validate(MineConfig, values)
 
 
 def without_weight(overrides: Sequence[str]) -> list[str]:
-    """KEY VALUE words but for TEST.WEIGHT, which says where the checkpoint lies and not what it is."""
+    """KEY VALUE words without TEST.WEIGHT, which says where the checkpoint is and not what it is."""
     pairs = zip(overrides[::2], overrides[1::2], strict=True)
     return [word for key, value in pairs if key != WEIGHT for word in (key, value)]

@@ -1,20 +1,35 @@
-"""Training classes of identities: the rank among the sorted training pids, or what a JSON file says (no torch)."""
+"""The training class of each pid: its rank among the training pids, or what a JSON file says (no torch)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.identity import PERSON, role_of, training_classes
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import Shard
 
 
-def class_of_pids(pids: Iterable[int]) -> dict[int, int]:
-    """pid -> class: its rank among the sorted distinct pids of the training split, from 0 on; junk has none."""
-    return {pid: rank for rank, pid in enumerate(sorted({pid for pid in pids if pid >= 0}))}
+def labels_for(shards: Sequence[Shard], label_map: Path | None, num_classes: int) -> Mapping[int, int]:
+    """pid -> class for a head of `num_classes`. Raises UserError, naming both numbers, where they do not agree."""
+    if label_map is not None:
+        labels = read_label_map(label_map)
+        if labels and max(labels.values()) >= num_classes:
+            raise UserError(
+                f"the label map {label_map} names {len(labels)} pids and class {max(labels.values())}, "
+                f"but the checkpoint has {num_classes} classes"
+            )
+        return labels
+    labels = training_classes(training_pids(shards))
+    if len(labels) != num_classes:
+        raise UserError(
+            f"the training shards have {len(labels)} pids, but the checkpoint has {num_classes} classes: list all "
+            "training shards, or give --label-map FILE, a JSON object of pids to classes"
+        )
+    return labels
 
 
 def read_label_map(path: Path) -> dict[int, int]:
@@ -36,32 +51,16 @@ def read_label_map(path: Path) -> dict[int, int]:
 
 
 def training_pids(shards: Sequence[Shard]) -> set[int]:
-    """The pids of all samples of the training split; reads the training shards once, images undecoded."""
+    """The pids of all persons of the training split, without distractors and junk.
+
+    Reads the training shards once and decodes no image.
+    """
     pids: set[int] = set()
     for shard in shards:
         with TarReader(shard) as tar:
             for sample, _ in read_samples(tar, shard.name):
                 if sample.split != "train":
-                    break  # shards of one split never mix
-                if sample.pid is not None:
+                    break  # all samples of a shard are of one split
+                if sample.pid is not None and role_of(sample.pid, sample.key) == PERSON:
                     pids.add(sample.pid)
     return pids
-
-
-def labels_for(shards: Sequence[Shard], label_map: Path | None, num_classes: int) -> Mapping[int, int]:
-    """pid -> class for a head of `num_classes`. Raises UserError, naming both counts, where they disagree."""
-    if label_map is not None:
-        labels = read_label_map(label_map)
-        if labels and max(labels.values()) >= num_classes:
-            raise UserError(
-                f"the label map {label_map} names {len(labels)} pids and class {max(labels.values())}, "
-                f"but the checkpoint has {num_classes} classes"
-            )
-        return labels
-    labels = class_of_pids(training_pids(shards))
-    if len(labels) != num_classes:
-        raise UserError(
-            f"the training shards have {len(labels)} pids, but the checkpoint has {num_classes} classes: list all "
-            "training shards, or give --label-map FILE, a JSON object of pids to classes"
-        )
-    return labels

@@ -1,208 +1,156 @@
-"""`promptsg mine`: asks for a run, or goes on with one, and says at the end what it has and what it lacks."""
+"""Mining: starts a run or continues one, and says what was done and what the run has then."""
 
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import click
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from jobs.atomic import remove_leftovers
-from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
+from jobs.launch.drain import Drain
 from jobs.launch.environment import Environment
-from jobs.launch.placement import idle_because, place_in_array, refuse_overwrite_by_many
-from jobs.launch.ranks import Ranks, draw
-from jobs.launch.split import block_of
-from jobs.logs import setup_logging
-from jobs.mining.config import MineConfig, build_config
+from jobs.launch.placement import idle_because, refuse_overwrite_by_many
+from jobs.launch.ranks import Counter, Ranks
+from jobs.mining.blocks import block_of_element
+from jobs.mining.config import MineConfig, MineOptions
+from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
-from jobs.progress import Progress, duration
+from jobs.mining.summary import MiningSummary
+from jobs.progress import Progress
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
-from jobs.runs.restart import discard_run, has_failed_rows
+from jobs.runs.request import RunRequest
+from jobs.runs.restart import discard_run
 from jobs.shards.urls import Shard, expand_shards
 
 if TYPE_CHECKING:
-    from jobs.mining.model import Loaded
-    from jobs.mining.worker import Summary
+    from jobs.mining.model import LoadedModel
 
 logger = logging.getLogger(__name__)
 
+_RECORDED_PACKAGES = ("promptsg-attention", "torch", "torchvision", "h5py", "pyarrow", "numpy")
 
-@click.command(
-    name="mine",
-    short_help="Run the model over shards; write maps and metadata.",
-    epilog="KEY VALUE pairs at the end are the training code's own settings, such as TEST.NECK_FEAT after.",
-)
-@click.option("--shards", multiple=True, help="Tar shards: paths, globs, {000..012} ranges, URLs, pipe: commands.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
-@click.option("--output", type=click.Path(path_type=Path), help="The run's folder; an unfinished run is continued.")
-@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
-@click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: mim_attention, "
-              "gradcam/mim, gradcam++/mim]")  # fmt: skip
-@click.option("--target", help="What is differentiated: predicted (default), label, feature or similarity.")
-@click.option("--label-map", type=click.Path(path_type=Path), help="JSON of pid to class, for --target label.  "
-              "[default: the rank among the training pids]")  # fmt: skip
-@click.option("--reference", type=click.Path(path_type=Path), help="An earlier run: with --target similarity each "
-              "image is compared with its person's other images there.")  # fmt: skip
-@click.option("--reference-split", help="Compare with this split only, such as gallery.")
-@click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text: a "
-              "further map mim_attention:NAME; an X in it is the person. Repeatable.")  # fmt: skip
-@click.option("--attention-heads", help="all: store every head of the MIM's attention beside the mean.")
-@click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
-@click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
-@click.option("--batch-size", type=int, help="Images in one pass.  [default: 64]")
-@click.option("--workers", type=int, help="Decoding processes.  [default: by the machine]")
-@click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML, for what the "
-              "checkpoint cannot tell.")  # fmt: skip
-@click.option("--prompt-mode", help="composed (default) or simplified.")
-@click.option("--neck-feat", help="before (default) or after.")
-@click.option("--overwrite", is_flag=True, help="Start the run anew: says what it deletes, and deletes it.")
-@click.option("--retry-failed", is_flag=True, help="Redo the shards that are done but have failed images.")
-@click.option("--array-index", type=click.IntRange(0), help="This task's block of the shard list, 0-based.  [default: "
-              "by SLURM]")  # fmt: skip
-@click.option("--array-count", type=click.IntRange(1), help="Blocks that the list is split into.  [default: by SLURM]")
-@click.option("--drain-file", type=click.Path(path_type=Path), help="Stop with status 75 once this file exists.")
-@click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
-def command(
-    file: Path | None,
-    settings: tuple[str, ...],
-    overrides: tuple[str, ...],
-    overwrite: bool,
-    retry_failed: bool,
-    array_index: int | None,
-    array_count: int | None,
-    drain_file: Path | None,
-    **options: Any,
-) -> None:
-    """Run PromptSG once over every image of the shards; write raw maps (HDF5) and metadata (Parquet).
 
-    \b
-    Example:
-      promptsg mine --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --output RUN
-      torchrun --standalone --nproc-per-node=4 -m jobs mine --config RUN.yaml      # one worker per GPU
+def mine(
+    config: MineConfig,
+    options: MineOptions = MineOptions(),  # noqa: B008 - it is frozen
+    *,
+    before_leaving: Callable[[MiningSummary], None] | None = None,
+) -> MiningSummary:
+    """Mines the shards of this process's block that are not done yet. Returns what was done.
 
-    The same command again goes on where it stopped. Exit status: 0 all done, 1 error, 2 usage, 3 some shards failed,
-    75 stopped on request (run it again).
+    `before_leaving` gets the summary before this process leaves the other ranks of its task: a rank that leaves last
+    may end the others, and what it prints must be out by then.
+
+    Raises UserError, ModelError or CamError, before anything is written, where the request cannot be met. Raises
+    UserError where the ranks of a task lose each other.
     """
-    setup_logging()
-    if overwrite and retry_failed:
-        raise click.UsageError("--overwrite deletes what --retry-failed would mend: give one of them")
-    environment = place_in_array(
-        Environment.from_variables(os.environ, placed=None not in (array_index, array_count)), array_index, array_count
-    )
-    request = Request(
-        overrides=overrides,
-        overwrite=overwrite,
-        retry_failed=retry_failed,
-        drain_file=drain_file,
-        environment=environment,
-    )
-    sys.exit(mine(build_config(file, options, settings, overrides), request))
+    with Ranks(options.environment) as ranks:
+        summary = _mine_block(config, options, ranks)
+        if before_leaving is not None:
+            before_leaving(summary)
+        return replace(summary, exit_status=ranks.leave(summary.own_status))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """How to go about a run, as opposed to what it is: none of this changes a result, but for the model's overrides."""
-
-    overrides: tuple[str, ...] = ()
-    overwrite: bool = False
-    retry_failed: bool = False
-    drain_file: Path | None = None
-    environment: Environment = field(default_factory=Environment)
-
-
-def mine(config: MineConfig, request: Request | None = None) -> int:
-    """Mines what is not done yet and returns the exit status of the design: 0, 3 or 75."""
-    request = request or Request()
-    environment = request.environment
-    with Ranks(environment) as ranks:
-        return ranks.leave(_mine(config, request, ranks))
-
-
-def _mine(config: MineConfig, request: Request, ranks: Ranks) -> int:
+def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> MiningSummary:
+    """All of `mine` but what concerns the other ranks; `counter` divides the block among them."""
     started = time.monotonic()
-    environment = request.environment
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
-    asked = request_of(config, shards, request.overrides)
-    if request.overwrite:
-        refuse_overwrite_by_many(environment)
+    request = request_of(config, shards, options.overrides)
+    _refuse_conflict(layout, request, options)
+    block = _block_of_this_process(shards, options.environment)
+    pending = PendingShards(block, layout, retry_failed=options.retry_failed)
+    todo = block if options.overwrite else pending.listed()
+    if not todo:
+        return MiningSummary(run=layout.root, done=len(block), total=len(block), nothing_to_do=True)
+    from jobs.mining.model import load  # takes seconds: torch
+
+    loaded = load(config, options.overrides, shards, options.environment)
+    deleted = _delete_run(layout) if options.overwrite else ()
+    manifest = create_manifest(
+        layout, request, loaded.resolved, checkpoint=str(config.checkpoint), versions=_versions()
+    )
+    _remove_leftovers(layout)
+    logger.info("%d shards to do on %s in %s; %s", len(todo), loaded.device, manifest.resolved.precision,
+                ", ".join(config.maps))  # fmt: skip
+    progress = Progress(_bytes_of(todo, options.environment.world_size))
+    summary = _run_worker(loaded, manifest, config, options, pending.drawn(counter), progress)
+    done = layout.done()
+    return replace(
+        summary,
+        run=layout.root,
+        done=sum(shard.name in done for shard in block),
+        total=len(block),
+        deleted=deleted,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _refuse_conflict(layout: RunLayout, request: RunRequest, options: MineOptions) -> None:
+    """Raises UserError where the folder holds another run, or where several processes would overwrite it."""
+    if options.overwrite:
+        refuse_overwrite_by_many(options.environment)
     elif layout.manifest.exists():
-        refuse_other(layout, read_manifest(layout), asked)
+        refuse_other(layout, read_manifest(layout), request)
     else:
         refuse_orphans(layout)
-    block = [shards[i] for i in block_of(len(shards), environment.array_index, environment.array_count)]
+
+
+def _block_of_this_process(shards: Sequence[Shard], environment: Environment) -> list[Shard]:
+    """The shards of this process's element of the job array."""
+    block = block_of_element(shards, environment.array_index, environment.array_count)
     if idle := idle_because(environment, len(block)):
         logger.info(idle)
-    wanted = _wanted(layout, request)
-    todo = list(block) if request.overwrite else _todo(block, layout, wanted)
-    if not todo:
-        click.echo(f"{len(block)} of {len(block)} shards are done in {config.output}; nothing to do")
-        return EXIT_OK
-    from jobs.mining.model import load
+    return block
 
-    # All ranks draw from one list, which must not depend on when they look: what is done is passed over when drawn.
-    drawn = (shard for shard in draw(block, ranks) if wanted(shard))
-    loaded = load(config, request.overrides, shards, environment)
-    if request.overwrite:
-        discard_run(layout, lambda what: click.echo(f"overwriting: deleting {what}"))
-    manifest = create_manifest(layout, asked, loaded.resolved, checkpoint=str(config.checkpoint), versions=_versions())
+
+def _delete_run(layout: RunLayout) -> tuple[str, ...]:
+    """Deletes the run that is there. Returns what was deleted; each entry is logged before it is deleted."""
+    deleted: list[str] = []
+
+    def tell(what: str) -> None:
+        logger.info("overwriting: deleting %s", what)
+        deleted.append(what)
+
+    discard_run(layout, tell)
+    return tuple(deleted)
+
+
+def _remove_leftovers(layout: RunLayout) -> None:
     for folder in (layout.maps, layout.metadata):
         for path in remove_leftovers(folder):
             logger.info("removed %s, left by an attempt that died", path)
-    summary = _run(loaded, drawn, todo, manifest, config, request)
-    return _conclude(summary, block, layout, time.monotonic() - started)
 
 
-def _todo(block: Sequence[Shard], layout: RunLayout, wanted: Callable[[Shard], bool]) -> list[Shard]:
-    """What of a block is to be mined as things stand; one listing tells most of it."""
-    done = layout.done()
-    return [shard for shard in block if shard.name not in done or wanted(shard)]
+def _bytes_of(shards: Sequence[Shard], ranks: int) -> int | None:
+    """The bytes of the shards that one of `ranks` equal ranks will read; None if a size is not known."""
+    sizes = [shard.size for shard in shards if shard.size is not None]
+    return sum(sizes) // ranks if len(sizes) == len(shards) else None
 
 
-def _wanted(layout: RunLayout, request: Request) -> Callable[[Shard], bool]:
-    """Whether a shard is to be mined, looked at when it is drawn: another worker may have been faster."""
-
-    def wanted(shard: Shard) -> bool:
-        if not layout.shard_metadata(shard.name).exists():
-            return True
-        return request.retry_failed and has_failed_rows(layout, shard.name)
-
-    return wanted
-
-
-def _run(
-    loaded: Loaded,
-    drawn: Iterable[Shard],
-    todo: Sequence[Shard],
+def _run_worker(
+    loaded: LoadedModel,
     manifest: Manifest,
     config: MineConfig,
-    request: Request,
-) -> Summary:
+    options: MineOptions,
+    drawn: Iterable[Shard],
+    progress: Progress,
+) -> MiningSummary:
+    """Mines the drawn shards, watching for requests to stop."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from jobs.launch.drain import Drain
     from jobs.mining.worker import Worker
-    from jobs.shards.reader import default_workers
+    from jobs.shards.decoding import default_workers
 
-    environment = request.environment
-    device = loaded.model.image_encoder.proj.device
+    environment = options.environment
     workers = config.workers
     if workers is None:
-        workers = default_workers(device.type, environment.local_world_size)
-    sizes = [shard.size for shard in todo]
-    total = None if None in sizes else sum(size or 0 for size in sizes) // environment.world_size
-    precision = manifest.resolved.precision
-    logger.info("%d shards to do on %s in %s; %s", len(todo), device, precision, ", ".join(config.maps))
-    with Drain(request.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), Progress(total) as progress:
+        workers = default_workers(loaded.device.type, environment.local_world_size)
+    with Drain(options.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), progress:
         worker = Worker(
             loaded.model,
             config,
@@ -210,35 +158,18 @@ def _run(
             loaded.targets,
             progress=progress,
             drain=drain,
-            replace=request.retry_failed,
+            replace=options.retry_failed,
         )
         return worker.run(drawn, workers)
 
 
-def _conclude(summary: Summary, block: Sequence[Shard], layout: RunLayout, seconds: float) -> int:
-    """Prints the outcome and returns the exit status."""
-    done = layout.done()
-    click.echo(
-        f"{summary.images} images in {summary.shards} shards, {duration(seconds)}; "
-        f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
-        f"{summary.zero_maps} maps are all zero; "
-        f"{sum(shard.name in done for shard in block)} of {len(block)} shards are done in {layout.root}"
-    )
-    if summary.drained:
-        click.echo(f"stopped on {summary.drained}; the same command goes on from here")
-        return EXIT_DRAINED
-    for report in summary.failed_shards:
-        click.echo(f"failed: {report.error}", err=True)
-    return EXIT_SOME_SHARDS_FAILED if summary.failed_shards else EXIT_OK
-
-
 def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
+    """The versions of the packages that results depend on, for run.json."""
+    return {package: _version_of(package) for package in _RECORDED_PACKAGES}
 
-    found = {}
-    for package in ("promptsg-attention", "torch", "torchvision", "h5py", "pyarrow", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that was never installed
-            found[package] = "not installed"
-    return found
+
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "not installed"

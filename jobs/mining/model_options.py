@@ -1,7 +1,8 @@
-"""Which model the commands for single images run: what names it, and the model itself."""
+"""Which model the commands for single images run, and how a model gets the prompts that it is given (no torch)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,16 @@ from jobs.errors import UserError
 
 if TYPE_CHECKING:
     from promptsg_core.model import PromptSG
+    from promptsg_core.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Which model, on what, how precisely, and which further prompts it is asked with."""
+    """A checkpoint, the device and precision to run it in, what its tensors cannot tell, and further prompts.
+
+    `model_settings` is the training code's YAML file and `model_set` has KEY VALUE pairs that win over it. A prompt is
+    `TEXT` or `NAME=TEXT`. Without `checkpoint` the settings' TEST.WEIGHT names it.
+    """
 
     checkpoint: Path | None = None
     device: str = "auto"
@@ -27,22 +33,53 @@ class ModelOptions:
 
     def load(self) -> PromptSG:
         """The model. Raises UserError if no checkpoint is named, and what `load_model` raises."""
-        from promptsg_core.checkpoint import load_model
         from promptsg_core.settings import read_settings
-        from promptsg_core.tokenise import make_prompt, parse_prompts
+        from promptsg_core.tokenise import parse_prompts
 
         settings = read_settings(self.model_settings, [word for pair in self.model_set for word in pair])
         checkpoint = self.checkpoint or settings.weight
         if checkpoint is None:
             raise UserError("no checkpoint: give --checkpoint FILE (or TEST.WEIGHT in --model-settings)")
-        prompts = {name: make_prompt(text) for name, text in parse_prompts(self.prompts).items()}
-        model = load_model(
-            checkpoint,
+        return load_with_prompts(
+            Path(checkpoint),
+            parse_prompts(self.prompts),
             device=self.device,
             precision=self.precision,
             settings=settings,
             prompt_mode=self.prompt_mode,
             neck_feat=self.neck_feat,
         )
-        model.prompts.update(prompts)
-        return model
+
+
+def load_with_prompts(
+    checkpoint: Path,
+    prompts: Mapping[str, str],
+    *,
+    device: str,
+    precision: str,
+    settings: Settings,
+    prompt_mode: str | None = None,
+    neck_feat: str | None = None,
+    reweight: str | None = None,
+) -> PromptSG:
+    """A model that also knows these prompts (texts by name). Raises what `load_model` raises.
+
+    Raises ModelError too for a text that CLIP cannot read, or whose words the checkpoint does not have.
+    """
+    from promptsg_core.checkpoint import load_model
+    from promptsg_core.tokenise import make_prompt
+
+    made = {name: make_prompt(text) for name, text in prompts.items()}
+    model = load_model(
+        checkpoint,
+        device=device,
+        precision=precision,
+        settings=settings,
+        prompt_mode=prompt_mode,
+        neck_feat=neck_feat,
+        reweight=reweight,
+    )
+    for prompt in made.values():
+        model.prompt_composer.check(prompt)
+    model.prompts.update(made)
+    return model

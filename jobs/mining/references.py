@@ -1,7 +1,6 @@
 """Reference features of the `similarity` target: the mean feature of a person's other images in an earlier run.
 
-No torch. Features are normalised to unit length before they are averaged. Training identities are kept apart from the
-others: some datasets start counting pids again for testing.
+No torch. Features are normalised to unit length before they are averaged.
 """
 
 from __future__ import annotations
@@ -16,110 +15,143 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.errors import UserError
+from jobs.identity import identities, identity_columns, identity_of
 from jobs.runs.run import Run, open_run
 from jobs.shards.samples import Sample
 
-Array = NDArray[np.float32]
-_TRAINING = ("train", "val")
+# One reference image: the hash of its key, its person, and where its feature is. Persons and shards are numbered.
+_IMAGE = np.dtype([("hash", np.uint64), ("person", np.int64), ("shard", np.int64), ("h5_row", np.int64)])
+_Images = NDArray[np.void]
+_TRAINING_SPLITS = ("train", "val")
 
 
 class References:
-    """Sums of features per person, and where each image's own feature lies so that it can be taken out again."""
+    """The sum of the features of each person, and where each image's own feature is, so that it can be subtracted.
+
+    `root` is a finished run; with `split` only its images of that split are references. Raises UserError where the run
+    is not finished, or has no image of a known person.
+    """
 
     def __init__(self, root: Path, split: str | None = None) -> None:
-        self.run = _finished(root)
+        self.run = _open_finished(root)
+        # Without stored identities a pid means another person in training than in testing: some datasets start again.
+        self._pids_start_again = "identity" not in self.run.schema.names
         rows = self._rows(split)
-        self._people: dict[tuple[bool, int], int] = {}
-        person = [
-            self._people.setdefault((kind in _TRAINING, pid), len(self._people))
-            for kind, pid in zip(rows["split"].to_pylist(), rows["pid"].to_pylist(), strict=True)
-        ]
-        hashes = np.array([_hash(key) for key in rows["key"].to_pylist()], np.uint64)
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
-        self._person = np.array(person, np.int64)
+        people = self._people(rows).dictionary_encode()
+        self._number_of = {name: number for number, name in enumerate(people.dictionary.to_pylist())}
         self._shards = sorted(set(rows["shard"].to_pylist()))
-        numbers = {shard: number for number, shard in enumerate(self._shards)}
-        self._shard = np.array([numbers[shard] for shard in rows["shard"].to_pylist()], np.int64)
-        self._row = np.array(rows["h5_row"].to_pylist(), np.int64)
-        self._counts = np.bincount(self._person, minlength=len(self._people))
-        self._sums = self._summed()
+        images = self._images_of(rows, people.indices.to_numpy())
+        self._counts = np.bincount(images["person"], minlength=len(self._number_of))
+        self._sums = self._sum(images)
+        self._images = images[np.argsort(images["hash"], kind="stable")]
 
     @property
     def dimension(self) -> int:
-        """Length of the features; 0 without any."""
+        """The length of the features; 0 if there are none."""
         return int(self._sums.shape[1])
 
-    def of(self, samples: Sequence[Sample], dimension: int) -> tuple[Array, NDArray[np.bool_]]:
+    def of(self, samples: Sequence[Sample], dimension: int) -> tuple[Float32Array, BoolArray]:
         """(B, dimension) references, zero where there is none, and (B,) whether there is one."""
         totals, counts = np.zeros((len(samples), dimension)), np.zeros(len(samples), np.int64)
-        whose: list[int] = []
-        own: list[int] = []
+        own = []
         for number, sample in enumerate(samples):
-            person = self._people.get((sample.split in _TRAINING, -1 if sample.pid is None else sample.pid))
-            if person is None:
-                continue
-            mine = self._own(sample.key, person).tolist()
-            totals[number], counts[number] = self._sums[person], self._counts[person] - len(mine)
-            whose += [number] * len(mine)
-            own += mine
-        np.subtract.at(totals, np.array(whose, np.int64), self._features(np.array(own, np.int64), dimension))
+            person = self._person_of(sample)
+            if person is not None:
+                same = self._same_image(sample.key, person)
+                totals[number], counts[number] = self._sums[person], self._counts[person] - len(same)
+                own.append((number, same))
+        if own:
+            numbers = np.repeat([number for number, _ in own], [len(same) for _, same in own])
+            np.subtract.at(totals, numbers, self._features(np.concatenate([same for _, same in own]), dimension))
         known = counts > 0
-        return np.where(known[:, None], totals / np.maximum(counts, 1)[:, None], 0).astype(np.float32), known
+        means = totals / np.maximum(counts, 1)[:, None]
+        return np.where(known[:, None], means, 0).astype(np.float32), known
 
     def _rows(self, split: str | None) -> pa.Table:
-        dataset = self.run.metadata()
-        wanted = ~pc.is_null(ds.field("h5_row")) & (ds.field("pid") > 0)
+        """The rows that have a feature and show a known person."""
+        wanted = ~pc.is_null(ds.field("h5_row"))
         if split is not None:
             wanted &= ds.field("split") == split
-        rows = dataset.to_table(columns=["shard", "key", "h5_row", "pid", "split"], filter=wanted)
+        columns = {"shard", "key", "h5_row", "split", *identity_columns(self.run.schema.names)}
+        rows = self.run.metadata().to_table(columns=sorted(columns), filter=wanted)
+        rows = rows.filter(pc.is_valid(identities(rows)))
         if not len(rows):
             where = f" in split {split!r}" if split is not None else ""
             raise UserError(f"the reference run {self.run.layout.root} has no image of a known person{where}")
         return rows
 
-    def _summed(self) -> NDArray[np.float64]:
-        sums: NDArray[np.float64] | None = None
+    def _people(self, rows: pa.Table) -> pa.Array:
+        """(N,) text: who is on each row's image. Agrees with `_person_of`."""
+        people = identities(rows)
+        if self._pids_start_again:
+            training = pc.is_in(rows["split"], pa.array(_TRAINING_SPLITS))
+            people = pc.binary_join_element_wise(pc.if_else(training, "training", "testing"), people, "/")
+        return people.combine_chunks()
+
+    def _person_of(self, sample: Sample) -> int | None:
+        """The number of the person on a sample's image; None if it has no image here."""
+        who = identity_of(sample.pid, sample.key)
+        if who is not None and self._pids_start_again:
+            who = f"{'training' if sample.split in _TRAINING_SPLITS else 'testing'}/{who}"
+        return None if who is None else self._number_of.get(who)
+
+    def _images_of(self, rows: pa.Table, people: Int64Array) -> _Images:
+        images = np.empty(len(rows), _IMAGE)
+        shard_numbers = {shard: number for number, shard in enumerate(self._shards)}
+        images["hash"] = [_hash(key) for key in rows["key"].to_pylist()]
+        images["person"] = people
+        images["shard"] = [shard_numbers[shard] for shard in rows["shard"].to_pylist()]
+        images["h5_row"] = rows["h5_row"].to_numpy()
+        return images
+
+    def _sum(self, images: _Images) -> Float64Array:
+        """(P, D): the sum of the unit features of each person. Reads each shard once."""
+        sums: Float64Array | None = None
         for number, shard in enumerate(self._shards):
-            mine = np.flatnonzero(self._shard == number)
-            features = _unit(self.run.read_features(shard)[self._row[mine]])
+            here = images[images["shard"] == number]
+            features = _unit(self.run.read_features(shard)[here["h5_row"]])
             if sums is None:
-                sums = np.zeros((len(self._people), features.shape[1]))
-            np.add.at(sums, self._person[mine], features)
+                sums = np.zeros((len(self._number_of), features.shape[1]))
+            np.add.at(sums, here["person"], features)
         return np.zeros((0, 0)) if sums is None else sums
 
-    def _own(self, key: str, person: int) -> NDArray[np.int64]:
-        """Positions of this very image among the references of its person."""
-        first, last = (np.searchsorted(self._hashes, _hash(key), side=side) for side in ("left", "right"))
-        same = self._order[first:last]
-        return same[self._person[same] == person]
+    def _same_image(self, key: str, person: int) -> _Images:
+        """The references that are this image itself."""
+        hashes, own = self._images["hash"], np.uint64(_hash(key))
+        first, last = np.searchsorted(hashes, own, side="left"), np.searchsorted(hashes, own, side="right")
+        found = self._images[first:last]
+        same: _Images = found[found["person"] == person]
+        return same
 
-    def _features(self, positions: NDArray[np.int64], dimension: int) -> NDArray[np.float64]:
-        """(n, dimension) unit features at these positions; each shard that they lie in is opened once."""
-        found = np.zeros((len(positions), dimension))
-        for number in np.unique(self._shard[positions]):
-            here = np.flatnonzero(self._shard[positions] == number)
-            rows = self._row[positions[here]].tolist()
-            found[here] = _unit(self.run.read_features(self._shards[int(number)], rows))
+    def _features(self, images: _Images, dimension: int) -> Float64Array:
+        """(n, dimension) unit features of these images. Opens each of their shards once."""
+        found = np.zeros((len(images), dimension))
+        for number in np.unique(images["shard"]):
+            here = np.flatnonzero(images["shard"] == number)
+            found[here] = _unit(self.run.read_features(self._shards[int(number)], images["h5_row"][here].tolist()))
         return found
 
 
-def _finished(root: Path) -> Run:
+def _open_finished(root: Path) -> Run:
     run = open_run(root)
-    missing = [shard.name for shard in run.manifest.shards if shard.name not in run.layout.done()]
-    if missing:
+    done = run.layout.done()
+    if missing := [shard.name for shard in run.manifest.shards if shard.name not in done]:
         raise UserError(
-            f"the reference run {root} is not finished ({len(missing)} shards are missing, such as {missing[0]}): "
-            "its features would change under way"
+            f"the reference run {root} is not finished: {len(missing)} shards are missing, such as {missing[0]}. "
+            "Its features would change while they are used"
         )
     return run
 
 
-def _unit(features: Array) -> NDArray[np.float64]:
+def _unit(features: Float32Array) -> Float64Array:
+    """(n, D) at unit length; a zero vector stays zero."""
     wide = features.astype(np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    unit: Float64Array = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
-def _hash(key: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little"))
+def _hash(key: str) -> int:
+    """64 bits of a key: they take 8 bytes, where a text would take many more for each of very many images."""
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")

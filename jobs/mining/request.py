@@ -1,4 +1,4 @@
-"""What identifies a request to mine, before any model is loaded: settings, the checkpoint's hash, the shards."""
+"""What identifies a request to mine before any model is loaded: settings, the checkpoint's hash, the shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig, without_weight
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import RecordedShard, RequestedSettings, RunRequest, read_manifest
+from jobs.runs.manifest import read_manifest
+from jobs.runs.request import RecordedShard, RequestedSettings, RunRequest
 from jobs.shards.urls import Shard
 
 # Settings that change no stored number: a run may be resumed with others.
@@ -17,16 +18,18 @@ _FREE = frozenset({"shards", "checkpoint", "output", "device", "batch_size", "wo
 
 
 def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[str] | None = None) -> RunRequest:
-    """The request that a configuration, its shards and KEY VALUE words make.
+    """The request of a configuration, its shards and its `overrides`, which are KEY VALUE words.
 
-    Without `overrides` the request has none recorded. Raises UserError naming a file that cannot be read.
+    With `overrides` None the request says nothing about them. Raises UserError naming a file that cannot be read.
     """
     if not config.checkpoint.is_file():
         raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
     settings = {key: value for key, value in config.model_dump(mode="json").items() if key not in _FREE}
-    for name, path in (("model_settings", config.model_settings), ("label_map", config.label_map)):
-        if path is not None:  # what a file says decides, not where it lies
-            settings[name] = _hash_of(path)
+    # What is in a file decides, not where the file is.
+    if config.model_settings is not None:
+        settings["model_settings"] = _hash_of(config.model_settings)
+    if config.label_map is not None:
+        settings["label_map"] = _hash_of(config.label_map)
     if config.reference is not None:
         settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
     settings["checkpoint_sha256"] = sha256_of(config.checkpoint)

@@ -1,4 +1,4 @@
-"""What is differentiated, batch by batch: targets that need data beside the image."""
+"""What is differentiated, batch by batch: a fixed target, each image's own class, or the cosine to a reference."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cam.targets import Target, class_target, resolve_target, similarity_target
+from jobs.arrays import BoolArray
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
@@ -24,14 +24,14 @@ from promptsg_core.model import PromptSG
 
 @dataclass(frozen=True)
 class BatchTarget:
-    """The target of one batch; `known` (B,) says which rows have one, or is None if all have.
+    """The target of one batch of B images; `known` (B,) says which of them have one, or is None if all have.
 
-    A row without one is differentiated by zero, and its maps of that target are not results; `status` and `error`
-    are what its row says.
+    For the others a placeholder is differentiated, and their maps of this target are discarded. `status` and `error`
+    are for the rows of these images.
     """
 
     target: Target
-    known: NDArray[np.bool_] | None = None
+    known: BoolArray | None = None
     status: str = ""
     error: str = ""
 
@@ -39,23 +39,63 @@ class BatchTarget:
 class TargetSource(Protocol):
     """Gives each batch its target."""
 
-    def __call__(self, samples: Sequence[Sample]) -> BatchTarget: ...
+    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+        """The target of a batch; `samples` are those of its images, in their order."""
+
+
+@dataclass(frozen=True)
+class FixedTarget:
+    """The same target for all images."""
+
+    target: Target
+
+    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+        """The target of a batch."""
+        return BatchTarget(self.target)
+
+
+@dataclass(frozen=True)
+class LabelTarget:
+    """The logit of each image's own training class; `labels` are the classes by pid."""
+
+    labels: Mapping[int, int]
+
+    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+        """The target of a batch. An image whose pid is not a training class has none."""
+        found = [None if sample.pid is None else self.labels.get(sample.pid) for sample in samples]
+        known = np.array([label is not None for label in found], np.bool_)
+        classes = torch.tensor([0 if label is None else label for label in found])
+        return BatchTarget(class_target(classes), known, NO_LABEL, "its pid is not a class of the checkpoint")
+
+
+@dataclass(frozen=True)
+class SimilarityTarget:
+    """The cosine of each image's feature to the mean feature of its person's other images in an earlier run.
+
+    `dimension` is the length of the model's features.
+    """
+
+    references: References
+    dimension: int
+
+    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+        """The target of a batch. An image whose person has no other image in the earlier run has none."""
+        features, known = self.references.of(samples, self.dimension)
+        target = similarity_target(torch.from_numpy(features))
+        return BatchTarget(target, known, NO_REFERENCE, "no other image of its pid is in the reference run")
 
 
 def target_source(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> TargetSource:
-    """The source for a run's target; reads what it needs at once. Raises UserError where that is not there."""
+    """The target of a run, with the labels or references that it needs. Raises UserError where these are not there."""
     if config.target == "label":
-        labels = labels_for(shards, config.label_map, model.config.num_classes)
-        return lambda samples: _labelled(samples, labels)
+        return LabelTarget(labels_for(shards, config.label_map, model.config.num_classes))
     if config.target == "similarity":
         if config.reference is None:
             raise UserError("the target similarity needs --reference RUN: an earlier run with the features to compare")
         references = References(config.reference, config.reference_split)
-        wanted = model.config.feature_dim
         _refuse_other_features(config, references.run.manifest, model)
-        return lambda samples: _compared(samples, references, wanted)
-    fixed = BatchTarget(resolve_target(config.target))
-    return lambda samples: fixed
+        return SimilarityTarget(references, model.config.feature_dim)
+    return FixedTarget(resolve_target(config.target))
 
 
 def _refuse_other_features(config: MineConfig, manifest: Manifest, model: PromptSG) -> None:
@@ -69,16 +109,3 @@ def _refuse_other_features(config: MineConfig, manifest: Manifest, model: Prompt
         differing.insert(0, f"checkpoint {before[:12]}... there, {now[:12]}... here")
     if differing:
         raise UserError(f"the reference run {config.reference} has features of another model: {'; '.join(differing)}")
-
-
-def _labelled(samples: Sequence[Sample], labels: Mapping[int, int]) -> BatchTarget:
-    found = [labels.get(s.pid) if s.pid is not None else None for s in samples]
-    known = np.array([label is not None for label in found])
-    classes = torch.tensor([0 if label is None else label for label in found])
-    return BatchTarget(class_target(classes), known, NO_LABEL, "its pid is not a class of the checkpoint")
-
-
-def _compared(samples: Sequence[Sample], references: References, dimension: int) -> BatchTarget:
-    features, known = references.of(samples, dimension)
-    target = similarity_target(torch.from_numpy(features))
-    return BatchTarget(target, known, NO_REFERENCE, "no other image of its pid is in the reference run")

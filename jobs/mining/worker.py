@@ -1,62 +1,58 @@
-"""The loop of a worker: batches from the reader, one pass through the model, results to the writer."""
+"""The loop of a worker: batches from the reader, through the model, results to the writer."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-import numpy as np
-import torch
-
-from cam.extract import Extraction, extract_maps
-from cam.names import MapName
 from jobs.launch.drain import Drain
+from jobs.mining.batch import mine_batch
 from jobs.mining.config import MineConfig
-from jobs.mining.targets import BatchTarget, TargetSource
-from jobs.progress import Progress
+from jobs.mining.summary import MiningSummary
+from jobs.mining.targets import TargetSource
+from jobs.progress import ShardProgress
 from jobs.runs.events import EventLog, ShardReport
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.maps_file import HEADS
-from jobs.runs.shard_output import Results
 from jobs.runs.writer import Writer
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
-from jobs.shards.samples import OK, Sample
+from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
 from promptsg_core.model import PromptSG
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
-class Summary:
-    """What a worker did, over all shards that it drew."""
+@dataclass
+class _CurrentShard:
+    """The shard that is being mined: the byte of its tar that is reached, and the seconds spent in the model."""
 
-    images: int = 0
-    failed_images: int = 0
-    partial_images: int = 0
-    shards: int = 0
-    failed_shards: list[ShardReport] = field(default_factory=list)
-    zero_maps: int = 0
-    drained: str | None = None
+    shard: Shard
+    began: float = field(default_factory=time.monotonic)
+    position: int = 0
     seconds_model: float = 0.0
 
-    def count(self, report: ShardReport) -> None:
-        """Adds one shard."""
-        if report.error is not None:
-            self.failed_shards.append(report)
-            return
-        self.shards += 1
-        self.images += report.images
-        self.failed_images += report.failed_images
-        self.partial_images += sum(report.partial.values())
-        self.zero_maps += sum(report.zero_maps.values())
+    def advance(self, samples: Sequence[Sample]) -> None:
+        """Moves the position to the last image of a batch. In a compressed tar it stays 0."""
+        self.position = max([self.position, *(sample.image_offset or 0 for sample in samples)])
+
+    def seconds_left(self) -> float | None:
+        """The time that the rest will take at the speed so far; None where it cannot be estimated."""
+        if not self.shard.size or not self.position:
+            return None
+        return (time.monotonic() - self.began) * max(0.0, self.shard.size / self.position - 1)
 
 
 class Worker:
-    """Draws shards and mines them, one pass per batch; a shard that fails does not stop the others."""
+    """Draws shards and mines them, with one pass of the model for each batch. A shard that fails stops no other.
+
+    `progress` counts the batches and the shards. `drain` says before each batch whether to stop; without it the worker
+    stops only at the end. With `replace` a shard that is published already is replaced.
+    """
 
     def __init__(
         self,
@@ -65,116 +61,89 @@ class Worker:
         manifest: Manifest,
         targets: TargetSource,
         *,
-        progress: Progress,
-        drain: Drain,
+        progress: ShardProgress | None = None,
+        drain: Drain | None = None,
         replace: bool = False,
     ) -> None:
         self.model, self.config, self.manifest, self.targets = model, config, manifest, targets
         self.progress, self.drain, self.replace = progress, drain, replace
-        self.summary = Summary()
-        self._shard: Shard | None = None  # in hand
-        self._began, self._position = 0.0, 0
+        self.layout = RunLayout(config.output)
+        self.summary = MiningSummary(run=config.output)
+        self._current: _CurrentShard | None = None
 
-    def run(self, shards: Iterable[Shard], workers: int) -> Summary:
-        """Mines the shards in the order in which they are drawn, decoding in `workers` processes.
+    def run(self, shards: Iterable[Shard], workers: int) -> MiningSummary:
+        """Mines the shards in the order in which they are drawn, and decodes images in `workers` processes.
 
-        With `replace`, a shard that is published already is published anew.
+        Raises UserError where a decoding process dies, and what drawing the next shard raises.
         """
-        layout = RunLayout(self.config.output)
-        events = EventLog(layout.logs)
+        with (
+            contextlib.closing(EventLog(self.layout.logs)) as events,
+            self._reader(workers) as reader,
+            self._writer(events) as writer,
+        ):
+            stopped = self._mine(reader.read(shards, stop=self._must_stop), writer)
+            drained = stopped or self._must_stop()  # the reader also ends when it is stopped while it waits
+        reason = self.drain.requested if drained and self.drain is not None else None
+        return replace(self.summary, drained=reason)
 
-        def reported(report: ShardReport) -> None:
-            self.summary.count(report)
-            events.shard(report)
-            log_shard(report)
-
-        reader = ShardReader(
+    def _reader(self, workers: int) -> ShardReader:
+        return ShardReader(
             image_size=self.model.config.image_size,
             batch_size=self.config.batch_size,
             workers=workers,
             interpolation=self.config.interpolation,
             max_image_pixels=self.config.max_image_pixels,
         )
-        writer = Writer(layout, self.manifest, self.config.max_failed_fraction, reported, replace=self.replace)
-        with reader, writer:
-            self._mine(reader.read(shards, stop=self._must_stop), writer)
-            if self.summary.drained is None and self._must_stop():  # while it waited for a read
-                self.summary.drained = self.drain.requested
-        events.close()
-        return self.summary
 
-    def _mine(self, items: Iterable[Batch | ShardEnd], writer: Writer) -> None:
-        seconds = 0.0
+    def _writer(self, events: EventLog) -> Writer:
+        reported = partial(self._note, events)
+        return Writer(self.layout, self.manifest, self.config.max_failed_fraction, reported, replace=self.replace)
+
+    def _note(self, events: EventLog, report: ShardReport) -> None:
+        """Counts and records what became of a shard. The writing thread calls it."""
+        self.summary = self.summary.plus(report)
+        events.shard(report)
+        _log(report)
+
+    def _mine(self, items: Iterable[Batch | ShardEnd], writer: Writer) -> bool:
+        """Mines what the reader yields. Returns whether it stopped before the end."""
         for item in items:
             if self._must_stop():
-                self.summary.drained = self.drain.requested
-                return
-            if self._shard is None:
-                self._shard, seconds, self._began, self._position = item.shard, 0.0, time.monotonic(), 0
+                return True
+            if self._current is None:
+                self._current = _CurrentShard(item.shard)
                 writer.begin(item.shard.name)
             if isinstance(item, Batch):
-                started = time.perf_counter()
-                results = mine_batch(self.model, item, self.config, self.targets) if len(item.images) else None
-                seconds += time.perf_counter() - started
-                writer.add(item.samples, results)
-                self._position = max(self._position, *(sample.image_offset or 0 for sample in item.samples), 0)
-                self.progress.advance(len(item.samples), self._position or None)
+                self._mine_batch(self._current, item, writer)
             else:
-                error = None if item.error is None else str(item.error)
-                writer.end(error, seconds_reading=item.seconds, seconds_model=seconds)
-                self.progress.finish_shard(item.shard.size)
-                self.summary.seconds_model += seconds
-                self._shard = None
+                self._end(self._current, item, writer)
+                self._current = None
+        return False
+
+    def _mine_batch(self, current: _CurrentShard, batch: Batch, writer: Writer) -> None:
+        started = time.perf_counter()
+        results = mine_batch(self.model, batch, self.config, self.targets) if len(batch.images) else None
+        current.seconds_model += time.perf_counter() - started
+        writer.add(batch.samples, results)
+        current.advance(batch.samples)
+        if self.progress is not None:
+            self.progress.advance(len(batch.samples), current.position or None)
+
+    def _end(self, current: _CurrentShard, end: ShardEnd, writer: Writer) -> None:
+        error = None if end.error is None else str(end.error)
+        writer.end(error, seconds_reading=end.seconds, seconds_model=current.seconds_model)
+        if self.progress is not None:
+            self.progress.finish_shard(end.shard.size)
 
     def _must_stop(self) -> bool:
-        """Whether the job is asked to stop and the rest of the shard in hand, at its pace so far, takes too long."""
-        if not self.drain.requested:
+        """Whether the job is requested to stop, and there is no time for the rest of the current shard."""
+        if self.drain is None or not self.drain.requested:
             return False
-        if self._shard is None or not self._shard.size or not self._position:
-            return True  # nothing begun, or nothing that the time left could be told from
-        spent = time.monotonic() - self._began
-        return not self.drain.allows(spent * max(0.0, self._shard.size / self._position - 1))
+        return self._current is None or not self.drain.allows(self._current.seconds_left())
 
 
-def mine_batch(model: PromptSG, batch: Batch, config: MineConfig, targets: TargetSource) -> Results:
-    """One pass over a batch's uint8 images (B, 3, H, W); results on the host."""
-    good = [sample for sample in batch.samples if sample.status == OK]
-    goal = targets(good)
-    extraction = extract_maps(
-        model, batch.images, maps=config.maps, target=goal.target, gradcam_plus_plus=config.gradcam_plus_plus
-    )
-    results = to_host(extraction, config.attention_heads == "all")
-    if goal.known is not None:
-        _blank(good, results, goal)
-    return results
-
-
-def _blank(samples: Sequence[Sample], results: Results, goal: BatchTarget) -> None:
-    """Takes the target's maps from the rows that have no target, and lets each such row say so."""
-    lacking = [] if goal.known is None else np.flatnonzero(~goal.known).tolist()
-    for row in lacking:
-        samples[row].status, samples[row].error = goal.status, goal.error
-        results.score[row] = np.nan
-        for name, maps in results.maps.items():
-            if MapName.parse(name).needs_target:
-                maps[row] = np.nan
-
-
-@torch.no_grad()
-def to_host(extraction: Extraction, heads: bool = False) -> Results:
-    """Device tensors to numpy arrays; with `heads`, the attention of each of the MIM's heads is stored too."""
-    return Results(
-        stored={HEADS: extraction.attention_heads.contiguous().cpu().numpy()} if heads else {},
-        maps={name: maps.contiguous().cpu().numpy() for name, maps in extraction.maps.items()},
-        features=extraction.features.cpu().numpy(),
-        score=extraction.score.cpu().numpy(),
-        predicted=extraction.predicted.cpu().numpy(),
-        probability=extraction.probability.cpu().numpy(),
-    )
-
-
-def log_shard(report: ShardReport) -> None:
-    """One line per shard."""
+def _log(report: ShardReport) -> None:
+    """One line for a shard."""
     if report.error is not None:
         logger.error("%s: failed: %s", report.shard, report.error)
         return

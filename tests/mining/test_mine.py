@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -18,15 +19,21 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from click.testing import CliRunner
 
 from cam import extract_maps
 from cam.measures import MEASURES, measure_maps
 from cam.names import column_of
+from jobs.commands.mine import describe, show
+from jobs.commands.shard import command as shard_command
+from jobs.commands.status import command as status_command
 from jobs.errors import UserError
+from jobs.launch.ranks import Ranks
 from jobs.mining.config import build_config, without_weight
 from jobs.mining.mine import mine
+from jobs.mining.summary import MiningSummary
 from jobs.runs.run import open_run
-from jobs.runs.status import status_of
+from jobs.runs.status import status
 from promptsg_core import load_model
 from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.shard_files import market_shard, sample_members, tar_bytes, textured_image, write_tar
@@ -48,10 +55,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(inputs: Path, output: Path, shards: object = None, **options: object) -> int:
+def mining(inputs: Path, output: Path, shards: object = None, **options: object) -> MiningSummary:
     options = {"maps": MAPS, "workers": 0, "precision": "fp32", "device": "cpu", "batch_size": 8, **options}
     options |= {"checkpoint": inputs / "m.pth", "output": output, "shards": shards or str(inputs / "*.tar")}
     return mine(build_config(None, options))
+
+
+def run(inputs: Path, output: Path, shards: object = None, **options: object) -> int:
+    return mining(inputs, output, shards, **options).exit_status
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -154,6 +165,25 @@ def test_batch_size_and_workers_change_no_result(inputs: Path, mined: Path, tmp_
             assert np.abs(a - b).max() <= 1e-5 * a.max()
 
 
+def test_the_others_are_left_after_the_summary_is_told(
+    inputs: Path, mined: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rank to leave may end the others: what is printed must be out by then, and it answers for all."""
+    order: list[object] = []
+
+    def leave(ranks: Ranks, status: int) -> int:
+        order.append(status)
+        return 3
+
+    monkeypatch.setattr(Ranks, "leave", leave)
+    values = {"maps": MAPS, "precision": "fp32", "checkpoint": inputs / "m.pth", "output": mined}
+    config = build_config(None, {**values, "shards": str(inputs / "*.tar")})
+    summary = mine(config, before_leaving=order.append)
+    assert order[0] == replace(summary, exit_status=0) and order[1:2] == [0]
+    assert summary.nothing_to_do and (summary.done, summary.total, summary.own_status) == (3, 3, 0)
+    assert summary.exit_status == 3
+
+
 def test_what_another_request_changes_is_named(inputs: Path, mined: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds another run: maps was .* and is now \[\"mim_attention\"\]"):
         run(inputs, mined, maps=["mim_attention"])
@@ -185,19 +215,23 @@ def test_bad_images_are_rows_and_bad_shards_do_not_stop_the_others(
     write_tar(tmp_path / "d.tar", good)
     write_tar(tmp_path / "e.tar", [])
     output = tmp_path / "RUN"
-    assert run(inputs, output, str(tmp_path / "*.tar"), max_failed_fraction=0.05) == 3
+    summary = mining(inputs, output, str(tmp_path / "*.tar"), max_failed_fraction=0.05)
+    assert summary.exit_status == 3
+    assert (summary.done, summary.total, summary.shards, summary.images, summary.failed_images) == (3, 5, 3, 61, 1)
     rows = pq.read_table(output / "metadata" / "a.parquet").to_pylist()
     assert [r["status"] for r in rows] == ["ok"] * 30 + ["image_corrupt", "ok"]
     assert rows[30]["h5_row"] is None and rows[31]["h5_row"] == 30 and rows[30]["score"] is None
     assert open_run(output).read_keys("a")[30] == "late"
     assert sorted(p.name for p in (output / "maps").iterdir()) == ["a.h5", "d.h5", "e.h5"]
     assert pq.read_table(output / "metadata" / "e.parquet").num_rows == 0
-    said = capsys.readouterr().err
+    show(summary)
+    out, said = capsys.readouterr()
+    assert out.startswith("61 images in 3 shards, ") and out.endswith(f"; 3 of 5 shards are done in {output}\n")
     assert "failed: b: " in said and "is not a whole tar" in said
     assert "failed: c: 1 of 4 samples failed (1 image_corrupt), more than max_failed_fraction 0.05 allows" in said
-    status = status_of(output)
-    assert (status.done, sorted(status.failed), status.missing) == (3, ["b", "c"], [])
-    assert (status.images, status.failed_images) == (61, {"image_corrupt": 1})
+    found = status(output)
+    assert (found.done, sorted(found.failed), found.missing) == (3, ["b", "c"], [])
+    assert (found.images, found.failed_images) == (61, {"image_corrupt": 1})
     (tmp_path / "b.tar").write_bytes(tar_bytes(good))
     with pytest.raises(UserError, match="1 shard changed"):  # a mended shard is another shard
         run(inputs, output, str(tmp_path / "*.tar"), max_failed_fraction=0.05)
@@ -206,14 +240,14 @@ def test_bad_images_are_rows_and_bad_shards_do_not_stop_the_others(
 def test_maps_that_are_not_finite_become_failed_rows(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import jobs.mining.worker as pipeline
+    import jobs.mining.batch as batch
 
     def spoil(*args: object, **options: object) -> object:
         result = extract_maps(*args, **options)  # type: ignore[arg-type]
         result.maps["gradcam/mim"][1, 3, 3] = float("nan")
         return result
 
-    monkeypatch.setattr(pipeline, "extract_maps", spoil)
+    monkeypatch.setattr(batch, "extract_maps", spoil)
     output = tmp_path / "RUN"
     assert run(inputs, output, str(inputs / "query*.tar"), max_failed_fraction=1.0, batch_size=10) == 0
     rows = pq.read_table(output / "metadata" / "query-000000.parquet").to_pylist()
@@ -224,21 +258,20 @@ def test_maps_that_are_not_finite_become_failed_rows(
     assert stored.shape[0] == 18 and np.isfinite(stored).all()
 
 
-def test_all_zero_maps_are_kept_and_counted(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import jobs.mining.worker as pipeline
+def test_all_zero_maps_are_kept_and_counted(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import jobs.mining.batch as batch
 
     def darken(*args: object, **options: object) -> object:
         result = extract_maps(*args, **options)  # type: ignore[arg-type]
         result.maps["gradcam/mim"][0] = 0
         return result
 
-    monkeypatch.setattr(pipeline, "extract_maps", darken)
+    monkeypatch.setattr(batch, "extract_maps", darken)
     output = tmp_path / "RUN"
-    assert run(inputs, output, str(inputs / "query*.tar"), batch_size=10) == 0
-    assert "2 maps are all zero" in capsys.readouterr().out
-    assert status_of(output).zero_maps == {"gradcam/mim": 2}
+    summary = mining(inputs, output, str(inputs / "query*.tar"), batch_size=10)
+    assert (summary.exit_status, summary.zero_maps) == (0, 2)
+    assert "2 maps are all zero" in describe(summary)
+    assert status(output).zero_maps == {"gradcam/mim": 2}
     row = pq.read_table(output / "metadata" / "query-000000.parquet").to_pylist()[0]
     assert (row["gradcam_mim_max"], row["gradcam_mim_mass"], row["gradcam_mim_entropy"]) == (0, 0, None)
 
@@ -253,7 +286,7 @@ def test_all_zero_maps_are_kept_and_counted(
         ),
         ({"maps": ["hirescam/vit_last"]}, "take hirescam/vit_proj"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"batchsize": 8}, "unknown setting 'batchsize'. Did you mean batch_size"),
+        ({"batchsize": 8}, r"unknown setting 'batchsize'; did you mean batch_size\? Settings are shards, checkpoint"),
         ({"target": "class"}, "target is 'class'"),
         ({"prompt_mode": "both"}, "prompt_mode is 'both': 'both' is not one of composed, simplified"),
         ({"device": "tpu"}, "device 'tpu' is not one"),
@@ -307,7 +340,7 @@ def test_a_file_size_limit_fails_the_shard_and_leaves_no_litter(inputs: Path, tm
     assert done.stderr.count("cannot write") >= 3 and "File too large" in done.stderr and "Traceback" not in done.stderr
     assert list((tmp_path / "RUN" / "maps").iterdir()) == [] == list((tmp_path / "RUN" / "metadata").iterdir())
     assert subprocess.run(words, capture_output=True).returncode == 0
-    assert status_of(tmp_path / "RUN").done == 3
+    assert status(tmp_path / "RUN").done == 3
 
 
 def test_sigterm_stops_with_75_and_the_same_command_goes_on(inputs: Path, tmp_path: Path) -> None:
@@ -323,11 +356,11 @@ def test_sigterm_stops_with_75_and_the_same_command_goes_on(inputs: Path, tmp_pa
     out, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     assert "stopped on SIGTERM; the same command goes on from here" in out
-    status = status_of(tmp_path / "RUN")
-    assert 1 <= status.done < 40 and not status.failed
+    found = status(tmp_path / "RUN")
+    assert 1 <= found.done < 40 and not found.failed
     assert not list(tmp_path.glob("RUN/*/.*.tmp"))
     assert subprocess.run(words, capture_output=True).returncode == 0
-    assert status_of(tmp_path / "RUN").images == 1600
+    assert status(tmp_path / "RUN").images == 1600
 
 
 def test_status_as_json_and_as_text(mined: Path) -> None:
@@ -336,18 +369,20 @@ def test_status_as_json_and_as_text(mined: Path) -> None:
     )
     content = json.loads(done.stdout)
     assert (content["shards"], content["done"], content["images"], content["failed"]) == (3, 3, 66, {})
-    for path in (mined / "logs").glob("*.jsonl"):  # without a log the footers tell
+    text = CliRunner().invoke(status_command, [str(mined)])
+    assert text.exit_code == 0 and "3 of 3 shards done" in text.output and "66 images" in text.output
+    logs = list((mined / "logs").glob("*.jsonl"))
+    assert logs
+    for path in logs:  # without a log the footers tell
         path.rename(path.with_suffix(".gone"))
-    assert status_of(mined).images == 66
+    assert status(mined).images == 66
+    for path in logs:
+        path.with_suffix(".gone").rename(path)
 
 
 def test_the_published_sample(golden: Path, market_sample: Path, tmp_path: Path) -> None:
     """All 2,189 real images through the command, against recorded maps of eight of them, in float32."""
-    from click.testing import CliRunner
-
-    from jobs.commands.shard import command
-
-    assert CliRunner().invoke(command, [str(market_sample), str(tmp_path / "shards")]).exit_code == 0
+    assert CliRunner().invoke(shard_command, [str(market_sample), str(tmp_path / "shards")]).exit_code == 0
     config = build_config(
         None,
         {
@@ -355,7 +390,7 @@ def test_the_published_sample(golden: Path, market_sample: Path, tmp_path: Path)
             "output": tmp_path / "RUN", "precision": "fp32", "device": "cpu", "maps": (MAPS[0], MAPS[2]),
         },
     )  # fmt: skip
-    assert mine(config) == 0
+    assert mine(config).exit_status == 0
     recorded = np.load(golden / "promptsg_h_composed_s16.npz")
     opened = open_run(tmp_path / "RUN")
     table = opened.metadata().to_table(columns=["shard", "key", "h5_row", "predicted", "status"])

@@ -1,0 +1,70 @@
+"""What mining did: the counts over all shards, and what the run has afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
+from jobs.runs.events import ShardReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningSummary:
+    """What one process did, and the state of its block of shards afterwards.
+
+    Of the shards that this process drew: `shards` were published, with `images` rows that have maps, `failed_images`
+    rows without any and `partial_images` rows that lack only the maps of the target; `zero_maps` maps are zero
+    everywhere. `failed_shards` has the report of each shard that failed. `drained` says why the process stopped before
+    the end, or is None.
+
+    `done` of the `total` shards of the block are done in `run`. `nothing_to_do` says that they all were before.
+    `deleted` names what `overwrite` has deleted. `seconds` is the time for everything, `seconds_model` the part of the
+    model.
+
+    `exit_status` is the status to end the process with. Under torchrun it can differ from `own_status`: the last rank
+    to leave answers for all.
+    """
+
+    run: Path
+    done: int = 0
+    total: int = 0
+    nothing_to_do: bool = False
+    deleted: tuple[str, ...] = ()
+    shards: int = 0
+    images: int = 0
+    failed_images: int = 0
+    partial_images: int = 0
+    zero_maps: int = 0
+    failed_shards: tuple[ShardReport, ...] = ()
+    drained: str | None = None
+    seconds: float = 0.0
+    seconds_model: float = 0.0
+    exit_status: int = EXIT_OK
+
+    @property
+    def own_status(self) -> int:
+        """The exit status for what this process did: 0 for all done, 3 for failed shards, 75 for drained."""
+        if self.drained is not None:
+            return EXIT_DRAINED
+        return EXIT_SOME_SHARDS_FAILED if self.failed_shards else EXIT_OK
+
+    def plus(self, report: ShardReport) -> MiningSummary:
+        """The summary with one more shard."""
+        seconds = self.seconds_model + report.seconds_model
+        if report.error is not None:
+            return replace(self, failed_shards=(*self.failed_shards, report), seconds_model=seconds)
+        return replace(
+            self,
+            shards=self.shards + 1,
+            images=self.images + report.images,
+            failed_images=self.failed_images + report.failed_images,
+            partial_images=self.partial_images + _total(report.partial),
+            zero_maps=self.zero_maps + _total(report.zero_maps),
+            seconds_model=seconds,
+        )
+
+
+def _total(counts: Mapping[str, int]) -> int:
+    return sum(counts.values())

@@ -1,0 +1,159 @@
+"""Who is a training class, who is whose reference, and which target each batch gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cam.targets import FEATURE
+from jobs.errors import UserError
+from jobs.mining.labels import labels_for, read_label_map, training_pids
+from jobs.mining.references import References
+from jobs.mining.targets import FixedTarget, LabelTarget, SimilarityTarget
+from jobs.shards.samples import Sample
+from jobs.shards.urls import expand_shards
+from tests.support.made_runs import made_manifest, made_shard
+from tests.support.shard_files import image_bytes, sample_members, write_tar
+
+
+def sample(key: str, pid: int | None, split: str = "gallery", index: int = 0) -> Sample:
+    return Sample(key=key, tar_index=index, pid=pid, split=split)
+
+
+def tar_of(path: Path, *entries: tuple[str, int | None]) -> None:
+    write_tar(path, [m for key, pid in entries for m in sample_members(key, image_bytes(), pid=pid)])
+
+
+def test_classes_are_the_persons_of_the_training_split(tmp_path: Path) -> None:
+    """Junk and distractors are no class; pid 0 is a distractor only where the names are Market's or Duke's."""
+    tar_of(
+        tmp_path / "train-0.tar",
+        ("0007_c1s1_000001_00", 7),
+        ("0002_c1s1_000002_00", 2),
+        ("0000_c1s1_000003_00", 0),
+        ("-1_c1s1_000004_00", -1),
+        ("no-pid", None),
+    )
+    tar_of(tmp_path / "train-1.tar", ("0002_c2s1_000005_00", 2), ("0011_c2s1_000006_00", 11))
+    tar_of(tmp_path / "query-0.tar", ("0001_c1s1_000007_00", 1))
+    shards = expand_shards([str(tmp_path)])
+    assert training_pids(shards) == {2, 7, 11}
+    assert labels_for(shards, None, 3) == {2: 0, 7: 1, 11: 2}
+    with pytest.raises(UserError, match="have 3 pids, but the checkpoint has 4 classes"):
+        labels_for(shards, None, 4)
+    tar_of(tmp_path / "train-2.tar", ("a-first-person", 0))
+    assert labels_for(expand_shards([str(tmp_path)]), None, 4) == {0: 0, 2: 1, 7: 2, 11: 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", "is not an object of pids to classes"),
+        ("{", "is not JSON"),
+        ('{"two": 0}', "has the entry 'two': 0; expected a pid and a class number"),
+        ('{"2": -1}', "has the entry '2': -1"),
+        ('{"2": true}', "has the entry '2': True"),
+    ],
+)
+def test_a_label_map_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "map.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_label_map(tmp_path / "map.json")
+    with pytest.raises(UserError, match="cannot read the label map"):
+        read_label_map(tmp_path / "none.json")
+
+
+class Out:
+    """What a target reads of a model: logits (3, 4) and features (3, 2), all different."""
+
+    logits = torch.arange(12.0).view(3, 4)
+    features = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
+
+
+def test_a_label_is_the_logit_of_the_own_class_and_others_have_none() -> None:
+    found = LabelTarget({5: 2, 9: 0}).of([sample("a", 9), sample("b", 4), sample("c", 5)])
+    assert found.known is not None and found.known.tolist() == [True, False, True]
+    assert found.target.score(Out)[[0, 2]].tolist() == [0.0, 10.0]
+    assert (found.status, found.error) == ("no_label", "its pid is not a class of the checkpoint")
+    unknown = LabelTarget({5: 2}).of([sample("a", None)])
+    assert unknown.known is not None and unknown.known.tolist() == [False]
+
+
+def test_a_fixed_target_is_known_for_all() -> None:
+    found = FixedTarget(FEATURE).of([sample("a", None)])
+    assert (found.target, found.known) == (FEATURE, None)
+
+
+KEYS = ("0005_c1s1_000001_00", "0005_c2s1_000002_00", "0000_c1s1_000003_00", "plain-zero", "-1_c1s1_000004_00")
+PIDS = (5, 5, 0, 0, -1)
+FEATURES = np.array([[3, 4], [0, 2], [1, 1], [5, 0], [1, 2]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two images of person 5 in training, and in the gallery other images with the same pids."""
+    root = tmp_path_factory.mktemp("references") / "RUN"
+    manifest = made_manifest(root, ["gallery-0", "train-0"])
+    training = [sample(key, pid, "train", n) for n, (key, pid) in enumerate(zip(KEYS, PIDS, strict=True))]
+    made_shard(root, manifest, "train-0", training, features=FEATURES)
+    gallery = [sample(KEYS[0], 5, index=0), sample("0005_c4s1_000009_00", 5, index=1), sample("no-pid", None, index=2)]
+    made_shard(root, manifest, "gallery-0", gallery, features=np.array([[1, 0], [0, 7], [1, 1]], np.float32))
+    return root
+
+
+def test_references_are_the_unit_means_of_the_persons_other_images(references: Path) -> None:
+    found = References(references)
+    assert found.dimension == 2
+    samples = [
+        sample(KEYS[0], 5, "train"),  # one of two: the other one is left
+        sample("0005_c3s1_000008_00", 5, "train"),  # new: the mean of both
+        sample("0005_c3s1_000008_00", 5, "query"),  # the gallery's person 5 is another than the training's
+        sample(KEYS[2], 0, "train"),  # Market's pid 0 is a distractor
+        sample("another-zero", 0, "train"),  # elsewhere it is a person
+        sample(KEYS[3], 0, "train"),  # the only image of its person
+        sample(KEYS[4], -1, "train"),
+        sample("no-pid", None),
+        sample("0006_c1s1_000001_00", 6, "train"),
+    ]
+    features, known = found.of(samples, 2)
+    assert known.tolist() == [True, True, True, False, True, False, False, False, False]
+    wanted = np.zeros((9, 2))
+    wanted[0] = [0, 1]
+    wanted[1] = [0.3, 0.9]  # (0.6, 0.8) and (0, 1)
+    wanted[2] = [0.5, 0.5]  # (1, 0) and (0, 1)
+    wanted[4] = [1, 0]
+    np.testing.assert_allclose(features, wanted, atol=1e-7)
+    assert features.dtype == np.float32
+
+
+def test_a_batch_without_references_is_all_unknown(references: Path) -> None:
+    features, known = References(references).of([sample("no-pid", None)], 2)
+    assert features.tolist() == [[0, 0]] and known.tolist() == [False]
+    features, known = References(references).of([], 2)
+    assert features.shape == (0, 2) and known.shape == (0,)
+
+
+def test_references_of_one_split_and_of_none(references: Path) -> None:
+    features, known = References(references, "gallery").of([sample("new", 5), sample("new", 5, "train")], 2)
+    assert known.tolist() == [True, False]
+    np.testing.assert_allclose(features[0], [0.5, 0.5], atol=1e-7)
+    with pytest.raises(UserError, match="has no image of a known person in split 'val'"):
+        References(references, "val")
+
+
+def test_a_run_that_is_not_finished_is_no_reference(references: Path, tmp_path: Path) -> None:
+    made_manifest(tmp_path / "RUN", ["a", "b"])
+    with pytest.raises(UserError, match="is not finished: 2 shards are missing, such as a"):
+        References(tmp_path / "RUN")
+
+
+def test_a_similarity_is_the_cosine_to_the_reference(references: Path) -> None:
+    source = SimilarityTarget(References(references), 2)
+    found = source.of([sample("new", 5, "train"), sample(KEYS[0], 5, "train"), sample("new", 6, "train")])
+    assert found.known is not None and found.known.tolist() == [True, True, False]
+    cosines = found.target.score(Out)[:2].tolist()
+    assert cosines == pytest.approx([(0.6 * 0.3 + 0.8 * 0.9) / np.hypot(0.3, 0.9), 0.0], abs=1e-6)
+    assert found.status == "no_reference"

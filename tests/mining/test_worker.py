@@ -1,0 +1,184 @@
+"""Which shards a worker draws, and what it does when it is requested to stop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
+from jobs.launch.drain import Drain
+from jobs.mining.config import MineConfig
+from jobs.mining.model import LoadedModel, load
+from jobs.mining.pending import PendingShards
+from jobs.mining.request import request_of
+from jobs.mining.summary import MiningSummary
+from jobs.mining.worker import Worker
+from jobs.runs.events import ShardReport
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest, create_manifest
+from jobs.shards.urls import Shard, expand_shards
+from tests.support.made_runs import made_manifest, made_samples, made_shard
+from tests.support.shard_files import market_shard
+from tests.support.tiny import tiny_checkpoint
+
+SHARDS, IMAGES = 3, 8
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("worker")
+    tiny_checkpoint(folder / "m.pth", image_size=(64, 32))
+    for number in range(SHARDS):
+        market_shard(folder / f"s-{number}.tar", IMAGES, first=IMAGES * number)
+    return folder
+
+
+class Mine:
+    """A run that workers can work on: three shards of eight images, in batches of four."""
+
+    def __init__(self, inputs: Path, output: Path) -> None:
+        self.config = MineConfig(
+            shards=(str(inputs),),
+            checkpoint=inputs / "m.pth",
+            output=output,
+            maps=("mim_attention",),
+            device="cpu",
+            precision="fp32",
+            batch_size=4,
+        )
+        self.shards = expand_shards(self.config.shards)
+        self.loaded: LoadedModel = load(self.config, (), self.shards)
+        self.layout = RunLayout(output)
+        request = request_of(self.config, self.shards, ())
+        self.manifest: Manifest = create_manifest(self.layout, request, self.loaded.resolved)
+
+    def worker(self, **options: object) -> Worker:
+        model, targets = self.loaded.model, self.loaded.targets
+        return Worker(model, self.config, self.manifest, targets, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def mine(inputs: Path, tmp_path: Path) -> Mine:
+    return Mine(inputs, tmp_path / "RUN")
+
+
+class Told:
+    """A progress that writes down what it is told, and the drain that stops a worker after some batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[int, bool]] = []
+        self.sizes: list[int | None] = []
+
+    def advance(self, images: int, position: int | None) -> None:
+        self.batches.append((images, position is not None))
+
+    def finish_shard(self, size: int | None) -> None:
+        self.sizes.append(size)
+
+
+class StopAfter(Drain):
+    """Requested after some batches; `time_left` says whether the rest of a shard fits into it."""
+
+    def __init__(self, told: Told, batches: int, *, time_left: bool) -> None:
+        super().__init__()
+        self.told, self.batches, self.time_left = told, batches, time_left
+        self.asked: list[float | None] = []
+
+    @property
+    def requested(self) -> str | None:
+        return "SIGTERM" if len(self.told.batches) >= self.batches else None
+
+    def allows(self, seconds: float | None) -> bool:
+        self.asked.append(seconds)
+        return self.time_left and seconds is not None
+
+
+def test_a_worker_needs_neither_progress_nor_drain(mine: Mine) -> None:
+    summary = mine.worker().run(mine.shards, 0)
+    assert (summary.shards, summary.images, summary.drained) == (SHARDS, SHARDS * IMAGES, None)
+    assert (summary.failed_shards, summary.own_status) == ((), EXIT_OK)
+    assert summary.seconds_model > 0 and summary.run == mine.config.output
+    assert mine.layout.done() == {"s-0", "s-1", "s-2"}
+
+
+def test_progress_is_told_of_each_batch_and_each_shard(mine: Mine) -> None:
+    told = Told()
+    mine.worker(progress=told).run(mine.shards, 0)
+    assert told.batches == [(4, True)] * 6
+    assert told.sizes == [shard.size for shard in mine.shards]
+
+
+@pytest.mark.parametrize(("time_left", "done"), [(True, {"s-0"}), (False, set())])
+def test_the_current_shard_is_finished_only_if_there_is_time(mine: Mine, time_left: bool, done: set[str]) -> None:
+    told = Told()
+    drain = StopAfter(told, 1, time_left=time_left)
+    summary = mine.worker(progress=told, drain=drain).run(mine.shards, 0)
+    assert mine.layout.done() == done
+    assert (summary.drained, summary.own_status, summary.shards) == ("SIGTERM", EXIT_DRAINED, len(done))
+    # Half of the images are mined, and the estimate is of the rest.
+    assert all(seconds is not None and seconds > 0 for seconds in drain.asked[:1])
+    assert not list(mine.layout.root.glob("*/.*.tmp"))
+
+
+def test_a_request_between_two_shards_stops_before_the_next(mine: Mine) -> None:
+    told = Told()
+    summary = mine.worker(progress=told, drain=StopAfter(told, 2, time_left=True)).run(mine.shards, 0)
+    assert mine.layout.done() == {"s-0"} and summary.drained == "SIGTERM"
+
+
+def test_the_summary_adds_up_reports() -> None:
+    good = ShardReport(shard="a", images=7, failed={"x": 1, "y": 2}, partial={"z": 4}, zero_maps={"m": 5, "n": 6},
+                       seconds_model=1.5)  # fmt: skip
+    bad = ShardReport(shard="b", error="broken", seconds_model=0.5)
+    empty = MiningSummary(run=Path("RUN"))
+    found = empty.plus(good).plus(bad).plus(good)
+    assert (found.shards, found.images, found.failed_images, found.partial_images, found.zero_maps) == (2, 14, 6, 8, 22)
+    assert (found.failed_shards, found.seconds_model) == ((bad,), 3.5)
+    assert (empty.own_status, found.own_status) == (EXIT_OK, EXIT_SOME_SHARDS_FAILED)
+    assert empty.images == 0  # a summary does not change
+
+
+class Counter:
+    """Counts as one rank alone does, or takes the numbers that others leave."""
+
+    def __init__(self, step: int = 1) -> None:
+        self._numbers: Iterator[int] = itertools.count(0, step)
+
+    def next(self) -> int:
+        return next(self._numbers)
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> PendingShards:
+    """Five shards, of which b and d are done, and d has a failed image."""
+    names = ["a", "b", "c", "d", "e"]
+    manifest = made_manifest(tmp_path / "RUN", names)
+    made_shard(tmp_path / "RUN", manifest, "b", made_samples(4))
+    made_shard(tmp_path / "RUN", manifest, "d", made_samples(8))  # the sixth has failed
+    return PendingShards([Shard(name=name, url="", size=None) for name in names], RunLayout(tmp_path / "RUN"))
+
+
+def names_of(shards: list[Shard]) -> list[str]:
+    return [shard.name for shard in shards]
+
+
+def test_what_is_done_is_not_pending(half_done: PendingShards) -> None:
+    assert names_of(half_done.listed()) == ["a", "c", "e"]
+    assert names_of(list(half_done.drawn(Counter()))) == ["a", "c", "e"]
+    assert names_of(list(half_done.drawn(Counter(2)))) == ["a", "c", "e"]  # another rank draws b and d
+
+
+def test_failed_images_are_retried_on_request(half_done: PendingShards) -> None:
+    retried = PendingShards(half_done.block, half_done.layout, retry_failed=True)
+    assert names_of(retried.listed()) == ["a", "c", "d", "e"]
+    assert names_of(list(retried.drawn(Counter()))) == ["a", "c", "d", "e"]
+
+
+def test_a_shard_is_looked_up_when_it_is_drawn(half_done: PendingShards) -> None:
+    drawn = half_done.drawn(Counter())
+    assert next(drawn).name == "a"
+    half_done.layout.shard_metadata("c").touch()  # another worker was faster
+    assert names_of(list(drawn)) == ["e"]
