@@ -1,5 +1,119 @@
-"""`promptsg train`."""
+"""`promptsg train`: trains a PromptSG, from CLIP or from scratch, on the same shards that `mine` takes."""
 
-from jobs.training.settings import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from jobs.logs import setup_logging
+from jobs.training.config import TrainConfig, build_train_config
+
+if TYPE_CHECKING:
+    from jobs.training.train import TrainingReport
+
+
+def _default(name: str) -> object:
+    """The default of a setting, for the help. The value itself comes from TrainConfig."""
+    return TrainConfig.model_fields[name].default
+
+
+@click.command(name="train")
+@click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
+@click.option("--shards", multiple=True, help="Tar shards; the images of the split train are taken.")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder; a training that was stopped continues.")
+@click.option("--init", type=click.Path(path_type=Path), help="A CLIP state dict in OpenAI's or open_clip's names.")
+@click.option("--scratch", is_flag=True, help="A small model (1 M parameters, 128x64 images) from random weights.")
+@click.option("--image-size", type=click.IntRange(min=1), nargs=2, metavar="H W",
+              help="The size of the images in pixels.  [default: 256 128; from scratch 128 64]")  # fmt: skip
+@click.option("--stride", type=click.IntRange(min=1), help="The stride of the patches in pixels.  "
+              "[default: the patch size]")  # fmt: skip
+@click.option("--identities", type=click.IntRange(min=2), default=_default("identities"), show_default=True,
+              help="The number of identities in a batch (P).")  # fmt: skip
+@click.option("--images-each", type=click.IntRange(min=1), default=_default("images_each"), show_default=True,
+              help="The number of images of each identity (K).")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=_default("epochs"), show_default=True,
+              help="The length of the training in epochs, unless --steps is given.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(min=1), help="The length of the training in steps.  "
+              "[default: by --epochs; from scratch 3000]")  # fmt: skip
+@click.option("--optimizer", type=click.Choice(["adam", "adamw"]), help="[default: adam; from scratch adamw]")
+@click.option("--schedule", type=click.Choice(["step", "cosine"]), help="How the learning rates fall.  "
+              "[default: step; from scratch cosine]")  # fmt: skip
+@click.option("--warmup", type=click.IntRange(min=0), help="The steps of linear warm-up.  "
+              "[default: 0; from scratch 50]")  # fmt: skip
+@click.option("--decay-epochs", type=int, multiple=True, default=_default("decay_epochs"), show_default=True,
+              help="Where schedule `step` divides the rates by 10; repeatable.")  # fmt: skip
+@click.option("--lr-tower", type=float, help="The learning rate of CLIP's towers.  "
+              "[default: 5e-6; from scratch 1e-3]")  # fmt: skip
+@click.option("--lr-new", type=float, help="The learning rate of all other modules.  "
+              "[default: 5e-5; from scratch 1e-3]")  # fmt: skip
+@click.option("--lr-qk", type=float, help="The learning rate of the MIM's queries and keys: at the rate of the others "
+              "the map stays uniform.  [default: 10 times --lr-new; from scratch 3 times]")  # fmt: skip
+@click.option("--weight-decay", type=float, help="[default: 1e-4; from scratch 0.05]")
+@click.option("--id-weight", type=float, default=_default("id_weight"), show_default=True,
+              help="The weight of the identity losses.")  # fmt: skip
+@click.option("--triplet-weight", type=float, default=_default("triplet_weight"), show_default=True,
+              help="The weight of the triplet losses.")  # fmt: skip
+@click.option("--unit-triplets/--raw-triplets", default=None, help="Whether triplet distances are between features "
+              "of unit length. From random weights, raw features collapse.  "
+              "[default: raw; from scratch unit]")  # fmt: skip
+@click.option("--contrastive-weight", type=float, default=_default("contrastive_weight"), show_default=True,
+              help="The weight of the loss of image against text.")  # fmt: skip
+@click.option("--erase", type=click.FloatRange(0, 1), help="The share of images that random erasing changes.  "
+              "[default: 0.5; from scratch 0.1]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=_default("seed"), show_default=True,
+              help="The seed of everything random.")  # fmt: skip
+@click.option("--device", default=_default("device"), show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default=_default("precision"),
+              show_default=True, help="The precision of the forward pass.")  # fmt: skip
+@click.option("--weights", type=click.Choice(["fp32", "fp16"]), default=_default("weights"), show_default=True,
+              help="How the checkpoint stores matrices.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(min=0), default=_default("workers"), show_default=True,
+              help="The number of decoding processes.")  # fmt: skip
+@click.option("--save-every", type=click.IntRange(min=1), default=_default("save_every"), show_default=True,
+              help="Save after so many steps.")  # fmt: skip
+@click.option("--log-every", type=click.IntRange(min=1), default=_default("log_every"), show_default=True,
+              help="Log after so many steps.")  # fmt: skip
+def command(file: Path | None, settings: tuple[str, ...], **values: object) -> None:
+    """Train a PromptSG on the images of the split `train`, with identity, triplet and image-text contrastive losses.
+
+    \b
+    Examples:
+      promptsg train --shards 'shards/train-*.tar' --init ViT-B-16.pth --output TRAINED
+      promptsg train --shards 'shards/train-*.tar' --scratch --output TRAINED
+
+    TRAINED/model.safetensors is what `promptsg mine --checkpoint` takes; log.csv and curve.png show how it went. The
+    same command again continues where it stopped. Exit status: 0 done, 1 error, 2 usage, 75 stopped on request.
+    """
+    setup_logging()
+    config = build_train_config(file, _typed(values), settings)
+    from jobs.training.train import train  # takes seconds: torch
+
+    report = train(config)
+    click.echo(describe(report))
+    sys.exit(report.exit_status)
+
+
+def _typed(values: Mapping[str, object]) -> dict[str, object]:
+    """The options that the user typed: a default must not win over the file."""
+    source = click.get_current_context().get_parameter_source
+    return {name: value for name, value in values.items() if source(name) is ParameterSource.COMMANDLINE}
+
+
+def describe(report: TrainingReport) -> str:
+    """The report for people."""
+    begun = (
+        f"{report.images} images of {report.identities} identities; {report.steps} steps on {report.device} "
+        f"in {report.precision}"
+    )
+    if report.drained is not None:
+        return (
+            f"{begun}\nstopped on {report.drained} after {report.step} of {report.steps} steps; the same command goes "
+            "on from here"
+        )
+    return f"{begun}\n{report.checkpoint} after {report.steps} steps, {report.seconds:.0f} s"

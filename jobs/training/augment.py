@@ -1,4 +1,4 @@
-"""Augmentation of training batches: flips, padded crops and random erasing, on uint8 pixels and from a generator."""
+"""Augmentation of training batches: flips, padded crops and random erasing, on uint8 pixels."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TRIES = 10  # draws of an area and an aspect until the rectangle fits into the image
+_TRIES = 10  # how often an area and an aspect are drawn, until the rectangle fits into the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How training images are changed; `padding` in pixels on every side, None for 10 at a height of 256.
+    """How training images are changed.
 
-    Random erasing: Zhong et al. 2020, arXiv:1708.04896, with its constants: area 0.02 to 0.4 of the image, aspect
-    0.3 to 1/0.3, filled with random pixels.
+    `flip` and `erase` are the shares of the images that are flipped and erased. A crop moves an image by up to
+    `padding` pixels; None means 10 for a height of 256, and in proportion for others. Random erasing fills a rectangle
+    with random pixels: its `area`, as a share of the image, and its `aspect` are those of Zhong et al. 2020,
+    arXiv:1708.04896.
     """
 
     flip: float = 0.5
@@ -27,7 +29,7 @@ class Augmentation:
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        """(B, 3, H, W) uint8 -> a changed copy, the same for the same state of the generator."""
+        """(B, 3, H, W) uint8 -> a changed copy. Equal states of the generator give equal copies."""
         padding = round(10 * images.shape[2] / 256) if self.padding is None else self.padding
         changed = []
         for image in images:
@@ -37,7 +39,7 @@ class Augmentation:
         return torch.stack(changed)
 
     def _erased(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """(3, H, W) -> the same with one rectangle of noise, or unchanged if none fits."""
+        """(3, H, W) -> a copy with one rectangle of noise; the image itself if no rectangle fits."""
         _, height, width = image.shape
         for _ in range(_TRIES):
             area = rng.uniform(*self.area) * height * width
@@ -54,7 +56,7 @@ class Augmentation:
 
 
 def padded_crop(image: Tensor, padding: int, rng: np.random.Generator) -> Tensor:
-    """(3, H, W) -> (3, H, W): moved by up to `padding` pixels in each direction, black where nothing was."""
+    """(3, H, W) -> (3, H, W): moved by up to `padding` pixels in each direction, and black at the border."""
     _, height, width = image.shape
     top, left = (int(offset) for offset in rng.integers(2 * padding + 1, size=2))
     padded = torch.nn.functional.pad(image, (padding,) * 4)

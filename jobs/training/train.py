@@ -1,0 +1,70 @@
+"""Training as one call: reads the images, runs the steps, and says what came out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import EXIT_DRAINED, EXIT_OK
+from jobs.launch.drain import Drain
+from jobs.shards.urls import expand_shards
+from jobs.training.config import TrainConfig
+from jobs.training.data import load_training_images
+from jobs.training.folder import TrainingFolder
+from jobs.training.loop import run_to_end
+from jobs.training.steps import Training
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """What a training did: `step` of its `steps` steps are done, on `images` images of `identities` identities.
+
+    `checkpoint` is the file for `promptsg mine --checkpoint`. `drained` says why the training stopped before the last
+    step, or is None. `seconds` is the time of this call.
+    """
+
+    checkpoint: Path
+    images: int
+    identities: int
+    device: str
+    precision: str
+    step: int
+    steps: int
+    drained: str | None
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """0 for a finished training, 75 for one that was stopped."""
+        return EXIT_OK if self.drained is None else EXIT_DRAINED
+
+
+def train(config: TrainConfig) -> TrainingReport:
+    """Trains, or continues the training that the output folder holds.
+
+    Raises UserError where the images cannot be read or are too few, where the folder holds another training, and where
+    the loss is not finite any more; ShardError where a shard cannot be read.
+    """
+    started = time.monotonic()
+    data = load_training_images(expand_shards(config.shards), config.image_size, config.workers)
+    training = Training(config, data)
+    images, identities, device = len(data.keys), len(data.pids), str(training.device)
+    logger.info("%d images of %d identities; %d steps on %s in %s",
+                images, identities, training.steps, device, training.precision)  # fmt: skip
+    with Drain() as drain:
+        finished = run_to_end(training, drain)
+    return TrainingReport(
+        checkpoint=TrainingFolder(config.output).checkpoint,
+        images=images,
+        identities=identities,
+        device=device,
+        precision=training.precision,
+        step=training.steps if finished else training.step,
+        steps=training.steps,
+        drained=None if finished else drain.requested,
+        seconds=time.monotonic() - started,
+    )
