@@ -1,5 +1,111 @@
-"""`promptsg stats`."""
+"""`promptsg stats`: where the model looks, per group of images, with intervals over identities (no torch)."""
 
-from jobs.statistics.stats import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.commands.options import run_argument
+from jobs.errors import UserError
+from jobs.phrases import counted
+
+if TYPE_CHECKING:
+    from jobs.statistics.stats import ShardBlock, StatsResult
+
+
+@click.command(name="stats")
+@run_argument
+@click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
+@click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
+@click.option("--where", default="", help="SQL condition that selects images; `run` is the table of all.")
+@click.option("--map", "maps", multiple=True, help="A map of the run. Repeatable.  [default: all]")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
+@click.option(
+    "--outliers", default=50, show_default=True, type=click.IntRange(0), help="How many outliers to list; 0: none."
+)
+@click.option(
+    "--sample",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="About how many images agreement and consistency are computed from.",
+)
+@click.option("--resamples", default=1000, show_default=True, type=click.IntRange(10), help="Bootstrap resamples.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="The seed of random draws."
+)
+@click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
+@click.option("--merge", is_flag=True, help="Merge PARTs; the question is taken from them.")
+def command(
+    run: Path,
+    parts: tuple[Path, ...],
+    by: tuple[str, ...],
+    where: str,
+    maps: tuple[str, ...],
+    output: Path | None,
+    outliers: int,
+    sample: int,
+    resamples: int,
+    seed: int,
+    block: str | None,
+    merge: bool,
+) -> None:
+    """Say where the model looks in RUN: mean maps, entropy, area, centre and stripes of mass per group of images.
+
+    Intervals are 95 % bootstrap intervals over identities. Junk, distractors and images of unknown people are resampled
+    as one identity: they are part of the means of their groups, but not of the numbers of identities, of consistency or
+    of the outliers. Agreement and consistency are computed from whole identities drawn at random, about --sample
+    images. Outliers are found by the first map.
+
+    \b
+    Example:
+      promptsg stats RUN --by camid --by split --where "pid > 0"
+      promptsg stats RUN --by camid --block 0/2; promptsg stats RUN --by camid --block 1/2
+      promptsg stats RUN --merge RUN/stats/parts/*.npz
+    """
+    # Products of small matrices run in our own threads: more threads inside would wait for each other. This must be
+    # set before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    from jobs.statistics.stats import StatsConfig, stats
+
+    if merge and not parts:
+        raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
+    if parts and not merge:
+        raise UserError(f"{parts[0]} is one argument too many; parts are merged with --merge")
+    config = StatsConfig(
+        run=run,
+        by=by,
+        where=where or None,
+        maps=maps,
+        output=output,
+        outliers=outliers,
+        sample=sample,
+        resamples=resamples,
+        seed=seed,
+        block=None if block is None else parse_block(block),
+        parts=parts,
+    )
+    click.echo(describe(stats(config)))
+
+
+def parse_block(text: str) -> ShardBlock:
+    """`i/n` as a block. Raises UserError unless i is from 0 to n - 1."""
+    from jobs.statistics.stats import ShardBlock
+
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise UserError(f"--block is {text!r}; give i/n with i from 0 to n - 1, such as 0/4")
+    return ShardBlock(int(found[1]), int(found[2]))
+
+
+def describe(result: StatsResult) -> str:
+    """One line: what was measured, and where the results are."""
+    images = counted(result.images, "image")
+    if result.findings is None or result.files is None:
+        return f"{result.part}: {images} of {counted(result.shards, 'shard')}"
+    return f"{images} in {counted(result.findings.part.groups.num_rows, 'group')}: {result.files.report}"

@@ -13,17 +13,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from jobs.errors import UserError
-from jobs.retrieval.protocol import EuclideanDistances, Floats, Integers, nearest
+from jobs.retrieval.distances import EuclideanDistances
+from jobs.retrieval.ranks import nearest
 
 _BLOCK = 256  # images whose neighbourhoods are compared at a time: 256 (k1+1)^2 (k1/2+1) bytes, 1.3 MB for k1 = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class RerankConfig:
-    """Neighbours that count as reciprocal, neighbours whose encodings are averaged, and the distance's own weight.
+    """Settings of the re-ranking; the defaults are the paper's.
 
-    The defaults are the paper's.
+    k1: neighbours that count as reciprocal. k2: neighbours whose encodings are averaged. weight: of the plain distance.
     """
 
     k1: int = 20
@@ -47,16 +49,16 @@ class RerankConfig:
 class SparseRows:
     """Rows of (position, weight) pairs end to end; row i is `start[i]:start[i + 1]`, its positions rise."""
 
-    start: Integers
-    positions: NDArray[np.int32]
-    weights: Floats
+    start: Int64Array
+    positions: Int32Array
+    weights: Float64Array
 
-    def row(self, index: int) -> tuple[NDArray[np.int32], Floats]:
+    def row(self, index: int) -> tuple[Int32Array, Float64Array]:
         """Positions and weights of one row."""
         part = slice(int(self.start[index]), int(self.start[index + 1]))
         return self.positions[part], self.weights[part]
 
-    def gather(self, rows: NDArray[np.integer]) -> tuple[Integers, Integers]:
+    def gather(self, rows: NDArray[np.integer]) -> tuple[Int64Array, Int64Array]:
         """(index into `rows`, index into `positions`) of every pair of these rows, row after row."""
         lengths = self.start[rows + 1] - self.start[rows]
         which = np.repeat(np.arange(len(rows)), lengths)
@@ -66,8 +68,8 @@ class SparseRows:
 class RerankedDistances:
     """(1 - weight) * Jaccard distance of the encodings + weight * squared distance / the query's largest one."""
 
-    def __init__(self, features: NDArray[np.float32], queries: int, config: RerankConfig, block: int) -> None:
-        """`features` (A, D), the first `queries` of which ask. Takes about A^2 D multiplications."""
+    def __init__(self, features: Float32Array, queries: int, config: RerankConfig, block: int) -> None:
+        """`features` (A, D), those of the queries first. Takes about A^2 D multiplications."""
         if config.k1 < 1 or config.k2 < 1 or not 0 <= config.weight <= 1:
             raise UserError(f"re-ranking needs k1, k2 >= 1 and a lambda from 0 to 1, not {config}")
         self._config, self._size = config, len(features) - queries
@@ -83,39 +85,38 @@ class RerankedDistances:
         """The error of the float32 part, and 2^-50 for the float64 sum."""
         return self._config.weight * self._plain.margin / float(self._scale.min(initial=np.inf)) + 2.0**-50
 
-    def rows(self, start: int, stop: int) -> Floats:
+    def rows(self, start: int, stop: int) -> Float64Array:
         """(b, M) float64, the plain distance's part from float32."""
         found = self._plain.rows(start, stop) * (self._config.weight / self._scale[start:stop, None])
         for query, row in enumerate(found, start):
             row += (1 - self._config.weight) * self._jaccard(query)
         return found
 
-    def exact(self, query: int, positions: Integers) -> Floats:
+    def exact(self, query: int, positions: Int64Array) -> Float64Array:
         """(P,) float64."""
+        jaccard: Float64Array = self._jaccard(query)[positions]
         if self._config.weight == 0:  # nearly all images tie at 1 then, and their features would be read for nothing
-            return self._jaccard(query)[positions]
+            return jaccard
         plain = self._plain.exact(query, positions) / self._scale[query]
-        return self._jaccard(query)[positions] * (1 - self._config.weight) + plain * self._config.weight
+        return np.asarray(jaccard * (1 - self._config.weight) + plain * self._config.weight)
 
-    def _jaccard(self, query: int) -> Floats:
+    def _jaccard(self, query: int) -> Float64Array:
         """(M,) distances, equation 10 of the paper: 1 - sum of minima / sum of maxima, each encoding summing to 1."""
         columns, weights = self._rows.row(query)
         which, at = self._columns.gather(columns)
         smaller = np.minimum(weights[which], self._columns.weights[at])
         common = np.bincount(self._columns.positions[at], smaller, minlength=self._size)
-        return 1 - common / (2 - common)
+        return np.asarray(1 - common / (2 - common))
 
 
-def find_neighbours(
-    features: NDArray[np.float32], config: RerankConfig, block: int
-) -> tuple[NDArray[np.int32], Floats]:
+def find_neighbours(features: Float32Array, config: RerankConfig, block: int) -> tuple[Int32Array, Float64Array]:
     """(A, D) -> (A, K) positions of the nearest, nearest first; (A,) squared distance to the farthest."""
     distances = EuclideanDistances(features, features)
     count = len(features)
     kept = min(max(config.k1 + 1, config.half, config.k2), count)
     neighbours, farthest = np.empty((count, kept), np.int32), np.empty(count)
 
-    def search_block(start: int) -> None:  # a function, so that one block is gone before the next one comes
+    def search_block(start: int) -> None:  # a function, so that one block is freed before the next one is made
         for image, row in enumerate(distances.rows(start, min(start + block, count)), start):
             exact = partial(distances.exact, image)
             neighbours[image] = nearest(row, kept, exact, distances.margin)[0]
@@ -129,7 +130,7 @@ def find_neighbours(
 
 
 def encode(
-    neighbours: NDArray[np.int32], distances: EuclideanDistances, scale: Floats, config: RerankConfig
+    neighbours: Int32Array, distances: EuclideanDistances, scale: Float64Array, config: RerankConfig
 ) -> SparseRows:
     """V before averaging: exp(-distance) over the expanded k-reciprocal neighbours, made to sum to 1."""
     full, half = neighbours[:, : config.k1 + 1], neighbours[:, : config.half]
@@ -146,7 +147,7 @@ def encode(
     return SparseRows(np.append(0, np.cumsum(lengths)), np.concatenate(positions), np.concatenate(weights))
 
 
-def average(encoding: SparseRows, neighbours: NDArray[np.int32], count: int) -> SparseRows:
+def average(encoding: SparseRows, neighbours: Int32Array, count: int) -> SparseRows:
     """Local query expansion: each row becomes the mean of those of its `count` nearest, itself among them."""
     if count == 1:
         return encoding
@@ -171,15 +172,13 @@ def split_encoding(encoding: SparseRows, queries: int) -> tuple[SparseRows, Spar
     return rows, SparseRows(start, owner[order], encoding.weights[cut:][order])
 
 
-def _reciprocal(neighbours: NDArray[np.int32], part: slice) -> NDArray[np.bool_]:
+def _reciprocal(neighbours: Int32Array, part: slice) -> BoolArray:
     """(A, K) -> (b, K) whether each neighbour of these images has them among its own K."""
     images = np.arange(part.start, part.stop)
-    return (neighbours[neighbours[part]] == images[:, None, None]).any(axis=2)
+    return np.asarray((neighbours[neighbours[part]] == images[:, None, None]).any(axis=2))
 
 
-def _expanded(
-    full: NDArray[np.int32], reciprocal: NDArray[np.bool_], half: NDArray[np.int32], halves: NDArray[np.bool_]
-) -> NDArray[np.int32]:
+def _expanded(full: Int32Array, reciprocal: BoolArray, half: Int32Array, halves: BoolArray) -> Int32Array:
     """(b, K + K * half) members of each image's expanded set, with repetitions; -1 is none (equation 5 of the paper).
 
     A reciprocal neighbour's own half-size reciprocal set joins where more than two thirds of it are members already.

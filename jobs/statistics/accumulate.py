@@ -1,11 +1,11 @@
-"""One streaming pass over a run's maps: sums per identity and group that merge with `+` (no torch).
+"""One streaming pass over a run's maps: sums per identity and group that can be merged (no torch).
 
 One thread reads while another adds up, slice by slice in the order of shards and rows, and a third sums the numbers
 that mining stored (entropy, areas, ...). Only the area90 of a run of the first version takes a second look at its maps.
 
 Legend: N images, G groups, C clusters (one identity in one group), M = h*w patches, K maps.
-Memory: 30 + 24*K bytes per image, 300*K + 4*M*K bytes per cluster (12*M*K in one of more
-than 64 images), and the sample; not the maps.
+Memory: 30 + 24*K bytes per image; 300*K + 4*M*K bytes per cluster, or 12*M*K in one of more than 64 images; and the
+sample. The maps are not kept.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cam.measures import STRIPES, stripe_weights
+from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import GOOD, NOT_FINITE, ZERO, add_maps
 from jobs.statistics.map_slices import chosen_maps, grid_of
-from jobs.statistics.partial import Partial, Sample
+from jobs.statistics.parts.partial import Partial, SampledImages
 from jobs.statistics.prefetch import prefetched
-from jobs.statistics.question import Selection
+from jobs.statistics.sampling import sampled_images
 from jobs.statistics.stored import STORED, stored_numbers
 
 # The order is that of the files of `--block`, to which area90 came last.
@@ -30,53 +31,55 @@ MEASURED = (*STORED[:-1], *(f"stripe_{i}" for i in range(STRIPES)), STORED[-1])
 _AHEAD = 2  # slices that wait to be added up
 _MANY = 64  # images of a cluster whose sum is taken in double precision
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
-
-def accumulate(selection: Selection) -> Partial:
+def accumulate(chosen: ChosenImages) -> Partial:
     """One pass over the chosen maps, in contiguous slices of each dataset.
 
-    The selection was made with `stored_columns`. Raises UserError naming a map or file that is not there.
+    The images were chosen with `stored_columns`. Raises UserError naming a map or file that is not there.
     """
-    maps, sampled = selection.question.maps, selection.sampled()
-    grids = {name: grid_of(selection, name) for name in maps}
+    maps, sampled = chosen.question.maps, sampled_images(chosen)
+    grids = {name: grid_of(chosen, name) for name in maps}
     with ThreadPoolExecutor(1) as pool:
-        counting = pool.submit(stored_numbers, selection, grids)
-        found = {name: map_sums(selection, name, grids[name], sampled) for name in maps}
+        counting = pool.submit(stored_numbers, chosen, grids)
+        by_map = {name: map_sums(chosen, name, grids[name], sampled) for name in maps}
         numbers = counting.result()
-    goods = np.stack([selection.images - f.zero - f.not_finite for f in found.values()], axis=1).astype(np.float64)
-    stripes = np.stack([_stripes(found[name].share, grids[name]) for name in maps], axis=1)
-    names = np.array(selection.shards, str) if selection.shards else np.zeros(0, "U1")
-    sample = Sample(
-        share=np.stack([f.sample for f in found.values()], axis=1),
-        group=selection.group[selection.cluster[sampled]],
-        pid=selection.pid[selection.cluster[sampled]],
-        camid=selection.camid[sampled].astype(np.int64),
-        shard=names[selection.shard_of[sampled]],
-        row=selection.rows[sampled].astype(np.int64),
-    )
+    zero = np.stack([sums.zero for sums in by_map.values()], axis=1)
+    not_finite = np.stack([sums.not_finite for sums in by_map.values()], axis=1)
+    good = (chosen.images[:, None] - zero - not_finite).astype(np.float64)
+    stripes = np.stack([_stripes(by_map[name].share, grids[name]) for name in maps], axis=1)
     return Partial(
-        question=selection.question,
-        shards=selection.shards,
+        question=chosen.question,
+        shards=chosen.shards,
         grids=grids,
-        groups=selection.groups,
-        group=selection.group,
-        pid=selection.pid,
-        images=selection.images,
+        groups=chosen.groups,
+        identities=chosen.identities,
+        group=chosen.group,
+        identity=chosen.identity,
+        images=chosen.images,
         sums=_measured(numbers.sums, stripes),
-        counts=_measured(numbers.counts, np.repeat(goods[:, :, None], STRIPES, axis=2)),
-        zero=np.stack([f.zero for f in found.values()], axis=1),
-        not_finite=np.stack([f.not_finite for f in found.values()], axis=1),
-        share={name: f.share for name, f in found.items()},
-        spread={name: f.spread for name, f in found.items()},
+        counts=_measured(numbers.counts, np.repeat(good[:, :, None], STRIPES, axis=2)),
+        zero=zero,
+        not_finite=not_finite,
+        share={name: sums.share for name, sums in by_map.items()},
+        spread={name: sums.spread for name, sums in by_map.items()},
         histogram=numbers.histogram,
-        sample=sample,
+        sample=_sample(chosen, sampled, np.stack([sums.sample for sums in by_map.values()], axis=1)),
     )
 
 
-def _measured(stored: Doubles, stripes: Doubles) -> Doubles:
+def _sample(chosen: ChosenImages, sampled: BoolArray, share: Float32Array) -> SampledImages:
+    shards = np.array(chosen.shards, str) if chosen.shards else np.zeros(0, "U1")
+    return SampledImages(
+        share=share,
+        group=chosen.group[chosen.cluster[sampled]],
+        identity=chosen.identity[chosen.cluster[sampled]],
+        camid=chosen.camid[sampled].astype(np.int64),
+        shard=shards[chosen.shard_of[sampled]],
+        row=chosen.rows[sampled].astype(np.int64),
+    )
+
+
+def _measured(stored: Float64Array, stripes: Float64Array) -> Float64Array:
     """(C, K, STORED) and (C, K, 6) -> (C, K, MEASURED)."""
     return np.concatenate([stored[:, :, :-1], stripes, stored[:, :, -1:]], axis=2)
 
@@ -85,25 +88,25 @@ def _measured(stored: Doubles, stripes: Doubles) -> Doubles:
 class MapSums:
     """One map's sums: zero, not_finite (C,), share (C, M), spread (G, M); sample (n, M)."""
 
-    zero: Ints
-    not_finite: Ints
-    share: Floats
-    spread: Doubles
-    sample: Floats
+    zero: Int64Array
+    not_finite: Int64Array
+    share: Float32Array
+    spread: Float64Array
+    sample: Float32Array
 
 
-def map_sums(selection: Selection, name: str, grid: tuple[int, int], sampled: NDArray[np.bool_]) -> MapSums:
+def map_sums(chosen: ChosenImages, name: str, grid: tuple[int, int], sampled: BoolArray) -> MapSums:
     """The sums of one map over all chosen images."""
-    clusters, groups, patches = len(selection.pid), selection.groups.num_rows, grid[0] * grid[1]
-    state = np.zeros(len(selection.rows), np.int8)
-    many = selection.images > _MANY
+    clusters, groups, patches = len(chosen.identity), chosen.groups.num_rows, grid[0] * grid[1]
+    state = np.zeros(len(chosen.rows), np.int8)
+    many = chosen.images > _MANY
     place, large = np.where(many, np.cumsum(many) - 1, -1), np.zeros((int(many.sum()), patches))
     share, spread = np.zeros((clusters, patches), np.float32), np.zeros((groups, patches))
     sample = np.empty((int(sampled.sum()), patches), np.float32)
     kept = 0
-    for at, maps in prefetched(chosen_maps(selection, name), _AHEAD):
+    for at, maps in prefetched(chosen_maps(chosen, name), _AHEAD):
         flat = maps.reshape(len(maps), patches)
-        add_maps(flat, selection.cluster[at], selection.group, state[at], share, place, large, spread)
+        add_maps(flat, chosen.cluster[at], chosen.group, state[at], share, place, large, spread)
         some = np.flatnonzero(sampled[at])
         sample[kept : kept + len(some)] = flat[some]
         kept += len(some)
@@ -111,15 +114,15 @@ def map_sums(selection: Selection, name: str, grid: tuple[int, int], sampled: ND
     sample[state[sampled] != GOOD] = np.nan
     sample /= sample.sum(axis=1, keepdims=True)
     return MapSums(
-        zero=np.bincount(selection.cluster[state == ZERO], minlength=clusters),
-        not_finite=np.bincount(selection.cluster[state == NOT_FINITE], minlength=clusters),
+        zero=np.bincount(chosen.cluster[state == ZERO], minlength=clusters),
+        not_finite=np.bincount(chosen.cluster[state == NOT_FINITE], minlength=clusters),
         share=share,
         spread=spread,
         sample=sample,
     )
 
 
-def _stripes(share: Floats, grid: tuple[int, int]) -> Doubles:
+def _stripes(share: Float32Array, grid: tuple[int, int]) -> Float64Array:
     """(C, M) -> (C, 6) sums of the mass in each horizontal stripe."""
     h, w = grid
     if not h:

@@ -1,31 +1,28 @@
 """Loops over maps and their numbers, compiled by Numba (no torch).
 
-Each map is touched once, while it is in the processor's cache, and no loop holds Python's lock: another thread reads.
-Legend: n maps in hand, C clusters (one identity in one group), G groups, M = h*w patches.
+Each map is touched once, while it is in the processor's cache. No loop holds Python's lock, so that another thread can
+read meanwhile. Nothing checks the bounds of arrays here.
+
+Legend: n maps of one call, C clusters (one identity in one group), G groups, M = h*w patches.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cam.compiled import compiled
+from jobs.arrays import Float32Array, Float64Array, Int8Array, Int32Array, Int64Array
 
-GOOD, ZERO, NOT_FINITE = 0, 1, 2  # a map has a shape, or is all zero, or holds what is no number
+GOOD, ZERO, NOT_FINITE = 0, 1, 2  # a map has a shape, or is all zero, or holds a non-finite value
 
 LARGEST, LEAST = np.finfo(np.float32).max, np.finfo(np.float32).tiny
 
-Floats = NDArray[np.float32]
-Doubles = NDArray[np.float64]
-Counts = NDArray[np.int64]
-States = NDArray[np.int8]
-
 
 @compiled
-def mass_of(row: Floats) -> tuple[int, np.float32]:
-    """(M,) -> GOOD and the sum of a map's values, or ZERO or NOT_FINITE and what they sum to.
+def mass_of(row: Float32Array) -> tuple[int, np.float32]:
+    """(M,) -> whether a map is GOOD, ZERO or NOT_FINITE, and the sum of its values.
 
-    A sum so small that one over it is too large for float32 is as good as none.
+    A map is ZERO also where its sum is so small that 1 / sum is too large for float32.
     """
     mass = np.float32(0)
     for j in range(len(row)):
@@ -37,20 +34,21 @@ def mass_of(row: Floats) -> tuple[int, np.float32]:
 
 @compiled
 def add_maps(
-    maps: Floats,
-    cluster: NDArray[np.int32],
-    group: NDArray[np.int64],
-    state: States,
-    share: Floats,
-    place: NDArray[np.int64],
-    large: Doubles,
-    spread: Doubles,
+    maps: Float32Array,
+    cluster: Int32Array,
+    group: Int64Array,
+    state: Int8Array,
+    share: Float32Array,
+    place: Int64Array,
+    large: Float64Array,
+    spread: Float64Array,
 ) -> None:
-    """Says how each of the maps (n, M) is in state (n,), and adds up the shares of mass of the good ones.
+    """Writes into state (n,) how each of the maps (n, M) is, and adds up the shares of mass of the good ones.
 
-    cluster (n,) is each map's, group (C,) each cluster's. share (C, M) takes the sums; for a cluster whose place (C,)
-    is not negative, large[place] does, since a float32 cannot hold the sum of very many. spread (G, M) takes sums of
-    squares of differences from the uniform map: about zero, a variance much smaller than the mean would be lost.
+    cluster (n,) is each map's, group (C,) each cluster's. The sums go to share (C, M). Those of a cluster whose place
+    (C,) is not negative go to large[place] instead, since a float32 cannot hold the sum of very many. The squares of
+    the differences from the uniform map go to spread (G, M): from sums of plain squares, a variance much smaller than
+    the mean would be lost.
     """
     even = np.float32(1 / maps.shape[1])
     for i in range(len(maps)):
@@ -58,7 +56,7 @@ def add_maps(
         state[i], mass = mass_of(row)
         if state[i] != GOOD:
             continue
-        # The maps are not normalised in place: to write them back takes longer than to add them up.
+        # The maps are not normalised in place: writing them back takes longer than adding them up.
         scale, squares = np.float32(1) / mass, spread[group[of]]
         if place[of] < 0:
             few = share[of]
@@ -76,13 +74,13 @@ def add_maps(
 
 @compiled
 def add_numbers(
-    values: Floats,
-    cluster: NDArray[np.int32],
+    values: Float32Array,
+    cluster: Int32Array,
     unit: float,
-    sums: Doubles,
-    counts: Doubles,
-    group: NDArray[np.int64],
-    bins: Counts,
+    sums: Float64Array,
+    counts: Float64Array,
+    group: Int64Array,
+    bins: Int64Array,
 ) -> None:
     """Adds the finite values (n,) to sums and counts (C,), and counts them in bins (G, any) from 0 to `unit`.
 
@@ -98,9 +96,10 @@ def add_numbers(
 
 
 @compiled
-def distances(maps: Floats, place: NDArray[np.int64], means: Floats, distance: Floats) -> None:
-    """Into distance (n,): the share of each map's mass that lies elsewhere than means[place] puts it (total variation,
-    0 to 1). -1 for a map without shape, and where place (n,) is negative.
+def distances(maps: Float32Array, place: Int64Array, means: Float32Array, distance: Float32Array) -> None:
+    """Writes into distance (n,) the share of each map's mass that lies elsewhere than in means[place].
+
+    This is the total variation, 0 to 1. It is -1 for a map without shape, and where place (n,) is negative.
     """
     for i in range(len(maps)):
         row = maps[i]

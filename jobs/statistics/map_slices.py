@@ -9,42 +9,41 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.arrays import Float32Array
 from jobs.errors import UserError
 from jobs.runs.maps_file import MAPS
 from jobs.runs.run import Run
-from jobs.statistics.question import Selection
+from jobs.statistics.chosen import ChosenImages
 
 _READ = 4 << 20  # bytes in one call of HDF5, which stay in a processor's cache: 8192 of 16x8 maps
 
-Floats = NDArray[np.float32]
 
-
-def chosen_maps(selection: Selection, name: str) -> Iterator[tuple[slice, Floats]]:
-    """(place among the chosen images, maps (n, h, w)) of all chosen images, to keep or change.
+def chosen_maps(chosen: ChosenImages, name: str) -> Iterator[tuple[slice, Float32Array]]:
+    """(place among the chosen images, maps (n, h, w)) of all chosen images; the caller may keep or change them.
 
     Raises UserError naming what is missing, or a shard whose maps are of another size.
     """
     grid = None
-    for shard, span in selection.spans():
-        for at, maps in read_slices(selection.run, name, shard, selection.rows[span]):
+    for shard, span in chosen.spans():
+        for at, maps in read_slices(chosen.run, name, shard, chosen.rows[span]):
             grid = grid or maps.shape[1:]
             if maps.shape[1:] != grid:
                 raise UserError(f"{shard}: {name} is {maps.shape[1:]}, elsewhere {grid}: not one run's maps")
             yield slice(span.start + at.start, span.start + at.stop), maps
 
 
-def grid_of(selection: Selection, name: str) -> tuple[int, int]:
+def grid_of(chosen: ChosenImages, name: str) -> tuple[int, int]:
     """(h, w) of a map in the first shard of which an image is chosen; (0, 0) without one."""
-    for shard, span in selection.spans():
-        with _opened(selection.run, name, shard, selection.rows[span]) as dataset:
+    for shard, span in chosen.spans():
+        with _opened(chosen.run, name, shard, chosen.rows[span]) as dataset:
             return int(dataset.shape[1]), int(dataset.shape[2])
     return 0, 0
 
 
-def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[tuple[slice, Floats]]:
-    """(positions in `rows`, their maps (n, h, w)) for rising h5 rows, from whole slices of chunks, to keep or change.
+def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[tuple[slice, Float32Array]]:
+    """(positions in `rows`, their maps (n, h, w)) for rising h5 rows; the caller may keep or change them.
 
-    Raises UserError naming what is missing.
+    Whole slices of chunks are read. Raises UserError naming what is missing.
     """
     with _opened(run, name, shard, rows) as dataset:
         row = 4 * int(np.prod(dataset.shape[1:]))

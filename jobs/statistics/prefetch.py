@@ -1,60 +1,33 @@
-"""An iterator that runs ahead in a thread of its own."""
+"""An iterator that runs ahead of its caller, in a thread of its own."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Made(Generic[T]):
-    """One item, an error, or neither: the end."""
-
-    items: Sequence[T] = ()
-    error: BaseException | None = None
+class _NoMore:
+    """What stands behind the last item."""
 
 
 def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
-    """The same items in the same order, up to `ahead` of them made while the caller is busy with earlier ones.
+    """The same items in the same order; up to `ahead` of them are made while the caller works on earlier ones.
 
-    What making one raises is raised here. A caller that stops early stops the thread.
+    An error in making one is raised here, behind the items before it. A caller that stops early stops the thread.
     """
-    made: queue.Queue[_Made[T]] = queue.Queue(ahead)
-    stopped = threading.Event()
-
-    def put(item: _Made[T]) -> bool:
-        while not stopped.is_set():
-            try:
-                made.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put(_Made(items=[item])):
-                    return
-            put(_Made())
-        except BaseException as error:  # raised again in the caller's thread
-            put(_Made(error=error))
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
+    end = _NoMore()
+    pool = ThreadPoolExecutor(1, "prefetch")  # one thread, so that items are made one after the other
     try:
+        waiting: deque[Future[T | _NoMore]] = deque(pool.submit(next, items, end) for _ in range(ahead))
         while True:
-            step = made.get()
-            if step.error is not None:
-                raise step.error
-            if not step.items:
+            item = waiting.popleft().result()
+            if isinstance(item, _NoMore):
                 return
-            yield from step.items
+            waiting.append(pool.submit(next, items, end))
+            yield item
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

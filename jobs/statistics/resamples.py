@@ -1,40 +1,67 @@
-"""Bootstrap redraws of whole identities, since images of one person are not independent (numpy only)."""
+"""Bootstrap resamples of whole identities, since images of one person are not independent (numpy only)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jobs.arrays import Float64Array, Int64Array
+
 LEVEL = 0.95
 EDGES = (50 * (1 - LEVEL), 50 * (1 + LEVEL))  # percentiles at the two ends of an interval
 _BLOCK_BYTES = 16 << 20  # of a block's weights as float32
+_KEPT_BYTES = 64 << 20
 
-Doubles = NDArray[np.float64]
+Counts = NDArray[np.uint16]
 
 
-def redraws(identities: int, resamples: int, seed: int, width: int = 0) -> Iterator[NDArray[np.uint16]]:
+def resample_counts(identities: int, resamples: int, seed: int, width: int = 0) -> Iterator[Counts]:
     """(r, identities) blocks: how often each identity is drawn, with replacement, in each of r resamples.
 
-    Resample n is `default_rng(seed).integers(identities, size=identities)`, the n-th such call. `width` is the number
-    of values that the caller keeps for each resample, if that is more than one for each identity.
+    Resample n is the n-th call of `default_rng(seed).integers(identities, size=identities)`. `width` is the number of
+    values that the caller keeps for each resample, if that is more than one for each identity.
     """
     generator = np.random.default_rng(seed)
     block = max(1, _BLOCK_BYTES // (4 * max(1, identities, width)))
     for start in range(0, resamples, block):
-        weights = np.empty((min(block, resamples - start), identities), np.uint16)
-        for row in weights:
+        counts = np.empty((min(block, resamples - start), identities), np.uint16)
+        for row in counts:
             row[:] = np.bincount(generator.integers(identities, size=identities), minlength=identities)
-        yield weights
+        yield counts
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """`resamples` resamples of `identities` identities, the same ones each time they are gone through."""
+
+    identities: int
+    resamples: int
+    seed: int
+    _kept: list[Counts] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def counts(self) -> Iterator[Counts]:
+        """The blocks of `resample_counts`; they stay in memory if they are small."""
+        if self._kept:
+            yield from self._kept
+            return
+        small = 2 * self.resamples * self.identities <= _KEPT_BYTES
+        for counts in resample_counts(self.identities, self.resamples, self.seed):
+            if small:
+                self._kept.append(counts)
+            yield counts
 
 
 def mean_over_identities(
-    values: Doubles, identities: NDArray[np.int64], *, resamples: int = 2000, seed: int = 0
-) -> tuple[Doubles, Doubles, Doubles]:
+    values: Float64Array, identities: Int64Array, *, resamples: int = 2000, seed: int = 0
+) -> tuple[Float64Array, Float64Array, Float64Array]:
     """(N, V) values, (N,) identities -> mean (V,) over images, and the ends of its 95 % interval.
 
-    Percentile bootstrap (Efron 1979). NaN values are passed over; the interval is NaN with fewer than two identities.
+    `identities` are codes, as of `jobs.identity.identity_codes`; all of one code count as one identity.
+
+    Percentile bootstrap (Efron 1979). NaN values are left out; the interval is NaN with fewer than two identities.
     """
     people, who = np.unique(identities, return_inverse=True)
     known = np.isfinite(values)
@@ -45,7 +72,7 @@ def mean_over_identities(
         mean = sums.sum(axis=0) / counts.sum(axis=0)
         if len(people) < 2 or not resamples:
             return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-        drawn = [w @ sums / (w @ counts) for w in redraws(len(people), resamples, seed)]
+        drawn = [w @ sums / (w @ counts) for w in resample_counts(len(people), resamples, seed)]
     enough = (counts > 0).sum(axis=0) >= 2
     low, high = np.nanpercentile(np.where(enough, np.concatenate(drawn), 0), EDGES, axis=0)
     return mean, np.where(enough, low, np.nan), np.where(enough, high, np.nan)

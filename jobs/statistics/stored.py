@@ -1,4 +1,4 @@
-"""Sums per cluster, and histograms per group, of the numbers that mining has stored with each map (no torch).
+"""Sums per cluster, and histograms per group, of the numbers that mining stored with each map (no torch).
 
 Legend: N images, C clusters, G groups, K maps.
 """
@@ -9,49 +9,46 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cam.measures import effective_areas
 from cam.names import column_of
+from jobs.arrays import Float32Array, Float64Array, Int64Array
 from jobs.runs.run import Run
-from jobs.statistics.loops import LARGEST, LEAST, Floats, add_numbers
+from jobs.statistics.chosen import ChosenImages
+from jobs.statistics.loops import LARGEST, LEAST, add_numbers
 from jobs.statistics.map_slices import chosen_maps
-from jobs.statistics.question import Selection
 
 STORED = ("mass", "entropy", "com_x", "com_y", "area50", "area90")
 DISTRIBUTIONS = ("entropy", "area50", "com_x", "com_y")  # shown as histograms; entropy as a share of its maximum ln M
 BINS = 512
 
-Doubles = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StoredNumbers:
-    """sums and counts (C, K, STORED) of the finite values; histogram (G, K, DISTRIBUTIONS, BINS), bins from 0 to 1."""
+    """Sums and counts (C, K, STORED) of the finite values; histogram (G, K, DISTRIBUTIONS, BINS), bins from 0 to 1."""
 
-    sums: Doubles
-    counts: Doubles
-    histogram: Ints
+    sums: Float64Array
+    counts: Float64Array
+    histogram: Int64Array
 
 
 def stored_columns(run: Run, maps: Sequence[str]) -> list[str]:
-    """The columns that a selection has to be made with; runs of the first version have no area90."""
+    """The columns to choose images with; runs of the first version have no area90."""
     columns = [_column(name, measure) for name in maps for measure in STORED]
     return [column for column in columns if column in run.schema.names or not column.endswith("_area90")]
 
 
-def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -> StoredNumbers:
+def stored_numbers(chosen: ChosenImages, grids: Mapping[str, tuple[int, int]]) -> StoredNumbers:
     """The numbers of the chosen images; `grids` are the maps' sizes, by name."""
-    shape = (len(grids), len(STORED), len(selection.pid))
+    shape = (len(grids), len(STORED), len(chosen.identity))
     sums, counts = np.zeros(shape), np.zeros(shape)
-    histogram = np.zeros((len(grids), len(STORED), selection.groups.num_rows, BINS), np.int64)
+    histogram = np.zeros((len(grids), len(STORED), chosen.groups.num_rows, BINS), np.int64)
     for k, (name, (h, w)) in enumerate(grids.items()):
         for m, measure in enumerate(STORED):
-            values = selection.column(_column(name, measure))
-            values = areas_of(selection, name) if values is None else values
+            values = chosen.column(_column(name, measure))
+            values = areas_of(chosen, name) if values is None else values
             unit = np.log(max(2, h * w)) if measure == "entropy" else 1.0
-            add_numbers(values, selection.cluster, unit, sums[k, m], counts[k, m], selection.group, histogram[k, m])
+            add_numbers(values, chosen.cluster, unit, sums[k, m], counts[k, m], chosen.group, histogram[k, m])
     shown = [STORED.index(measure) for measure in DISTRIBUTIONS]
     return StoredNumbers(
         sums=np.moveaxis(sums, 2, 0),
@@ -60,10 +57,10 @@ def stored_numbers(selection: Selection, grids: Mapping[str, tuple[int, int]]) -
     )
 
 
-def areas_of(selection: Selection, name: str) -> Floats:
+def areas_of(chosen: ChosenImages, name: str) -> Float32Array:
     """(N,) area90 from the maps themselves: runs of the first version have no such column."""
-    areas = np.full(len(selection.rows), np.nan, np.float32)
-    for place, maps in chosen_maps(selection, name):
+    areas = np.full(len(chosen.rows), np.nan, np.float32)
+    for place, maps in chosen_maps(chosen, name):
         flat = maps.reshape(len(maps), -1).astype(np.float64)
         mass = flat.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):

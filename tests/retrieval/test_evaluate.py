@@ -15,10 +15,16 @@ import pytest
 from click.testing import CliRunner, Result
 from scipy import stats
 
+from jobs.commands.evaluate import command, describe, parse_memory
 from jobs.errors import UserError
-from jobs.retrieval.correlates import consistency, correlate_all, weighted_pearson, weighted_spearman, worst_first
-from jobs.retrieval.evaluate import command, parse_memory, plan_block
+from jobs.identity import NOBODY
+from jobs.retrieval.consistency import match_consistency
+from jobs.retrieval.correlates import correlate_all, worst_first
+from jobs.retrieval.evaluate import EvaluateConfig, evaluate
+from jobs.retrieval.features import plan_block
 from jobs.retrieval.rerank import RerankConfig
+from jobs.retrieval.selection import as_sides
+from jobs.retrieval.weighted import weighted_pearson, weighted_spearman
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.run import open_run
@@ -42,7 +48,8 @@ def write_run(root: Path, shards: dict[str, list[dict[str, Any]]], seed: int = 0
             status = row.get("status", "ok")
             fields = {name: row.get(name) for name in ("pid", "camid")}
             split = row.get("split", shard.split("-")[0])
-            samples.append(Sample(key=f"{shard}_{index:04d}", tar_index=index, split=split, status=status, **fields))
+            key = row.get("key", f"{shard}_{index:04d}")
+            samples.append(Sample(key=key, tar_index=index, split=split, status=status, **fields))
             if status in KEPT:
                 features.append(row.get("feature", rng.normal(size=8)))
                 maps.append(row.get("map", rng.random((len(MAPS), *GRID)) ** rng.uniform(1, 6)))
@@ -80,12 +87,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = [
         *copies[:5],  # equal features: ties across shards
         *({"pid": -1, "camid": c, "feature": queries[0]["feature"]} for c in (0, 1)),
-        *({"pid": 0, "camid": c} for c in (0, 1, 2)),
+        *({"pid": 0, "camid": c, "key": f"0000_c{c + 1}s1_000151_01"} for c in (0, 1, 2)),
         {"pid": 3, "camid": None},
         {"status": "image_corrupt"},
     ]
     shards = {"query-000000": queries[:10], "query-000001": queries[10:], "gallery-000000": gallery}
     return write_run(tmp_path_factory.mktemp("made") / "RUN", {**shards, "gallery-000001": more})
+
+
+def test_the_command_and_the_function_have_the_same_defaults(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = []
+
+    def keep(config: EvaluateConfig) -> None:
+        configs.append(config)
+        raise UserError("enough")
+
+    monkeypatch.setattr("jobs.retrieval.evaluate.evaluate", keep)
+    run_command(made)
+    run_command(made, "--rerank")
+    assert configs == [EvaluateConfig(run=made), EvaluateConfig(run=made, rerank=RerankConfig())]
 
 
 def run_command(*words: object) -> Result:
@@ -156,6 +176,63 @@ def test_the_files_say_what_plain_loops_say(made: Path, tmp_path: Path) -> None:
     assert found == [(pytest.approx(metrics["mAP"]), 22)]
 
 
+def test_the_result_says_what_the_files_say(made: Path, tmp_path: Path) -> None:
+    found = evaluate(EvaluateConfig(run=made, output=tmp_path, bootstrap=50, query_where="split = 'query' AND true"))
+    metrics = json.loads(found.files.metrics.read_text())
+    assert (found.scores.queries, found.scores.mAP, found.scores.mINP) == tuple(
+        metrics[name] for name in ("queries", "mAP", "mINP")
+    )
+    assert list(found.scores.cmc) == metrics["cmc"] and found.wrong_rank1 == metrics["wrong_rank1"]
+    assert [(p.query_camid, p.gallery_camid, p.scores.mAP) for p in found.camera_pairs] == [
+        (p["query_camid"], p["gallery_camid"], p["mAP"]) for p in metrics["camera_pairs"]
+    ]
+    assert [(c.map, c.measure, c.spearman) for c in found.correlations] == [
+        (c["map"], c["measure"], c["spearman"]) for c in metrics["why"]
+    ]
+    assert (found.gallery.selected, found.gallery.without_label, found.gallery.ranked) == (81, 1, 78)
+    assert (found.gallery.junk, found.gallery.distractors) == (2, 3)
+    assert (found.queries.junk, found.queries.distractors, found.queries.ranked) == (0, 0, 23)
+    assert "AP correlates with" in describe(found) and str(found.files.queries) in describe(found)
+
+
+def test_different_distractors_are_different_people(tmp_path: Path) -> None:
+    """As queries they match nobody: not each other, and not themselves in another camera."""
+    feature = np.ones(8)
+    key = "0000_c{}s1_000151_{:02d}"
+    queries = [{"pid": 0, "camid": 0, "feature": feature, "key": key.format(1, 1)}, {"pid": 5, "camid": 0}]
+    gallery = [{"pid": 0, "camid": c, "feature": feature, "key": key.format(c + 1, 2)} for c in (0, 1, 2)]
+    run = write_run(tmp_path / "RUN", {"query-0": queries, "gallery-0": [*gallery, {"pid": 5, "camid": 1}]})
+    found = evaluate(EvaluateConfig(run=run, bootstrap=10))
+    assert (found.scores.queries, found.queries_without_match, found.gallery.distractors) == (1, 1, 3)
+    first = pq.read_table(found.files.queries).to_pylist()[0]
+    assert first["num_matches"] == 0 and first["ap"] is None
+    assert len(first["topk_keys"]) == 4 and first["topk_correct"] == [False] * 4
+
+
+def test_person_0_of_msmt17_is_a_person(tmp_path: Path) -> None:
+    key = "0000_{:03d}_0{}_0303morning_0015_0"
+    queries = [{"pid": 0, "camid": 0, "key": key.format(1, 1)}]
+    gallery = [{"pid": 0, "camid": c, "key": key.format(c, c + 1)} for c in (1, 2)]
+    run = write_run(tmp_path / "RUN", {"query-0": queries, "gallery-0": gallery})
+    found = evaluate(EvaluateConfig(run=run, bootstrap=10))
+    assert (found.scores.queries, found.scores.mAP, found.gallery.distractors) == (1, 1, 0)
+
+
+def test_the_columns_role_and_identity_say_who_is_who() -> None:
+    def rows(*images: tuple[int, str, str | None]) -> pa.Table:
+        pid, role, identity = zip(*images, strict=True)
+        columns = {"key": ["k"] * len(pid), "pid": pid, "camid": [0] * len(pid), "role": role, "identity": identity}
+        return pa.table(columns)
+
+    queries, gallery = as_sides(
+        rows((2, "person", "train/2"), (2, "person", "test/2"), (0, "person", "test/0")),
+        rows((2, "person", "test/2"), (0, "distractor", None), (7, "person", "train/2"), (0, "person", "test/0")),
+    )
+    same = queries.identity[:, None] == gallery.identity[None]
+    np.testing.assert_array_equal(same, [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+    assert gallery.identity.tolist().count(NOBODY) == 1 and NOBODY not in queries.identity
+
+
 def test_a_camera_pair_is_the_ranking_of_that_part_alone(made: Path, tmp_path: Path) -> None:
     whole = evaluated(made, tmp_path / "whole")
     assert [(p["query_camid"], p["gallery_camid"]) for p in whole["camera_pairs"]] == [
@@ -206,6 +283,7 @@ def test_correlations_are_scipys(made: Path, tmp_path: Path) -> None:
     border = np.asarray(measures["gradcam_mim_stripe_0"] + measures["gradcam_mim_stripe_5"], float)
     values = {"border": border, "off_centre": np.abs(np.asarray(measures["gradcam_mim_com_x"], float) - 0.5)}
     values |= {name: np.asarray(measures[f"gradcam_mim_{name}"], float) for name in ("entropy", "area50", "mass")}
+    assert {row["measure"] for row in rows[6:]} == {*values, "consistency"}
     for row in rows[6:]:
         if row["measure"] in values:
             assert row["queries"] == "22" and row["identities"] == str(len(set(measures["pid"].tolist())))
@@ -221,7 +299,7 @@ def test_consistency_is_the_correlation_with_the_mean_of_the_matches(made: Path)
     keep = [r["h5_row"] is not None and None not in (r["pid"], r["camid"]) for r in rows.to_pylist()]
     rows = rows.filter(pa.array(keep))
     queries, gallery = (rows.filter(pa.compute.equal(rows["split"], split)) for split in ("query", "gallery"))
-    found = consistency(run, "gradcam/mim", queries, gallery.take(np.arange(len(gallery))[::-1]))
+    found = match_consistency(run, "gradcam/mim", *as_sides(queries, gallery.take(np.arange(len(gallery))[::-1])))
     images, asked = (run.maps_of("gradcam/mim", t).reshape(len(t), -1).astype(float) for t in (gallery, queries))
     for position, query in enumerate(queries.to_pylist()):
         matches = [
@@ -313,8 +391,10 @@ def test_no_query_has_a_match(tmp_path: Path) -> None:
         (["--query-where", "split = 'no'"], r"--query-where \"split = 'no'\" leaves nothing to rank: 0 images"),
         (["--gallery-where", "pid < 0"], r"leaves nothing to rank: 2 images with features, 0 of them .* 2 junk"),
         (["--gallery-where", "camid IS NULL"], r"1 images with features, 1 of them without pid or camid"),
-        (["--query-where", "splt = 'query'"], r"--query-where \"splt = 'query'\": Binder Error"),
-        (["--gallery-where", "split = 'gallery')"], r"--gallery-where .*: Parser Error"),
+        (["--query-where", "splt = 'query'"], r"--query-where: there is no column 'splt'; did you mean split"),
+        (["--gallery-where", "split = 'gallery')"], r"--gallery-where: Parser Error: syntax error"),
+        (["--gallery-where", "true) OR (true"], r"--gallery-where: Parser Error: syntax error"),
+        (["--query-where", " "], r"--query-where is empty; give an SQL expression"),
         (["--memory", "1MB"], r"needs up to .* GB, and --memory allows 0.00 GB: raise it to 0.5GB"),
         (["--memory", "2 apples"], r"'2 apples' is not a size such as 2GB; units are B, KB"),
     ],

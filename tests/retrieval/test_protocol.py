@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 
 from jobs.errors import UserError
-from jobs.retrieval.protocol import (
-    EuclideanDistances,
-    Ranking,
-    Side,
-    average_precision,
-    nearest,
-    rank_gallery,
-    summarise,
-)
+from jobs.identity import NOBODY
+from jobs.retrieval.distances import EuclideanDistances
+from jobs.retrieval.protocol import Ranking, Side, rank_gallery
+from jobs.retrieval.ranks import average_precision, nearest
 from jobs.retrieval.rerank import RerankConfig, RerankedDistances
+from jobs.retrieval.scores import RetrievalScores, summarise
 
 
 def random_case(seed: int, *, coarse: bool, queries: int = 23, gallery: int = 61) -> tuple[Side, Side]:
-    """Random sides with junk-free pids 0 to 5, 3 cameras, and ties.
+    """Random sides with identities 0 to 5, images of nobody, 3 cameras, and ties.
 
     Coarse features have four entries of +-1, so that distances are exact in any arithmetic and most of them tie;
     others are Gaussian, some of them copies of others.
@@ -34,11 +30,11 @@ def random_case(seed: int, *, coarse: bool, queries: int = 23, gallery: int = 61
         else:
             features = rng.normal(size=(count, 48)).astype(np.float32) * rng.uniform(0.1, 50, (count, 1))
             features[rng.integers(0, count, count // 3)] = features[rng.integers(0, count, count // 3)]
-        return Side(features.astype(np.float32), rng.integers(0, 6, count), rng.integers(0, 3, count))
+        return Side(features.astype(np.float32), rng.integers(NOBODY, 6, count), rng.integers(0, 3, count))
 
     asked, ranked = side(queries), side(gallery)
     asked.features[:5] = ranked.features[10:15]
-    asked.pid[7] = 99  # has no match
+    asked.identity[7] = 99  # has no match
     return asked, ranked
 
 
@@ -54,20 +50,24 @@ def literal_distances(queries: np.ndarray, gallery: np.ndarray) -> list[list[flo
     return [[sum((a - b) * (a - b) for a, b in zip(q, g, strict=True)) for g in right] for q in left]
 
 
+def same_person(queries: Side, gallery: Side, q: int, g: int) -> bool:
+    return bool(queries.identity[q] == gallery.identity[g] != NOBODY)
+
+
 def literal_protocol(distances: list[list[float]], queries: Side, gallery: Side, camera: int | None = None) -> list:
     """Per query (ap, inp, first, order), or None where nothing matches; only the gallery of one camera if given."""
     found: list = []
     for q, row in enumerate(distances):
         order = []
         for g in sorted(range(len(row)), key=lambda i: row[i]):
-            if gallery.pid[g] == queries.pid[q] and gallery.camid[g] == queries.camid[q]:
+            if same_person(queries, gallery, q, g) and gallery.camid[g] == queries.camid[q]:
                 continue
             if camera is not None and gallery.camid[g] != camera:
                 continue
             order.append(g)
         hits, precisions, first, last = 0, [], 0, 0
         for rank, g in enumerate(order, 1):
-            if gallery.pid[g] == queries.pid[q]:
+            if same_person(queries, gallery, q, g):
                 hits += 1
                 first, last = first or rank, rank
                 precisions.append(hits / rank)
@@ -87,7 +87,7 @@ def check(
             assert np.isnan(ranking.ap[q]) and np.isnan(ranking.inp[q]) and ranking.matches[q] == 0
         else:
             assert ranking.ap[q] == pytest.approx(ap, rel=1e-12) and ranking.inp[q] == pytest.approx(inp, rel=1e-12)
-            assert ranking.matches[q] == sum(gallery.pid[g] == queries.pid[q] for g in order)
+            assert ranking.matches[q] == sum(same_person(queries, gallery, q, g) for g in order)
     for c, camera in enumerate(ranking.cameras.tolist()):
         for q, (ap, inp, first, _) in enumerate(literal_protocol(distances, queries, gallery, camera)):
             assert ranking.camera_first[q, c] == first
@@ -111,6 +111,7 @@ def test_equals_the_literal_protocol_in_blocks_of_any_size(seed: int, coarse: bo
     same(rankings[0], rankings[1])
     same(rankings[0], rankings[2])
     assert any(len(set(row)) < len(row) for row in wanted)  # there were ties
+    assert (queries.identity == NOBODY).any() and (gallery.identity == NOBODY).any()
 
 
 def test_neighbours_that_float32_cannot_tell_apart_are_told_apart() -> None:
@@ -146,8 +147,8 @@ def test_average_precision_of_scikit_learn() -> None:
     found = rank_gallery(queries, gallery, EuclideanDistances(queries.features, gallery.features), topk=1, block=16)
     for q in range(40):
         left, right = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (queries.features[q], gallery.features))
-        kept = (gallery.pid != queries.pid[q]) | (gallery.camid != queries.camid[q])
-        wanted = metrics.average_precision_score(gallery.pid[kept] == queries.pid[q], (right @ left)[kept])
+        kept = (gallery.identity != queries.identity[q]) | (gallery.camid != queries.camid[q])
+        wanted = metrics.average_precision_score(gallery.identity[kept] == queries.identity[q], (right @ left)[kept])
         assert found.ap[q] == pytest.approx(wanted, abs=1e-9)
 
 
@@ -156,7 +157,7 @@ def test_by_hand() -> None:
     angles = np.array([0.1, 0.2, 0.0, 0.3, 0.05])
     gallery = Side(
         np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32),
-        np.array([7, 8, 7, 7, 0]),
+        np.array([7, 8, 7, 7, NOBODY]),
         np.array([1, 1, 0, 2, 0]),
     )
     query = Side(np.array([[3.0, 0.0]], np.float32), np.array([7]), np.array([0]))
@@ -166,14 +167,25 @@ def test_by_hand() -> None:
     assert found.ap[0] == (1 / 2 + 2 / 4) / 2 and found.inp[0] == 2 / 4 and found.first[0] == 2
     assert found.camera_first.tolist() == [[0, 1, 1]] and found.cameras.tolist() == [0, 1, 2]
     summary = summarise(found.ap, found.inp, found.first)
-    assert summary["cmc"][:3] == [0, 1, 1] and len(summary["cmc"]) == 50 and summary["mAP"] == 0.5
+    assert summary.cmc[:3] == (0, 1, 1) and len(summary.cmc) == 50 and summary.mAP == 0.5
     nothing = summarise(np.array([np.nan]), np.array([np.nan]), np.array([0]))
-    assert nothing["queries"] == 0 and nothing["mAP"] is None and nothing["cmc"] == [None] * 50
+    assert nothing == RetrievalScores(queries=0, mAP=None, mINP=None, cmc=(None,) * 50)
+
+
+def test_images_of_nobody_match_nothing() -> None:
+    features = np.eye(4, dtype=np.float32)
+    gallery = Side(features, np.array([NOBODY, NOBODY, 3, 4]), np.array([0, 1, 0, 1]))
+    queries = Side(features[[0, 2]], np.array([NOBODY, 3]), np.array([1, 1]))
+    found = rank_gallery(queries, gallery, EuclideanDistances(queries.features, features), topk=4, block=2)
+    assert found.matches.tolist() == [0, 1] and found.first.tolist() == [0, 1]
+    assert np.isnan(found.ap[0]) and found.ap[1] == 1
+    # Nothing is left out of the ranking of a query without identity, not even images without one of its own camera.
+    assert sorted(found.nearest[0].tolist()) == [0, 1, 2, 3]
 
 
 def test_cmc_counts_the_queries_that_have_a_match() -> None:
     first = np.array([1, 0, 3, 50, 51, 4000])
-    cmc = summarise(np.ones(6), np.ones(6), first)["cmc"]
+    cmc = summarise(np.ones(6), np.ones(6), first).cmc
     assert [cmc[r - 1] for r in (1, 2, 3, 49, 50)] == [0.2, 0.2, 0.4, 0.4, 0.6]
 
 

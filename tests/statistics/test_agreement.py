@@ -12,10 +12,12 @@ import pytest
 import scipy.stats
 
 from cam.measures import measure_maps
-from jobs.statistics.agreement import agreement_of, auc, camera_pairs, consistency, mean_ranks
-from jobs.statistics.partial import Sample
-from jobs.statistics.question import NULL_CAM
-from tests.statistics.test_stats import MAPS, build_run, chosen, flat, made_up, stats
+from jobs.statistics.agreement import agreement_of
+from jobs.statistics.chosen import NULL_CAM
+from jobs.statistics.consistency import auc, camera_pairs, consistency
+from jobs.statistics.correlation import mean_ranks
+from jobs.statistics.parts.partial import SampledImages
+from tests.statistics.test_stats import MAPS, build_run, chosen, flat, made_up, run_command
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def images() -> dict[str, list[dict[str, Any]]]:
 @pytest.fixture(scope="module")
 def results(images: dict[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = build_run(tmp_path_factory.mktemp("agreement") / "RUN", images)
-    stats(root, "--by", "split", "--outliers", 30, "--resamples", 20)
+    run_command(root, "--by", "split", "--outliers", 30, "--resamples", 20)
     return root / "stats"
 
 
@@ -95,13 +97,15 @@ def test_consistency_tells_identities_that_have_their_own_map() -> None:
     own, noise = rng.random((40, 30)), rng.random((240, 30))
     share = np.stack([own[pid] + 0.1 * noise, noise], axis=1).astype(np.float32)
     none = np.zeros(240, np.int64)
-    sample = Sample(share=share, group=none, pid=pid, camid=camid, shard=np.array(["s"] * 240), row=np.arange(240))
+    shards = np.array(["s"] * 240)
+    sample = SampledImages(share=share, group=none, identity=pid, camid=camid, shard=shards, row=np.arange(240))
     found = consistency(sample, ("own", "noise"), 0)
-    assert found["own"]["auc"] > 0.999 and abs(found["noise"]["auc"] - 0.5) < 0.06
-    assert found["own"]["same_pairs"] == 40 * 15 and len(found["own"]["camera_pairs"]) == 15
+    own, noise_ = found["own"].overall, found["noise"].overall
+    assert own.auc is not None and own.auc > 0.999 and noise_.auc is not None and abs(noise_.auc - 0.5) < 0.06
+    assert own.same_pairs == 40 * 15 and len(found["own"].camera_pairs) == 15
     pairs = camera_pairs(pid, camid, np.ones(240, bool), 0)
     each = [scipy.stats.pearsonr(share[i, 0], share[j, 0]).statistic for i, j in zip(pairs.a, pairs.b, strict=True)]
-    np.testing.assert_allclose(found["own"]["same_identity"], np.mean(np.array(each)[pairs.same]), rtol=1e-6)
+    np.testing.assert_allclose(own.same_identity, np.mean(np.array(each)[pairs.same]), rtol=1e-6)
 
 
 def test_agreement_file_holds_the_means_of_each_group(images: dict[str, list[dict[str, Any]]], results: Path) -> None:

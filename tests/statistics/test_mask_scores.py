@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jobs.statistics.mask_scores import covered_share, mask_auc, mass_ratio, pointing
+from jobs.statistics.localisation.mask_scores import covered_share, mask_auc, mass_ratio, pointing
 
 
 def test_the_covered_part_of_each_patch() -> None:

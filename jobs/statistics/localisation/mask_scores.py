@@ -1,25 +1,24 @@
-"""How well maps lie on a mask: mass ratio, pointing and AUC, each beside what a fixed map scores (numpy and OpenCV).
+"""How well maps lie on a mask: mass ratio, pointing and AUC (numpy and OpenCV).
 
-Legend: B images, h w grid. `share` (B, h, w) is the part of each patch that the mask covers, 0 to 1. Maps are >= 0;
-one without mass says nothing, and its numbers are NaN.
+Legend: B images, h w grid. `share` (B, h, w) is the part of each patch that the mask covers, 0 to 1. Maps are >= 0; the
+scores of one without mass are NaN.
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Doubles = NDArray[np.float64]
+from jobs.arrays import BoolArray, Float64Array, FloatArray
 
 
-def covered_share(mask: NDArray[np.bool_], grid: tuple[int, int]) -> Doubles:
+def covered_share(mask: BoolArray, grid: tuple[int, int]) -> Float64Array:
     """(H, W) mask -> (h, w): the part of each patch that is covered, patches being equal cells of the image."""
     found = cv2.resize(mask.astype(np.float64), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
     return np.asarray(found, np.float64)
 
 
-def mass_ratio(maps: NDArray[np.floating], share: Doubles) -> Doubles:
+def mass_ratio(maps: FloatArray, share: Float64Array) -> Float64Array:
     """(B, h, w), (B, h, w) -> (B,): the map's mass on the mask over the mask's share of the area; 1 is chance."""
     mass = maps.sum(axis=(1, 2), dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -27,7 +26,7 @@ def mass_ratio(maps: NDArray[np.floating], share: Doubles) -> Doubles:
         return np.asarray(inside / share.mean(axis=(1, 2)))
 
 
-def pointing(maps: NDArray[np.floating], share: Doubles) -> Doubles:
+def pointing(maps: FloatArray, share: Float64Array) -> Float64Array:
     """(B, h, w), (B, h, w) -> (B,): 1 if the map's highest patch is covered by half or more, else 0; ties are averaged.
 
     The pointing game (Zhang et al. 2016, arXiv:1608.00507) at the resolution of the patches.
@@ -38,15 +37,15 @@ def pointing(maps: NDArray[np.floating], share: Doubles) -> Doubles:
     return np.where(flat.max(axis=1) > 0, found, np.nan)
 
 
-def mask_auc(maps: NDArray[np.floating], share: Doubles) -> Doubles:
-    """(B, h, w), (B, h, w) -> (B,): the probability that a point on the mask has a higher value than one off it.
+def mask_auc(maps: FloatArray, share: Float64Array) -> Float64Array:
+    """(B, h, w), (B, h, w) -> (B,): the probability that a point on the mask has a higher value than one beside it.
 
     The area under the ROC curve over all points of the image, values constant in each patch, ties counted half.
     """
     return np.array([_auc(one.ravel(), part.ravel()) for one, part in zip(maps, share, strict=True)])
 
 
-def _auc(values: NDArray[np.floating], positive: Doubles) -> float:
+def _auc(values: FloatArray, positive: Float64Array) -> float:
     if not values.max() > 0:
         return float("nan")
     _, level = np.unique(values, return_inverse=True)

@@ -1,0 +1,85 @@
+"""How similar a query's map is to the maps of its matches: one number per query, from the stored maps.
+
+Legend: N queries, b maps of a block, h x w patches of a map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.arrays import Float64Array, Int64Array
+from jobs.identity import NOBODY
+from jobs.retrieval.selection import SideRows
+from jobs.retrieval.weighted import weighted_pearson
+from jobs.runs.run import Run
+
+_ROWS = 4096  # maps read at a time
+
+
+def match_consistency(run: Run, name: str, queries: SideRows, gallery: SideRows) -> Float64Array:
+    """(N,) Pearson correlation of each query's map with the mean map of its matching gallery images.
+
+    Matching images have the query's identity and another camera. Maps are taken as distributions (mass 1) before the
+    mean, so that a map of large values has no larger say. NaN where nothing matches, a map has no mass, or one is flat.
+
+    Each map is read once. One mean map per identity and camera is held in memory.
+    """
+    means = _CameraMeans(run, name, gallery)
+    found = np.full(len(queries), np.nan)
+    for positions, maps in _read_in_blocks(run, name, queries.table, np.arange(len(queries))):
+        for position, share in zip(positions.tolist(), _shares(maps), strict=True):
+            mean = means.of_matches(int(queries.identity[position]), int(queries.camid[position]))
+            if mean is not None:
+                found[position] = weighted_pearson(share, mean, np.ones((1, len(mean))))[0]
+    return found
+
+
+class _CameraMeans:
+    """Sums of the maps of each identity in each camera."""
+
+    def __init__(self, run: Run, name: str, gallery: SideRows) -> None:
+        known = np.flatnonzero(gallery.identity != NOBODY)
+        pairs = np.stack([gallery.identity[known], gallery.camid[known]], axis=1)
+        self._pairs, pair_of = np.unique(pairs, axis=0, return_inverse=True)
+        pair_of_row = np.full(len(gallery), -1, np.int64)
+        pair_of_row[known] = pair_of.reshape(-1)
+        self._sums = np.zeros((len(self._pairs), 0))
+        self._counts = np.zeros(len(self._pairs))
+        for positions, maps in _read_in_blocks(run, name, gallery.table, known):
+            if not self._sums.size:
+                self._sums = np.zeros((len(self._pairs), maps.shape[1]))
+            shares = _shares(maps)
+            good = ~np.isnan(shares[:, 0])
+            np.add.at(self._sums, pair_of_row[positions[good]], shares[good])
+            np.add.at(self._counts, pair_of_row[positions[good]], 1)
+
+    def of_matches(self, identity: int, camid: int) -> Float64Array | None:
+        """(h*w,) the mean map of an identity in all other cameras; None where there is none."""
+        low, high = np.searchsorted(self._pairs[:, 0], [identity, identity + 1])
+        matching = np.flatnonzero(self._pairs[low:high, 1] != camid) + low
+        count = self._counts[matching].sum()
+        return np.asarray(self._sums[matching].sum(axis=0) / count) if count > 0 else None
+
+
+def _shares(maps: Float64Array) -> Float64Array:
+    """(b, h*w) -> the same with every row's sum 1, or NaN."""
+    mass = maps.sum(axis=1, keepdims=True)
+    shares: Float64Array = np.divide(maps, mass, out=np.full_like(maps, np.nan), where=mass > 0)
+    return shares
+
+
+def _read_in_blocks(
+    run: Run, name: str, table: pa.Table, wanted: Int64Array
+) -> Iterator[tuple[Int64Array, Float64Array]]:
+    """(positions in the table, maps (b, h*w) float64) of the wanted positions, by shard in the order of h5 rows."""
+    shards = table["shard"].to_numpy(zero_copy_only=False)
+    rows = table["h5_row"].to_numpy()
+    for shard in dict.fromkeys(shards.tolist()):
+        positions = wanted[shards[wanted] == shard]
+        positions = positions[np.argsort(rows[positions], kind="stable")]
+        for start in range(0, len(positions), _ROWS):
+            part = positions[start : start + _ROWS]
+            yield part, run.maps_of(name, table.take(part)).reshape(len(part), -1).astype(np.float64)

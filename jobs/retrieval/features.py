@@ -1,0 +1,59 @@
+"""Features of both sides in memory, and how many queries fit beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.arrays import Float32Array
+from jobs.errors import UserError
+from jobs.retrieval.rerank import RerankConfig
+from jobs.runs.run import Run
+
+_LARGEST_BLOCK = 1024  # more query rows make the matrix product no faster
+_FEATURE_ROWS = 4096  # read at a time
+# The interpreter, its libraries, DuckDB and one block of float64 features, measured; the rest is planned for.
+_PROGRAM = 400_000_000
+
+
+def load_features(
+    run: Run, queries: pa.Table, gallery: pa.Table, memory: int, rerank: RerankConfig | None
+) -> tuple[Float32Array, int]:
+    """The features (N + M, D) of both sides, queries first, and how many queries at a time fit in `memory` bytes.
+
+    Raises UserError if the memory does not suffice, before the features are read.
+    """
+    width = run.read_features(queries["shard"][0].as_py(), slice(0, 1)).shape[1]
+    block = plan_block(len(queries), len(gallery), width, memory, rerank)
+    features = np.empty((len(queries) + len(gallery), width), np.float32)
+    read_features(run, queries, features[: len(queries)])
+    read_features(run, gallery, features[len(queries) :])
+    return features, block
+
+
+def plan_block(queries: int, gallery: int, width: int, memory: int, rerank: RerankConfig | None = None) -> int:
+    """How many query rows fit beside the features in `memory` bytes. Raises UserError naming the bytes if none does."""
+    images = queries + gallery
+    fixed = _PROGRAM + images * width * 4 + (images if rerank else gallery) * 64
+    row = width * 12 + gallery * 4
+    if rerank is not None:
+        fixed += rerank.memory(images)
+        row = width * 12 + images * 20  # float64 beside the float32 that it comes from
+    if memory < fixed + row:
+        what = "re-ranking" if rerank else "ranking"
+        raise UserError(
+            f"{what} {queries} queries against {gallery} images needs up to {(fixed + row) / 1e9:.2f} GB, and --memory "
+            f"allows {memory / 1e9:.2f} GB: raise it to {-(-(fixed + row) // 10**8) / 10:g}GB, or select fewer images"
+        )
+    return min(_LARGEST_BLOCK, (memory - fixed) // row)
+
+
+def read_features(run: Run, table: pa.Table, out: Float32Array) -> None:
+    """Fills (N, D) float32 with the features of the rows, in the table's order, which is that of shards and h5 rows."""
+    shards = table["shard"].to_numpy(zero_copy_only=False)
+    rows = table["h5_row"].to_numpy()
+    starts = np.flatnonzero(np.append(True, shards[1:] != shards[:-1])).tolist()
+    for start, stop in zip(starts, [*starts[1:], len(table)], strict=True):
+        for first in range(start, stop, _FEATURE_ROWS):
+            part = slice(first, min(first + _FEATURE_ROWS, stop))
+            out[part] = run.read_features(shards[start], rows[part])

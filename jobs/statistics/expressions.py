@@ -1,0 +1,68 @@
+"""SQL expressions over one image each: checked before anything is read, and counted (DuckDB; no torch).
+
+The user's expressions see `samples`, the whole run's metadata, and `run`, its images that have maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from jobs.runs.metadata_sql import condition, connect_metadata, run_sql, sql_error
+from jobs.runs.run import Run
+
+if TYPE_CHECKING:
+    import duckdb
+
+OPTIONS = "--by or --where"  # what an error about a value calls the user's SQL
+
+
+def check_expressions(run: Run, by: Sequence[str], where: str) -> None:
+    """Raises UserError unless all are SQL expressions over one row: no statement, file, aggregate or window.
+
+    An unknown column's error names the nearest. Aggregates and windows would differ from block to block.
+    """
+    texts = [("--by", expression) for expression in by if expression not in run.schema.names]
+    texts += [("--where", where)] if where.strip() else []
+    if not texts:
+        return
+    import duckdb
+
+    rows = connect_images(run).table("run")
+    for option, text in texts:
+        try:
+            # Parsed as one expression and bound, as a condition may hold neither windows nor aggregates; nothing runs.
+            expression = duckdb.SQLExpression(text)
+            rows.filter(expression if option == "--where" else expression.isnotnull())
+        except duckdb.Error as error:
+            raise sql_error(error, run.schema.names, option) from error
+
+
+def count_images(run: Run, where: str) -> int:
+    """How many images of the whole run have maps and meet the condition."""
+    if where.strip():
+        table = run_sql(connect_images(run), run, f"SELECT count(*) AS n FROM run WHERE {condition(where)}", OPTIONS)
+        return int(table["n"][0].as_py())
+    data = run.metadata()
+    counts = [_rows_with_maps(fragment.metadata) for fragment in data.get_fragments()]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else int(data.count_rows(filter=ds.field("h5_row").is_valid()))
+
+
+def connect_images(run: Run) -> duckdb.DuckDBPyConnection:
+    """A connection that sees `samples` and `run`, and neither files nor network."""
+    con = connect_metadata(run)
+    con.execute("CREATE TEMP VIEW run AS SELECT * FROM samples WHERE h5_row IS NOT NULL")
+    return con
+
+
+def _rows_with_maps(footer: pq.FileMetaData) -> int | None:
+    """By the statistics in a Parquet file's footer, without reading rows; None where they are missing."""
+    column = footer.schema.names.index("h5_row")
+    found = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
+    if not all(statistics is not None and statistics.has_null_count for statistics in found):
+        return None
+    return int(footer.num_rows - sum(statistics.null_count for statistics in found))

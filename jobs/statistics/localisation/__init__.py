@@ -1,0 +1,1 @@
+"""How well maps lie on the persons, where shards hold masks of them."""
