@@ -1,5 +1,74 @@
-"""`promptsg compare`."""
+"""`promptsg compare`: two images side by side, how similar they are, and where that comes from."""
 
-from jobs.rendering.compare import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.commands.options import json_option, looks_options, model_options, picture_height_option
+from jobs.mining.model_options import ModelOptions
+
+if TYPE_CHECKING:
+    from jobs.rendering.compare import Comparison
+    from jobs.rendering.looks import Looks
+
+
+@click.command(name="compare")
+@click.option("--query", type=click.Path(path_type=Path), required=True, help="The first image.")
+@click.option("--gallery", type=click.Path(path_type=Path), required=True, help="The second image.")
+@click.option("--output", type=click.Path(path_type=Path), default="comparison", show_default=True, help="The folder "
+              "for the picture and the arrays.")  # fmt: skip
+@click.option("--method", "methods", multiple=True, default=("mim_attention", "gradcam++", "hirescam"),
+              show_default=True, help="A method, or a map of the model itself, or all; repeatable.")  # fmt: skip
+@click.option("--layer", "layers", multiple=True, default=("mim",), show_default=True, help="A layer for the gradient "
+              "methods, or all; repeatable.")  # fmt: skip
+@looks_options(scales=("image", "shared"))
+@picture_height_option
+@json_option
+@model_options
+def command(
+    query: Path,
+    gallery: Path,
+    output: Path,
+    methods: tuple[str, ...],
+    layers: tuple[str, ...],
+    looks: Looks,
+    height: int,
+    as_json: bool,
+    model: ModelOptions,
+) -> None:
+    """Draw the maps of both images side by side with their cosine similarity. Gradient maps show, in each image, what
+    makes it similar to the other.
+
+    \b
+    Example:
+      promptsg compare --query a.jpg --gallery b.jpg --checkpoint ViT-B-16_60.pth
+    """
+    from jobs.rendering.compare import CompareConfig, compare
+
+    comparison = compare(
+        CompareConfig(
+            query=query,
+            gallery=gallery,
+            model=model,
+            output=output,
+            methods=methods,
+            layers=layers,
+            looks=looks,
+            height=height,
+        )
+    )
+    click.echo(as_json_text(comparison) if as_json else describe(comparison))
+
+
+def describe(comparison: Comparison) -> str:
+    """The similarity, and where the picture is."""
+    return f"cosine similarity {comparison.similarity:.4f}; see {comparison.picture}"
+
+
+def as_json_text(comparison: Comparison) -> str:
+    """The similarity and all files, as JSON."""
+    return json.dumps({"similarity": comparison.similarity, "files": [str(path) for path in comparison.files]})

@@ -1,5 +1,148 @@
-"""`promptsg render`."""
+"""`promptsg render`: pictures of any chosen images from the stored maps."""
 
-from jobs.rendering.render import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.commands.options import (
+    looks_options,
+    run_argument,
+    selection_options,
+    shards_root_option,
+    stored_maps_option,
+    workers_option,
+)
+from jobs.errors import UserError
+from jobs.phrases import counted, first_few
+from jobs.rendering.drawing.style import STYLES
+from jobs.rendering.image_files import FORMATS
+from jobs.runs.query import RowSelection
+
+if TYPE_CHECKING:
+    from jobs.rendering.drawing.job import LeftOut
+    from jobs.rendering.looks import Looks
+    from jobs.rendering.render import RenderPreview, RenderReport
+
+_PREVIEWED = 10
+
+
+@click.command(name="render")
+@run_argument
+@click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures]")
+@click.option("--style", type=click.Choice(STYLES), default="overlay", show_default=True, help="The kind of pictures.")
+@selection_options()
+@click.option("--queries", type=click.Path(path_type=Path), help="Only these queries: queries.parquet or failures.txt "
+              "of `promptsg evaluate`.")  # fmt: skip
+@click.option("--topk", type=click.IntRange(1), default=10, show_default=True, help="The number of gallery images in "
+              "`ranked`.")  # fmt: skip
+@stored_maps_option(default="all for panel and sheet, else the first")
+@looks_options()
+@click.option("--size", help="The size of each image: HEIGHTxWIDTH, or a height.  [default: its own for overlay and "
+              "heatmap, else 256]")  # fmt: skip
+@click.option("--per-page", type=click.IntRange(1), default=8, show_default=True, help="The number of images on a page "
+              "of `sheet`.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="png", show_default=True,
+              help="The format of the pictures.")  # fmt: skip
+@click.option("--name-template", help="How pictures are named, with {key} {shard} {pid} {camid} {map} {style}; a / "
+              "makes folders.  [default: {key}__{map}]")  # fmt: skip
+@shards_root_option
+@workers_option
+@click.option("--overwrite", is_flag=True, help="Also draw pictures that exist already.")
+@click.option("--dry-run", is_flag=True, help="Only say how many pictures would be drawn, and name the first ten.")
+def command(
+    run: Path,
+    output: Path | None,
+    style: str,
+    selection: RowSelection,
+    queries: Path | None,
+    topk: int,
+    maps: tuple[str, ...],
+    looks: Looks,
+    size: str | None,
+    per_page: int,
+    form: str,
+    name_template: str | None,
+    shards_root: str | None,
+    workers: int | None,
+    overwrite: bool,
+    dry_run: bool,
+) -> None:
+    """Draw pictures of RUN's images with their maps, any selection of them, from the stored maps and the shards.
+
+    \b
+    Styles:
+      overlay, heatmap  one picture per image and map, without captions
+      panel             an image, then heatmap and overlay of each map
+      sheet             pages of images (rows) and maps (columns)
+      identity          a page per identity, one row per camera
+      ranked            a query and its nearest gallery images, with --queries
+
+    Pictures that exist already for the same request are kept, so that an interrupted command can be repeated.
+    --overwrite draws them again.
+
+    \b
+    Examples:
+      promptsg render RUN --where "pid = 12 AND camid = 3"
+      promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
+      promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
+    """
+    from jobs.rendering.render import RenderConfig, preview, render
+
+    config = RenderConfig(
+        run=run,
+        output=output,
+        style=style,
+        maps=maps,
+        looks=looks,
+        size=parse_size(size) if size else None,
+        form=form,
+        selection=selection,
+        queries=queries,
+        topk=topk,
+        per_page=per_page,
+        name_template=name_template,
+        shards_root=shards_root,
+        workers=workers,
+        overwrite=overwrite,
+    )
+    click.echo(describe_preview(preview(config)) if dry_run else describe(render(config)))
+
+
+def parse_size(text: str) -> tuple[int, int | None]:
+    """`256x128` -> (256, 128), `256` -> (256, None). Raises UserError on anything else."""
+    found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
+    if found is None or not all(8 <= int(part) <= 16384 for part in found.groups() if part):
+        raise UserError(
+            f"--size {text!r} is neither HEIGHTxWIDTH nor a height, such as 256x128 or 256, from 8 to 16384"
+        )
+    return int(found[1]), int(found[2]) if found[2] else None
+
+
+def describe(report: RenderReport) -> str:
+    """What was drawn, and what was left out."""
+    kept = f", {report.kept} existed and were kept (--overwrite draws them again)" if report.kept else ""
+    written = f"{counted(report.written, 'picture')} written to {report.folder}{kept}"
+    return "\n".join([written, *_left_out(report.left_out)])
+
+
+def describe_preview(planned: RenderPreview) -> str:
+    """What would be drawn: how many pictures, the names of the first ten, and what would be left out."""
+    pictures = planned.pictures
+    lines = [f"{counted(len(pictures), 'picture')} in {planned.folder}, of which {planned.existing} exist already"]
+    lines += [f"  {name}" for name in pictures[:_PREVIEWED]]
+    if len(pictures) > _PREVIEWED:
+        lines.append(f"  ... and {len(pictures) - _PREVIEWED} more")
+    return "\n".join([*lines, *_left_out(planned.left_out)])
+
+
+def _left_out(left_out: Sequence[LeftOut]) -> list[str]:
+    """A line per reason with its count and the first keys."""
+    by_reason: dict[str, list[str]] = {}
+    for image in left_out:
+        by_reason.setdefault(image.reason, []).append(image.key)
+    return [f"left out, {reason}: {len(keys)} ({first_few(keys)})" for reason, keys in sorted(by_reason.items())]

@@ -1,5 +1,89 @@
-"""`promptsg visualize`."""
+"""`promptsg visualize`: maps of single images as pictures and arrays."""
 
-from jobs.rendering.visualize import command
+from __future__ import annotations
 
-__all__ = ["command"]
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.commands.options import looks_options, model_options, picture_height_option
+from jobs.mining.model_options import ModelOptions
+
+if TYPE_CHECKING:
+    from jobs.rendering.looks import Looks
+    from jobs.rendering.visualize import VisualizeReport
+
+
+@click.command(name="visualize")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--output", type=click.Path(path_type=Path), default="attention", show_default=True, help="The folder "
+              "for pictures and arrays.")  # fmt: skip
+@click.option("--method", "methods", multiple=True, default=("all",), show_default=True, help="gradcam, gradcam++, "
+              "hirescam, rollout, chefer, a map of the model such as mim_attention, or all; repeatable.")  # fmt: skip
+@click.option("--layer", "layers", multiple=True, default=("mim",), show_default=True, help="A layer for the gradient "
+              "methods, or all; repeatable.")  # fmt: skip
+@click.option("--target", type=click.Choice(["predicted", "feature"]), default="predicted", show_default=True,
+              help="What is differentiated: the logit of the predicted class, or the sum of the feature.")  # fmt: skip
+@click.option("--target-class", type=click.IntRange(0), help="Differentiate the logit of this class instead.")
+@click.option("--num", type=click.IntRange(1), help="Draw only the first NUM images.")
+@looks_options()
+@picture_height_option
+@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), default="bilinear", show_default=True,
+              help="How images are resized for the model; older scripts used bicubic.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="The number of images in one "
+              "pass through the model.")  # fmt: skip
+@model_options
+def command(
+    images: tuple[str, ...],
+    output: Path,
+    methods: tuple[str, ...],
+    layers: tuple[str, ...],
+    target: str,
+    target_class: int | None,
+    num: int | None,
+    looks: Looks,
+    height: int,
+    interpolation: str,
+    batch_size: int,
+    model: ModelOptions,
+) -> None:
+    """Draw original | heatmap | overlay for each IMAGE (files, folders, globs) and map; save the raw maps as .npz.
+
+    \b
+    Example:
+      promptsg visualize query/0002_c1s1_000451_03.jpg --checkpoint ViT-B-16_60.pth
+      promptsg visualize query/ --num 50 --method gradcam++ --method mim_attention --layer all \\
+          --checkpoint ViT-B-16_60.pth --output attention
+
+    Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
+    image that cannot be read is named at the end, and the exit status is 1; the others are drawn.
+    """
+    from jobs.rendering.visualize import VisualizeConfig, visualize
+
+    report = visualize(
+        VisualizeConfig(
+            images=images,
+            model=model,
+            output=output,
+            methods=methods,
+            layers=layers,
+            target=target,
+            target_class=target_class,
+            num=num,
+            looks=looks,
+            height=height,
+            interpolation=interpolation,
+            batch_size=batch_size,
+        )
+    )
+    click.echo(describe(report))
+    for problem in report.problems:
+        click.echo(f"not drawn: {problem}", err=True)
+    sys.exit(report.exit_status)
+
+
+def describe(report: VisualizeReport) -> str:
+    """How many images and maps were drawn, and where."""
+    return f"{report.images} images, {len(report.maps)} maps each, in {report.output}"

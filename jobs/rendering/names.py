@@ -1,4 +1,4 @@
-"""The names of the pictures that `promptsg render` writes: paths below its output folder, from a template."""
+"""The names of the pictures that `promptsg render` writes: paths below its output folder."""
 
 from __future__ import annotations
 
@@ -6,57 +6,60 @@ import hashlib
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from cam.names import column_of
 from jobs.errors import UserError
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from jobs.runs.run import Run
-
-TEMPLATES = {"overlay": "{key}__{map}", "heatmap": "{key}__{map}", "panel": "{key}__panel", "ranked": "{key}__ranked"}
+TEMPLATE = "{key}__{map}"  # unless the user gives one; where a picture shows no one map, {map} is the style
 FIELDS = ("key", "shard", "pid", "camid", "map", "style")
 _NAME_BYTES = 200
 
 
+@dataclass(frozen=True)
+class NamedPicture:
+    """What a template is filled in with: the metadata of the picture's first image, and its one map or None."""
+
+    key: str
+    shard: str
+    pid: int | None
+    camid: int | None
+    map: str | None = None
+
+
 def picture_names(
-    run: Run,
-    table: pa.Table,
-    places: Sequence[tuple[int, str | None]],
-    *,
-    style: str,
-    form: str,
-    name_template: str | None = None,
+    pictures: Sequence[NamedPicture], *, style: str, template: str | None = None, shared_keys: frozenset[str]
 ) -> list[str]:
-    """A path below the output folder for each (row, map), no two the same and none that leads out of it.
+    """A path without an ending for each picture, no two the same and none that leads out of the output folder.
 
-    `style` is one of TEMPLATES, `form` the file's ending; `name_template` is the user's own in place of the style's.
-    A key that several shards of the run have takes its shard's name in front, whatever was selected: so a picture has
-    the same name each time. Raises UserError on a template with unknown fields, or one that names two pictures alike.
+    `template` is the user's own, instead of TEMPLATE. `shared_keys` are the keys that several shards of the run have:
+    these take the shard's name in front, whatever was selected, so that a picture always has the same name. The user's
+    own template is taken as it is. Raises UserError on a template with unknown fields, or one that gives two pictures
+    the same name.
     """
-    from cam.names import column_of
-    from jobs.runs.query import keys_in_several_shards
-
-    template = name_template or TEMPLATES[style]
-    check_template(template)
-    rows = table.select(["key", "shard", "pid", "camid"]).to_pylist()
-    shared = set() if name_template else keys_in_several_shards(run, table["key"].to_pylist())
-    names = []
-    for row, map in places:
-        values = {**rows[row], "map": column_of(map) if map else style, "style": style}
-        one = f"{{shard}}__{template}" if values["key"] in shared else template
-        names.append(file_name(one, values))
-    twice = {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
-    if twice and name_template:
+    check_template(template or TEMPLATE)
+    names = [_fill_in(picture, style, template, shared_keys) for picture in pictures]
+    twice = _more_than_once(names)
+    if twice and template:
         first = next(name for name in names if name.casefold() in twice)
-        raise UserError(f"--name-template {template!r} names several pictures {first!r}; add {{key}}, {{shard}} or "
-                        "{map}")  # fmt: skip
-    for at, (row, _) in enumerate(places):
-        if names[at].casefold() in twice:  # such as a/b beside a__b
-            names[at] += f"~{_digest(rows[row]['shard'] + '/' + rows[row]['key'])}"
-    return [f"{name}.{form}" for name in names]
+        raise UserError(
+            f"--name-template {template!r} names several pictures {first!r}; add {{key}}, {{shard}} or {{map}}"
+        )
+    for at, picture in enumerate(pictures):
+        if names[at].casefold() in twice:  # such as the keys a/b and a__b
+            names[at] += f"~{_digest(f'{picture.shard}/{picture.key}')}"
+    return names
+
+
+def identity_names(identities: Iterable[str]) -> dict[str, str]:
+    """Identity -> the name of its page without an ending, no two the same: `pid_0012__identity` for 12 and for 0012."""
+    names = {identity: f"pid_{_padded(identity)}__identity" for identity in identities}
+    twice = _more_than_once(names.values())
+    return {
+        identity: f"{name}~{_digest(identity)}" if name.casefold() in twice else name
+        for identity, name in names.items()
+    }
 
 
 def check_template(template: str) -> None:
@@ -74,18 +77,6 @@ def check_template(template: str) -> None:
         raise UserError(f"--name-template {template!r} leads out of the output folder; give a relative path without ..")
 
 
-def file_name(template: str, values: Mapping[str, Any]) -> str:
-    """The template filled in: only its own slashes make folders, and each part is a safe name of at most 200 bytes."""
-    parts = []
-    for part in template.split("/"):
-        try:
-            text = part.format_map({name: "none" if value is None else value for name, value in values.items()})
-        except (ValueError, KeyError, IndexError) as error:
-            raise UserError(f"--name-template: cannot fill in {part!r} for {values['key']!r}: {error}") from error
-        parts.append(safe_name(text))
-    return "/".join(parts)
-
-
 def safe_name(text: str) -> str:
     """A name for one file: no separators, control characters, `..` or leading dot; shortened with a digest if long."""
     name = re.sub(r"[/\\]", "__", text)
@@ -96,5 +87,43 @@ def safe_name(text: str) -> str:
     return name
 
 
+def _fill_in(picture: NamedPicture, style: str, template: str | None, shared_keys: frozenset[str]) -> str:
+    values = {
+        "key": picture.key,
+        "shard": picture.shard,
+        "pid": "none" if picture.pid is None else picture.pid,
+        "camid": "none" if picture.camid is None else picture.camid,
+        "map": style if picture.map is None else column_of(picture.map),
+        "style": style,
+    }
+    if template is not None:
+        return _file_name(template, values)
+    in_front = "{shard}__" if picture.key in shared_keys else ""
+    return _file_name(in_front + TEMPLATE, values)
+
+
+def _file_name(template: str, values: Mapping[str, object]) -> str:
+    """The template filled in: only its own slashes make folders, and each part is a safe name of at most 200 bytes."""
+    parts = []
+    for part in template.split("/"):
+        try:
+            text = part.format_map(values)
+        except (ValueError, KeyError, IndexError) as error:
+            raise UserError(f"--name-template: cannot fill in {part!r} for {values['key']!r}: {error}") from error
+        parts.append(safe_name(text))
+    return "/".join(parts)
+
+
+def _padded(identity: str) -> str:
+    """An identity as part of a file's name: a number with at least four digits, any other text made safe."""
+    return f"{int(identity):04d}" if identity.isdecimal() else safe_name(identity)
+
+
+def _more_than_once(names: Iterable[str]) -> set[str]:
+    """Names, in lower case, that occur more than once where upper and lower case are the same."""
+    return {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}
+
+
 def _digest(text: str) -> str:
+    """Eight characters that tell this text apart from others."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8]

@@ -1,154 +1,121 @@
-"""Which pictures to draw of which rows: one for each image, pages, identities, or ranked lists (no torch)."""
+"""Which pictures to draw of which rows of a run: one for each image, pages, identities or ranked lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.errors import UserError
+from jobs.identity import identities
 from jobs.rendering.colour_limits import columns_for
-from jobs.rendering.names import picture_names
-from jobs.rendering.painter import Job
-from jobs.runs.query import RowSelection
+from jobs.rendering.drawing.entry import ROW_COLUMNS
+from jobs.rendering.drawing.job import LeftOut, PictureJob
+from jobs.rendering.drawing.style import IDENTITY, ONE_MAP_EACH, RANKED, SHEET, PictureStyle
+from jobs.rendering.names import NamedPicture, identity_names, picture_names
+from jobs.rendering.ranked_plan import plan_ranked
+from jobs.rendering.render_config import RenderConfig
+from jobs.runs.query import keys_in_several_shards, select_rows
+from jobs.runs.query_list import QueryList, read_queries
+from jobs.runs.run import Run
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from jobs.rendering.drawing import Style
-    from jobs.runs.run import Run
-
-STYLES = ("overlay", "heatmap", "panel", "sheet", "identity", "ranked")
-COLUMNS = (
-    "shard", "key", "tar_index", "h5_row", "status", "pid", "camid", "split", "width", "height", "image_offset",
-    "image_size",
-)  # fmt: skip
-ONE_MAP_EACH = ("overlay", "heatmap")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to render: the selection, how it looks, and where it goes."""
-
-    output: Path
-    style: Style
-    scale: str = "image"
-    form: str = "png"
-    selection: RowSelection = field(default_factory=RowSelection)
-    queries: Path | None = None
-    topk: int = 10
-    per_page: int = 8
-    name_template: str | None = None
-    shards_root: str | Path | None = None
-    workers: int = 1
-    overwrite: bool = False
+NO_IDENTITY = "no identity"  # the reason why distractors, junk and unknown images are on no identity's page
+_OF_IDENTITY = ("role", "identity")  # columns that say who is who, in runs that have them
+_Place = tuple[int, str | None]  # a row of the table, and the one map that its picture shows
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The rows that have maps, the pictures to draw of them, and (key, reason) of what cannot be drawn."""
+class RenderPlan:
+    """The rows that pictures show, the pictures in their order, and what cannot be drawn."""
 
     table: pa.Table
-    jobs: list[Job]
-    skipped: list[tuple[str, str]]
+    jobs: list[PictureJob]
+    left_out: list[LeftOut]
 
 
-def plan(run: Run, config: Config) -> Plan:
-    """Which pictures to draw of which rows, in the selection's order. Raises UserError if that is none."""
-    import pyarrow.compute as pc
+@dataclass(frozen=True)
+class _Chosen:
+    """The chosen rows that have maps, the others, and the table of queries.parquet where one was read."""
 
-    from jobs.runs.query import read_queries, select_rows
+    table: pa.Table
+    left_out: list[LeftOut]
+    queries: pa.Table | None
 
-    keys: Sequence[str] | None = config.selection.keys
-    queries = None
-    if config.queries is not None:
-        queries, listed = read_queries(config.queries, ranked=config.style.kind == "ranked")
-        keys = listed if keys is None else [key for key in keys if listed is None or key in set(listed)]
-    elif config.style.kind == "ranked":
-        raise UserError("--style ranked needs --queries: queries.parquet or failures.txt of `promptsg evaluate`")
-    columns = [*COLUMNS, *columns_for(config.style.maps, config.scale)]
-    selection = replace(config.selection, keys=None if keys is None else tuple(keys))
-    table = select_rows(run, selection, joined=queries, columns=columns)
+
+def plan(run: Run, config: RenderConfig, style: PictureStyle) -> RenderPlan:
+    """Which pictures to draw of which rows, in the selection's order. Raises UserError where no row is selected."""
+    chosen = _choose_rows(run, config, style)
+    table, left_out = chosen.table, chosen.left_out
+    if style.kind == SHEET:
+        jobs = _sheets(table, config.per_page)
+    elif style.kind == IDENTITY:
+        jobs, nobody = _identity_pages(table)
+        left_out = left_out + nobody
+    elif style.kind == RANKED:
+        assert chosen.queries is not None  # RenderConfig checked that there are some
+        names = _names(run, config, table, [(row, None) for row in range(table.num_rows)])
+        table, jobs = plan_ranked(run, table, names, chosen.queries, config.topk)
+    else:
+        maps = style.maps if style.kind in ONE_MAP_EACH else (None,)
+        places = [(row, map) for row in range(table.num_rows) for map in maps]
+        names = _names(run, config, table, places)
+        jobs = [PictureJob(name=name, rows=(row,), map=map) for name, (row, map) in zip(names, places, strict=True)]
+    jobs = [replace(job, name=f"{job.name}.{config.form}") for job in jobs]
+    return RenderPlan(table, jobs, left_out)
+
+
+def _choose_rows(run: Run, config: RenderConfig, style: PictureStyle) -> _Chosen:
+    listed = QueryList() if config.queries is None else read_queries(config.queries, ranked=style.kind == RANKED)
+    selection = replace(config.selection, keys=listed.keys_among(config.selection.keys))
+    columns = [*ROW_COLUMNS, "status", *columns_for(style.maps, style.looks.scale)]
+    columns += [name for name in _OF_IDENTITY if name in run.schema.names]
+    table = select_rows(run, selection, joined=listed.table, columns=columns)
     if not table.num_rows:
         raise UserError(f"no image of {run.layout.root} fits the selection; give another --where, --keys or --queries")
     has_maps = pc.is_valid(table["h5_row"])
     failed = table.filter(pc.invert(has_maps))
-    skipped = list(zip(failed["key"].to_pylist(), failed["status"].to_pylist(), strict=True))
-    table = table.filter(has_maps)
-    planners: dict[str, Callable[..., tuple[pa.Table, list[Job]]]] = {
-        "sheet": _plan_sheets, "identity": _plan_identities, "ranked": _plan_ranked,
-    }  # fmt: skip
-    if config.name_template is not None and config.style.kind in ("sheet", "identity"):
-        raise UserError(
-            f"--name-template does not apply to --style {config.style.kind}, whose pictures show many images"
-        )
-    table, jobs = planners.get(config.style.kind, _plan_images)(run, config, table, queries, skipped)
-    return Plan(table, jobs, skipped)
+    keys_and_statuses = zip(failed["key"].to_pylist(), failed["status"].to_pylist(), strict=True)
+    return _Chosen(table.filter(has_maps), [LeftOut(key, status) for key, status in keys_and_statuses], listed.table)
 
 
-def _plan_images(run: Run, config: Config, table: pa.Table, *_: Any) -> tuple[pa.Table, list[Job]]:
-    maps: Sequence[str | None] = config.style.maps if config.style.kind in ONE_MAP_EACH else [None]
-    places = [(row, map) for row in range(table.num_rows) for map in maps]
-    names = picture_names(
-        run, table, places, style=config.style.kind, form=config.form, name_template=config.name_template
-    )
-    return table, [Job(name, (row,), map) for name, (row, map) in zip(names, places, strict=True)]
+def _names(run: Run, config: RenderConfig, table: pa.Table, places: list[_Place]) -> list[str]:
+    """The name of each picture, without its ending."""
+    keys, shards = table["key"].to_pylist(), table["shard"].to_pylist()
+    pids, camids = table["pid"].to_pylist(), table["camid"].to_pylist()
+    pictures = [
+        NamedPicture(key=keys[row], shard=shards[row], pid=pids[row], camid=camids[row], map=map) for row, map in places
+    ]
+    # The user's own template says itself whether it names the shard.
+    shared = frozenset(keys_in_several_shards(run, keys)) if config.name_template is None else frozenset()
+    return picture_names(pictures, style=config.style, template=config.name_template, shared_keys=shared)
 
 
-def _plan_sheets(run: Run, config: Config, table: pa.Table, *_: Any) -> tuple[pa.Table, list[Job]]:
-    starts = range(0, table.num_rows, config.per_page)
-    pages = [tuple(range(start, min(start + config.per_page, table.num_rows))) for start in starts]
-    return table, [Job(f"sheet_{page:04d}.{config.form}", rows) for page, rows in enumerate(pages, start=1)]
+def _sheets(table: pa.Table, per_page: int) -> list[PictureJob]:
+    """Pages of so many images, in order."""
+    starts = range(0, table.num_rows, per_page)
+    return [
+        PictureJob(name=f"sheet_{page:04d}", rows=tuple(range(start, min(start + per_page, table.num_rows))))
+        for page, start in enumerate(starts, start=1)
+    ]
 
 
-def _plan_identities(
-    run: Run, config: Config, table: pa.Table, queries: Any, skipped: list[tuple[str, str]]
-) -> tuple[pa.Table, list[Job]]:
-    by_pid: dict[int, list[int]] = {}
-    for row, (pid, key) in enumerate(zip(table["pid"].to_pylist(), table["key"].to_pylist(), strict=True)):
-        if pid is None:
-            skipped.append((key, "no pid"))
+def _identity_pages(table: pa.Table) -> tuple[list[PictureJob], list[LeftOut]]:
+    """A page for each identity, in the order of their first images; and the images that show nobody known."""
+    rows_of: dict[str, list[int]] = {}
+    nobody = []
+    for row, (identity, key) in enumerate(zip(identities(table).to_pylist(), table["key"].to_pylist(), strict=True)):
+        if identity is None:
+            nobody.append(LeftOut(key, NO_IDENTITY))
         else:
-            by_pid.setdefault(pid, []).append(row)
-    return table, [Job(f"pid_{pid:04d}__identity.{config.form}", tuple(rows)) for pid, rows in by_pid.items()]
+            rows_of.setdefault(identity, []).append(row)
+    names = identity_names(rows_of)
+    jobs = [
+        PictureJob(name=names[identity], rows=tuple(rows), identity=_title(identity))
+        for identity, rows in rows_of.items()
+    ]
+    return jobs, nobody
 
 
-def _plan_ranked(
-    run: Run, config: Config, table: pa.Table, queries: pa.Table, skipped: list[tuple[str, str]]
-) -> tuple[pa.Table, list[Job]]:
-    """A figure per query; the table then also has the gallery images that the figures show."""
-    import pyarrow as pa
-
-    from jobs.rendering.drawing import Hit
-    from jobs.runs.query import rows_by_key
-
-    ids = list(zip(table["shard"].to_pylist(), table["key"].to_pylist(), strict=True))
-    known = {(query["shard"], query["key"]): query for query in _chosen(queries, set(ids)).to_pylist()}
-    found = {id: list(zip(known[id]["topk_shards"], known[id]["topk_keys"], strict=True))[: config.topk] for id in ids}
-    gallery = rows_by_key(run, {hit for hits in found.values() for hit in hits}, table.column_names)
-    place = {
-        id: table.num_rows + row
-        for row, id in enumerate(zip(gallery["shard"].to_pylist(), gallery["key"].to_pylist(), strict=True))
-    }
-    places = [(row, None) for row in range(table.num_rows)]
-    names = picture_names(
-        run, table, places, style=config.style.kind, form=config.form, name_template=config.name_template
-    )
-    jobs = []
-    for row, (id, name) in enumerate(zip(ids, names, strict=True)):
-        if missing := [hit for hit in found[id] if hit not in place]:
-            raise UserError(f"--queries names {missing[0]}, which {run.layout.root} has not; evaluate this run again")
-        marks = zip(known[id]["topk_distances"], known[id]["topk_correct"], strict=True)
-        hits = tuple(Hit(distance, correct) for distance, correct in marks)[: config.topk]
-        ap = known[id].get("ap")
-        note = "" if ap is None else f"AP {ap:.3f}"
-        jobs.append(Job(name, (row, *(place[hit] for hit in found[id])), hits=hits, note=note))
-    return pa.concat_tables([table, gallery]), jobs
-
-
-def _chosen(queries: pa.Table, ids: set[tuple[str, str]]) -> pa.Table:
-    import pyarrow as pa
-
-    pairs = zip(queries["shard"].to_pylist(), queries["key"].to_pylist(), strict=True)
-    return queries.filter(pa.array([pair in ids for pair in pairs], pa.bool_()))
+def _title(identity: str) -> str:
+    return f"pid {int(identity)}" if identity.isdecimal() else f"identity {identity}"

@@ -1,57 +1,80 @@
-"""What the pictures of a folder were drawn for, so that an old picture never answers a new question.
+"""What the pictures of a folder were drawn for, so that an old picture is never taken for a newly requested one.
 
-A picture that is there stays, so that an interrupted `promptsg render` goes on; right for the same request only.
+A picture that exists is kept, so that an interrupted `promptsg render` goes on. That is right for the same request
+only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
 
+from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
-from jobs.rendering.plan import ONE_MAP_EACH, Config, Plan
-
-if TYPE_CHECKING:
-    from jobs.runs.run import Run
+from jobs.rendering.drawing.job import PictureJob
+from jobs.rendering.drawing.style import ONE_IMAGE_EACH, ONE_MAP_EACH, PictureStyle
+from jobs.rendering.plan import RenderPlan
 
 RECORD = ".requests.json"  # in the output folder: style -> digests of the requests drawn there
 
 
-def digest_of(run: Run, config: Config, planned: Plan) -> str:
-    """Tells requests apart whose pictures have the same names and other contents."""
-    style, keys = config.style, planned.table["key"].to_pylist()
-    asked: dict[str, Any] = {"run": run.manifest.fingerprint, "scale": config.scale, "style": asdict(style)}
-    if style.kind in ONE_MAP_EACH:  # the map is in the picture's name
-        asked["style"] = asdict(replace(style, maps=()))
-    if config.scale != "image":  # the colours' ends are those of all that is selected
-        asked["selected"] = sorted(keys)
-    if style.kind not in (*ONE_MAP_EACH, "panel"):  # pages, identities and rankings: several images each
-        asked["pictures"] = [[job.name, [keys[row] for row in job.rows], job.hits, job.note] for job in planned.jobs]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+def digest_of(fingerprint: str, style: PictureStyle, planned: RenderPlan) -> str:
+    """A digest that differs for requests whose pictures have the same names and other contents.
 
-
-def register(config: Config, digest: str, kept: int) -> None:
-    """Notes a request before its pictures are drawn.
-
-    Raises UserError if pictures would be kept and the folder has been drawn to for another request.
+    `fingerprint` is the run's. Folders are compared with digests of earlier versions: what is hashed here stays.
     """
-    from jobs.atomic import make_folder, write_whole
+    keys: list[str] = planned.table["key"].to_pylist()
+    request: dict[str, object] = {
+        "run": fingerprint,
+        "scale": style.looks.scale,
+        "style": {
+            "kind": style.kind,
+            "maps": () if style.kind in ONE_MAP_EACH else style.maps,  # the map is in the picture's name
+            "colormap": style.looks.colormap,
+            "alpha": style.looks.alpha,
+            "upsample": style.looks.upsample,
+            "size": style.size,
+            "limits": {},
+        },
+    }
+    if style.looks.scale != "image":  # the ends of the colour scale are those of all selected images
+        request["selected"] = sorted(keys)
+    if style.kind not in ONE_IMAGE_EACH:
+        request["pictures"] = [_contents(job, keys) for job in planned.jobs]
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
-    path = config.output / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        known = [str(text) for text in record.get(config.style.kind, ())]
-    except FileNotFoundError:
-        record, known = {}, []
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error}); remove it, or give another --output") from error
+
+def _contents(job: PictureJob, keys: Sequence[str]) -> list[object]:
+    hits = [f"Hit(distance={hit.distance!r}, correct={hit.correct!r})" for hit in job.hits]
+    return [job.name, [keys[row] for row in job.rows], hits, job.note]
+
+
+def register(folder: Path, kind: str, digest: str, kept: int) -> None:
+    """Records a request in the folder before its pictures are drawn.
+
+    Raises UserError if `kept` pictures would be kept and the folder has pictures of this kind from another request.
+    """
+    path = folder / RECORD
+    record = _read_record(path)
+    known = record.get(kind, [])
     if kept and set(known) - {digest}:
         raise UserError(
-            f"{config.output} has {kept} of these pictures, drawn for another selection or look: --overwrite draws "
+            f"{folder} has {kept} of these pictures, drawn for another selection or look: --overwrite draws "
             "them anew, another --output leaves them"
         )
     if digest not in known:
-        make_folder(config.output)
-        write_whole(path, (json.dumps(record | {config.style.kind: [*known, digest]}, indent=1) + "\n").encode())
+        make_folder(folder)
+        write_whole(path, (json.dumps(record | {kind: [*known, digest]}, indent=1) + "\n").encode())
+
+
+def _read_record(path: Path) -> dict[str, list[str]]:
+    """Style -> digests; empty where there is no record. Raises UserError for a file that is not a record."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return {str(kind): [str(digest) for digest in digests] for kind, digests in record.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"cannot read {path} ({error}); remove it, or give another --output") from error

@@ -1,111 +1,94 @@
-"""`promptsg visualize`: maps of single images as pictures and arrays."""
+"""The maps of single images as pictures and arrays."""
 
 from __future__ import annotations
 
-import logging
-import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import click
 from tqdm import tqdm
 
-from cam.names import LAYERS, METHOD_NAMES, column_of
-from cam.overlay import COLORMAPS, DEFAULT_ALPHA, DEFAULT_COLORMAP, SCALES, UPSAMPLE
-from jobs.commands.options import model_options
+from cam.names import check_method, column_of
 from jobs.errors import EXIT_ERROR, EXIT_OK
 from jobs.mining.model_options import ModelOptions
+from jobs.rendering.looks import Looks
+from jobs.rendering.single.files import find_images, save_arrays, save_picture, stems_for
+from jobs.rendering.single.maps import ImageMaps, ImageReader, mine_images, requested_maps
+from jobs.rendering.single.panels import PanelStyle, draw_labelled_panel, draw_map, limits_of
 
-logger = logging.getLogger(__name__)
 
+@dataclass(frozen=True, kw_only=True)
+class VisualizeConfig:
+    """Which images, which maps of them, how they look, and the folder `output` that they go to.
 
-@click.command(name="visualize", short_help="Draw the maps of single images.")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--output", type=click.Path(path_type=Path), default="attention", show_default=True, help="A folder.")
-@click.option("--method", "methods", multiple=True, default=("all",), show_default=True,
-              type=click.Choice([*METHOD_NAMES, "all"]), help="Repeatable.")  # fmt: skip
-@click.option("--layer", "layers", multiple=True, default=("mim",), show_default=True,
-              type=click.Choice([*LAYERS, "all"]), help="For the gradient methods; repeatable.")  # fmt: skip
-@click.option("--target", type=click.Choice(["predicted", "feature"]), default="predicted", show_default=True)
-@click.option("--target-class", type=click.IntRange(0), help="Differentiate the logit of this class instead.")
-@click.option("--num", type=click.IntRange(1), help="Only the first NUM images.")
-@click.option("--scale", type=click.Choice(SCALES), default="image", show_default=True, help="image: each picture has "
-              "its own colour scale; shared or percentile: one for all.")  # fmt: skip
-@click.option("--colormap", type=click.Choice(list(COLORMAPS)), default=DEFAULT_COLORMAP, show_default=True)
-@click.option("--alpha", type=click.FloatRange(0, 1), default=DEFAULT_ALPHA, show_default=True)
-@click.option("--upsample", type=click.Choice(list(UPSAMPLE)), default="bilinear", show_default=True)
-@click.option("--height", type=click.IntRange(32), default=256, show_default=True, help="Of pictures in a panel.")
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), default="bilinear", show_default=True,
-              help="How the input is resized; older scripts used bicubic.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@model_options
-def command(images: tuple[str, ...], model: ModelOptions, **options: Any) -> None:
-    """Draw original | heatmap | overlay for each IMAGE (files, folders, globs) and map; save the raw maps as .npz.
-
-    \b
-    Example:
-      promptsg visualize query/0002_c1s1_000451_03.jpg --checkpoint ViT-B-16_60.pth
-      promptsg visualize query/ --num 50 --method gradcam++ --method mim_attention --layer all \\
-          --checkpoint ViT-B-16_60.pth --output attention
-
-    Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
-    image that cannot be read is named at the end, and the exit status is 1; the others are done.
+    `images` are files, folders and globs; only the first `num` images are drawn. `layers` are for the gradient methods,
+    which differentiate `target` (`predicted` or `feature`) or the logit of the class `target_class`. `height` is that
+    of each picture in a panel, in pixels. `interpolation` says how images are resized for the model: `bilinear` or
+    `bicubic`.
     """
-    sys.exit(visualize(images, model, options))
+
+    images: tuple[str, ...]
+    model: ModelOptions
+    output: Path = Path("attention")
+    methods: tuple[str, ...] = ("all",)
+    layers: tuple[str, ...] = ("mim",)
+    target: str = "predicted"
+    target_class: int | None = None
+    num: int | None = None
+    looks: Looks = field(default_factory=Looks)
+    height: int = 256
+    interpolation: str = "bilinear"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method != "all":
+                check_method(method)
 
 
-def visualize(arguments: tuple[str, ...], model_options: Any, options: dict[str, Any]) -> int:
-    """Draws everything and returns the exit status."""
-    from jobs.rendering.single import (
-        Style,
-        draw_map,
-        draw_panel,
-        find_images,
-        limits_of,
-        mine_images,
-        names_for,
-        read_images,
-        save_arrays,
-        save_picture,
-    )
+@dataclass(frozen=True, kw_only=True)
+class VisualizeReport:
+    """What was drawn in `output`: how many images, which maps of each, and a line for each unreadable image."""
 
-    paths = find_images(arguments)[: options["num"]]
-    model = model_options.load()
-    names = _maps(model, options)
-    target = options["target"] if options["target_class"] is None else options["target_class"]
-    style = Style(**{key: options[key] for key in ("colormap", "alpha", "scale", "upsample", "height")})
-    problems: list[str] = []
-    images = read_images(paths, problems)
-    results = mine_images(model, images, names, target, options["batch_size"], options["interpolation"])
-    limits: dict[str, Any] = dict.fromkeys(names)
-    if style.scale != "image":  # only a scale of all pictures needs all maps before the first picture
-        kept = list(results)
-        limits = limits_of(kept, style.scale) or limits
-        results = iter(kept)
-    stems, output = names_for(paths), options["output"]
+    output: Path
+    images: int
+    maps: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def exit_status(self) -> int:
+        """0 if all images were drawn, else 1."""
+        return EXIT_ERROR if self.problems else EXIT_OK
+
+
+def visualize(config: VisualizeConfig) -> VisualizeReport:
+    """Writes pictures and raw maps of all images that can be read.
+
+    Raises UserError if there is no image and no checkpoint, and CamError on a map that cannot be had.
+    """
+    paths = find_images(config.images)[: config.num]
+    model = config.model.load()
+    by_class = config.target_class is not None
+    names = requested_maps(model, config.methods, config.layers, "label" if by_class else config.target)
+    target = config.target if config.target_class is None else config.target_class
+    images = ImageReader(paths)
+    results: Iterable[ImageMaps] = mine_images(model, images, names, target, config.batch_size, config.interpolation)
+    style = PanelStyle(looks=config.looks, height=config.height)
+    if config.looks.scale != "image":  # only a scale of all pictures needs all maps before the first picture
+        results = kept = list(results)
+        style = replace(style, limits=limits_of(kept, config.looks.scale))
+    stems = stems_for(paths)
     for result in tqdm(results, total=len(paths), unit=" images", disable=None):
-        stem = stems[result.path]
-        save_picture(output / f"{stem}__panel.png", draw_panel(result, style, limits))
-        for name in result.maps:
-            heat, over = draw_map(result, name, style, limits[name])
-            save_picture(output / f"{stem}__{column_of(name)}__heatmap.png", heat)
-            save_picture(output / f"{stem}__{column_of(name)}__overlay.png", over)
-        save_arrays(output / f"{stem}.npz", result)
-    click.echo(f"{len(paths) - len(problems)} images, {len(names)} maps each, in {output}")
-    for problem in problems:
-        click.echo(f"not drawn: {problem}", err=True)
-    return EXIT_ERROR if problems else EXIT_OK
+        _save(result, config.output, stems[result.path], style)
+    count = len(paths) - len(images.problems)
+    return VisualizeReport(output=config.output, images=count, maps=tuple(names), problems=tuple(images.problems))
 
 
-def _maps(model: Any, options: dict[str, Any]) -> list[str]:
-    """The maps that the methods, layers and prompts stand for, checked before any image is read."""
-    from cam.classes import map_names
-    from cam.extract import check_reachable
-    from cam.names import parse_names
-
-    layers = "all" if "all" in options["layers"] else list(options["layers"])
-    target = options["target"] if options["target_class"] is None else "label"
-    names = [name for method in options["methods"] for name in map_names(model, method, layers, target)]
-    names = list(dict.fromkeys([*names, *(f"mim_attention:{prompt}" for prompt in model.prompts)]))
-    check_reachable(model, parse_names(names), target)
-    return names
+def _save(result: ImageMaps, folder: Path, stem: str, style: PanelStyle) -> None:
+    """Writes the panel, the heatmap and overlay of each map, and the raw maps, under names that begin with `stem`."""
+    save_picture(folder / f"{stem}__panel.png", draw_labelled_panel(result, style))
+    for name in result.maps:
+        heat, over = draw_map(result, name, style, result.pixels)
+        save_picture(folder / f"{stem}__{column_of(name)}__heatmap.png", heat)
+        save_picture(folder / f"{stem}__{column_of(name)}__overlay.png", over)
+    save_arrays(folder / f"{stem}.npz", result)

@@ -22,13 +22,18 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from cam.overlay import heatmap, overlay_heatmap
+from jobs.commands.gallery import command
 from jobs.errors import UserError
-from jobs.rendering.gallery import command, write_gallery
-from jobs.rendering.gallery_pictures import PART, Style, picture_name, thumbnail
+from jobs.rendering.gallery import GalleryConfig, GalleryReport
+from jobs.rendering.gallery import gallery as write_gallery
+from jobs.rendering.looks import Looks
+from jobs.rendering.page.pictures import PART, picture_name, thumbnail
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
+from jobs.runs.metadata_rows import Results
+from jobs.runs.query import RowSelection
 from jobs.runs.run import Run, open_run
-from jobs.runs.shard_output import Results, ShardOutput
+from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import IMAGE_CORRUPT, NO_LABEL, Sample
 from tests.support.made_runs import as_first_version
 from tests.support.shard_files import image_bytes, number_of, write_tar
@@ -110,8 +115,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return mined(tmp_path_factory.mktemp("small"), 230, 90, keys={11: NASTY, 12: "../../../outside"})
 
 
-def style(**changes: Any) -> Style:
-    return Style(**{"maps": MAPS, "colormap": "bone", "alpha": 0.5, "scale": "image", "thumb_height": 64, **changes})
+def write(run: Run, output: Path, selection: RowSelection | None = None, **changes: Any) -> GalleryReport:
+    """A gallery of pictures 64 pixels high in the colours of `bone`."""
+    settings = {"looks": Looks(colormap="bone"), "thumb_height": 64, "workers": 1, **changes}
+    selection = selection or RowSelection(limit=2000)
+    return write_gallery(GalleryConfig(run=run.layout.root, output=output, selection=selection, **settings))
 
 
 def page_of(folder: Path) -> dict[str, Any]:
@@ -139,7 +147,7 @@ def gallery(run: Run, output: Path, *words: str) -> Result:
 @pytest.fixture(scope="module")
 def written(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("written") / "out"
-    report = write_gallery(run, folder, {"where": "camid <> 1", "order_by": "score DESC"}, style())
+    report = write(run, folder, RowSelection(where="camid <> 1", order_by="score DESC"))
     wanted = [n for n in range(230) if n % 3 != 1]
     assert report.left_out == {IMAGE_CORRUPT: 1} and report.matching == len(wanted) and report.cut == 0
     assert report.images == len(wanted) - 1
@@ -237,8 +245,16 @@ def test_a_sample_is_drawn_by_its_seed(run: Run, tmp_path: Path) -> None:
     assert keys[0] == keys[1] != keys[2]
 
 
+def test_keys_choose_the_images_and_what_is_counted(run: Run, tmp_path: Path) -> None:
+    keys = ("000020", "000003", "000007", "000010", "000009")  # one did not decode, one lacks the second map
+    report = write(run, tmp_path / "out", RowSelection(keys=keys, limit=2))
+    assert page_of(tmp_path / "out")["rows"]["key"] == ["000020", "000010"]
+    assert (report.images, report.matching, report.cut) == (2, 5, 1)
+    assert report.left_out == {IMAGE_CORRUPT: 1, NO_LABEL: 1} and report.page == tmp_path / "out/index.html"
+
+
 def test_a_shared_scale_runs_over_all_images(run: Run, tmp_path: Path) -> None:
-    write_gallery(run, tmp_path / "out", {"where": "pid = 2"}, style(scale="shared"))
+    write(run, tmp_path / "out", RowSelection(where="pid = 2"), looks=Looks(scale="shared"))
     page = page_of(tmp_path / "out")
     assert page["maps"][0]["limits"] == [0, 15]  # images 10 to 14 have peaks of 11 to 15
     script = (tmp_path / "out/maps/0000.js").read_text()
@@ -250,7 +266,7 @@ def test_a_run_of_the_first_version_is_shown_with_the_numbers_that_it_has(run: R
     old = open_run(as_first_version(run.layout.root, tmp_path / "OLD"))
     pages = []
     for number, which in enumerate((run, old)):
-        write_gallery(which, tmp_path / f"out{number}", {"where": "pid = 2"}, style())
+        write(which, tmp_path / f"out{number}", RowSelection(where="pid = 2"))
         pages.append(page_of(tmp_path / f"out{number}"))
     new_page, old_page = pages
     assert set(new_page["measures"]) - set(old_page["measures"]) == {"area90"}
@@ -327,7 +343,7 @@ def test_thumbnails_keep_their_proportions_and_a_wide_image_stays_small() -> Non
 def test_the_command_never_imports_torch(run: Run, tmp_path: Path) -> None:
     words = [str(run.layout.root), "--output", str(tmp_path / "out"), "--where", "pid < 9"]
     call = f"command({words!r}, standalone_mode=False)"
-    code = f"import sys; from jobs.rendering.gallery import command; {call}; print(*sys.modules)"
+    code = f"import sys; from jobs.commands.gallery import command; {call}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert "cv2" in loaded and not {"torch", "webdataset"} & loaded
@@ -357,7 +373,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gallery of 2,000 images, drawn by two processes."""
     folder = tmp_path_factory.mktemp("large")
     run = mined(folder, 2003, 700, keys={11: NASTY})
-    report = write_gallery(run, folder / "out", {}, style(colormap="turbo", thumb_height=32), workers=2)
+    report = write(run, folder / "out", looks=Looks(), thumb_height=32, workers=2)
     assert report.images == 2000 and report.left_out == {IMAGE_CORRUPT: 2, NO_LABEL: 1}
     return folder / "out"
 
@@ -531,7 +547,7 @@ def test_a_key_is_text_and_nothing_comes_from_outside(driver: Any, large: Path) 
 
 def test_processes_draw_what_one_draws(run: Run, large: Path, tmp_path: Path) -> None:
     again = open_run(large.parent / "RUN <i>")
-    write_gallery(again, tmp_path / "out", {}, style(colormap="turbo", thumb_height=32), limit=100)
+    write(again, tmp_path / "out", RowSelection(limit=100), looks=Looks(), thumb_height=32)
     for column in ("original", "mim_attention", "gradcampp_mim"):
         for row in range(100):
             name = picture_name(row, column)

@@ -17,7 +17,7 @@ from jobs.cli import main
 from jobs.errors import UserError
 from jobs.mining.config import build_config
 from jobs.mining.mine import mine
-from jobs.rendering.single import find_images, names_for
+from jobs.rendering.single.files import find_images, stems_for
 from jobs.runs.run import open_run
 from tests.support.shard_files import image_bytes, market_shard, textured_image
 from tests.support.tiny import tiny_checkpoint
@@ -60,7 +60,8 @@ def test_the_batch_jobs_maps_to_the_bit(checkpoint: Path, tmp_path: Path, batch_
     maps = ["mim_attention", "gradcam/mim", "gradcam++/vit_last", "hirescam/classifier", "rollout", "chefer"]
     same = {"batch_size": batch_size, "precision": precision, "device": "cpu"}
     config = {"maps": maps, "workers": 0, "checkpoint": checkpoint, "output": tmp_path / "RUN", **same}
-    assert mine(build_config(None, {**config, "shards": str(tmp_path / "query-0.tar"), "attention_heads": "all"})) == 0
+    config |= {"shards": str(tmp_path / "query-0.tar"), "attention_heads": "all"}
+    assert mine(build_config(None, config)).exit_status == 0
     result = invoke(
         "visualize", *files, "--checkpoint", checkpoint, "--output", tmp_path / "out", "--layer", "all",
         "--batch-size", batch_size, "--precision", precision, "--device", "cpu",
@@ -150,7 +151,7 @@ def test_files_folders_and_globs(people: Path) -> None:
     assert len(find_images([str(people)])) == 3
     assert len(find_images([str(people / "*.jpg"), str(people / "1.jpg")])) == 3
     assert find_images([str(people / "gone.jpg")]) == [people / "gone.jpg"]
-    stems = names_for([Path("/a/x.jpg"), Path("/b/x.jpg"), Path("/b/x.png"), Path("/b/y.png")])
+    stems = stems_for([Path("/a/x.jpg"), Path("/b/x.jpg"), Path("/b/x.png"), Path("/b/y.png")])
     assert list(stems.values()) == ["x", "b__x", "b__x__2", "y"]
 
 
@@ -163,8 +164,8 @@ def test_label_and_predicted_agree_where_the_prediction_is_right(checkpoint: Pat
         market_shard(tmp_path / f"{split}.tar", 35, first=0 if number == 0 else 200)
     options = {"maps": ["mim_attention", "gradcam/mim"], "workers": 0, "checkpoint": checkpoint, "precision": "fp32",
                "device": "cpu", "shards": str(tmp_path / "*.tar"), "batch_size": 8}  # fmt: skip
-    assert mine(build_config(None, {**options, "output": tmp_path / "L", "target": "label"})) == 0
-    assert mine(build_config(None, {**options, "output": tmp_path / "P"})) == 0
+    assert mine(build_config(None, {**options, "output": tmp_path / "L", "target": "label"})).exit_status == 0
+    assert mine(build_config(None, {**options, "output": tmp_path / "P"})).exit_status == 0
     labelled, predicted = open_run(tmp_path / "L"), open_run(tmp_path / "P")
     a, b = (run.read_maps("gradcam/mim", "train-0") for run in (labelled, predicted))
     right = np.array(
@@ -201,9 +202,10 @@ def test_similarity_is_to_the_mean_of_the_persons_other_images(checkpoint: Path,
     keys = market_shard(tmp_path / "gallery-0.tar", 11)  # persons 1, 2 and, alone, 3
     common = {"workers": 0, "checkpoint": checkpoint, "precision": "fp32", "device": "cpu", "batch_size": 4}
     first = {**common, "shards": str(tmp_path / "gallery-0.tar"), "output": tmp_path / "F", "maps": ["mim_attention"]}
-    assert mine(build_config(None, first)) == 0
+    assert mine(build_config(None, first)).exit_status == 0
     second = {**first, "output": tmp_path / "S", "maps": ["mim_attention", "hirescam/mim"], "target": "similarity"}
-    assert mine(build_config(None, {**second, "reference": tmp_path / "F", "reference_split": "gallery"})) == 0
+    compared = {**second, "reference": tmp_path / "F", "reference_split": "gallery"}
+    assert mine(build_config(None, compared)).exit_status == 0
     features = open_run(tmp_path / "F").read_features("gallery-0").astype(float)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     model = load_model(checkpoint, device="cpu", precision="fp32")

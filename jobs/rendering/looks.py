@@ -1,0 +1,53 @@
+"""How maps become colours: the settings that every command with pictures shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cam.overlay import (
+    DEFAULT_ALPHA,
+    DEFAULT_COLORMAP,
+    Map,
+    Picture,
+    Range,
+    apply_colormap,
+    heatmap,
+    overlay_heatmap,
+    range_of,
+    resize_map,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """How maps are coloured, scaled and enlarged.
+
+    `colormap` is a name of OpenCV's. `alpha` is the map's share of an overlay, from 0 to 1. `scale` says what the ends
+    of the colour scale are: `image`, the extremes of each map; `shared`, the extremes of all maps; `percentile`, the
+    1st and 99th percentiles of all maps. `upsample` is `bilinear`, `nearest` or `bicubic`.
+
+    Raises CamError on an unknown name, before anything is read or drawn.
+    """
+
+    colormap: str = DEFAULT_COLORMAP
+    alpha: float = DEFAULT_ALPHA
+    scale: str = "image"
+    upsample: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        one_value = np.zeros((1, 1), np.float32)
+        apply_colormap(one_value, self.colormap)
+        resize_map(one_value, (1, 1), self.upsample)
+        range_of(one_value[None], self.scale)
+
+    def heatmap(self, map: Map, size: tuple[int, int], limits: Range | None = None) -> Picture:
+        """(h, w) map -> (*size, 3) the map alone. `limits` are the ends of its colour scale, None for its own."""
+        return heatmap(map, size, colormap=self.colormap, limits=limits, upsample=self.upsample)
+
+    def overlay(self, image: Picture, map: Map, limits: Range | None = None) -> Picture:
+        """(H, W, 3) image and (h, w) map -> (H, W, 3) the map over the image."""
+        return overlay_heatmap(
+            image, map, alpha=self.alpha, colormap=self.colormap, limits=limits, upsample=self.upsample
+        )

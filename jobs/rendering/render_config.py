@@ -1,0 +1,82 @@
+"""What `promptsg render` is asked to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.phrases import did_you_mean
+from jobs.rendering.drawing.style import (
+    DEFAULT_HEIGHT,
+    IDENTITY,
+    ONE_MAP_EACH,
+    PANEL,
+    RANKED,
+    SHEET,
+    STYLES,
+    PictureStyle,
+    Size,
+)
+from jobs.rendering.image_files import FORMATS
+from jobs.rendering.looks import Looks
+from jobs.runs.query import RowSelection
+from jobs.runs.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderConfig:
+    """Pictures of which images of a run, how they look, and where they go.
+
+    `output` is a folder, by default RUN/pictures. `style` is one of STYLES. `maps` are stored maps, by default all for
+    panels and sheets, else the first. `size` is (height, width) of each image in pixels; without a width it follows the
+    image, and without a size, overlays and heatmaps have the image's own and compositions a height of 256. `form` is
+    png, jpg or webp. `queries` is queries.parquet or failures.txt of `promptsg evaluate`; ranked lists show its `topk`
+    first images. `per_page` images make a page of a sheet. `workers` are processes, by default one per core. With
+    `overwrite`, pictures that exist are drawn again.
+
+    Raises UserError on an unknown style or form, and on settings that contradict each other.
+    """
+
+    run: Path
+    output: Path | None = None
+    style: str = "overlay"
+    maps: tuple[str, ...] = ()
+    looks: Looks = field(default_factory=Looks)
+    size: Size | None = None
+    form: str = "png"
+    selection: RowSelection = field(default_factory=RowSelection)
+    queries: Path | None = None
+    topk: int = 10
+    per_page: int = 8
+    name_template: str | None = None
+    shards_root: str | Path | None = None
+    workers: int | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("--style", self.style, STYLES)
+        _check_choice("--format", self.form, tuple(FORMATS))
+        if self.style == RANKED and self.queries is None:
+            raise UserError("--style ranked needs --queries: queries.parquet or failures.txt of `promptsg evaluate`")
+        if self.name_template is not None and self.style in (SHEET, IDENTITY):
+            raise UserError(f"--name-template does not apply to --style {self.style}, whose pictures show many images")
+
+    @property
+    def folder(self) -> Path:
+        """Where the pictures go."""
+        return self.output or self.run / "pictures"
+
+    def picture_style(self, run: Run) -> PictureStyle:
+        """The style with the maps of this run. Raises UserError naming a map that the run does not have."""
+        default = run.maps if self.style in (PANEL, SHEET) else run.maps[:1]
+        size = self.size
+        if size is None and self.style not in ONE_MAP_EACH:
+            size = (DEFAULT_HEIGHT, None)
+        return PictureStyle(kind=self.style, maps=run.choose_maps(self.maps) or default, looks=self.looks, size=size)
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        hint = did_you_mean(value, choices) or "."
+        raise UserError(f"{option} {value!r} is not known{hint} There are {', '.join(choices)}")

@@ -1,0 +1,1 @@
+"""Single images: their `files`, their `maps` through a model, and `panels` of these."""

@@ -1,0 +1,126 @@
+"""Single images through a model: read one at a time, and mined in one pass for each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cam.overlay import Picture
+from jobs.arrays import Float32Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cam.targets import Target
+    from promptsg_core.model import PromptSG
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadImage:
+    """An image file and its pixels, uint8 RGB (3, H, W)."""
+
+    path: Path
+    pixels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageMaps:
+    """One image's results: pixels uint8 (H, W, 3) as the file has them; maps by name, each (h, w) float32 and raw.
+
+    `heads` is (heads, h, w), the attention of each head; `feature` is (D,). `category` is the class whose logit was
+    differentiated, where one was requested.
+    """
+
+    path: Path
+    pixels: Picture
+    maps: dict[str, Float32Array]
+    heads: Float32Array
+    feature: Float32Array
+    predicted: int
+    probability: float
+    score: float
+    target: str
+    category: int | None = None
+
+    @property
+    def score_text(self) -> str:
+        """What was differentiated and its value, for a caption."""
+        if self.target not in ("predicted", "label"):
+            return f"{self.target}: {self.score:.3g}"
+        if self.target == "label" and self.category is not None:
+            return f"{self.target} (class {self.category}): {self.score:.3g}"
+        return f"{self.target} (class {self.predicted}, p {self.probability:.2f}): {self.score:.3g}"
+
+
+class ImageReader:
+    """Reads image files one at a time; `problems` gets a line for each file that cannot be read."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.problems: list[str] = []
+
+    def __iter__(self) -> Iterator[ReadImage]:
+        from promptsg_core.errors import ImageError
+        from promptsg_core.preprocess import read_image
+
+        for path in self.paths:
+            try:
+                pixels = read_image(path)
+            except ImageError as error:
+                self.problems.append(str(error))
+            else:
+                yield ReadImage(path=path, pixels=pixels)
+
+
+def requested_maps(model: PromptSG, methods: Sequence[str], layers: Sequence[str], target: str) -> list[str]:
+    """The names of the maps that methods, layers and the model's prompts stand for, each once.
+
+    Raises CamError naming a map that the target does not reach, so that no image is read for nothing.
+    """
+    from cam.available import check_reachable, map_names
+    from cam.names import ATTENTION, parse_names
+
+    chosen: str | list[str] = "all" if "all" in layers else list(layers)
+    names = [name for method in methods for name in map_names(model, method, chosen, target)]
+    names += [f"{ATTENTION}:{prompt}" for prompt in model.prompts]
+    names = list(dict.fromkeys(names))
+    check_reachable(model, parse_names(names), target)
+    return names
+
+
+def mine_images(
+    model: PromptSG,
+    images: Iterable[ReadImage],
+    maps: Sequence[str],
+    target: str | int | Target,
+    batch_size: int = 64,
+    interpolation: str = "bilinear",
+) -> Iterator[ImageMaps]:
+    """The maps of each image, `batch_size` images to a pass: the pass, and so the bits, of `promptsg mine`."""
+    import torch
+
+    from cam.extract import extract_maps
+    from promptsg_core.preprocess import resize_image
+
+    size, waiting = model.config.image_size, iter(images)
+    while part := list(islice(waiting, batch_size)):
+        batch = torch.stack([resize_image(image.pixels, size, interpolation) for image in part])
+        found = extract_maps(model, batch, maps, target)
+        for number, image in enumerate(part):
+            yield ImageMaps(
+                path=image.path,
+                pixels=np.ascontiguousarray(image.pixels.permute(1, 2, 0).numpy()),
+                maps={name: values[number].cpu().numpy() for name, values in found.maps.items()},
+                heads=found.attention_heads[number].cpu().numpy(),
+                feature=found.features[number].cpu().numpy(),
+                predicted=int(found.predicted[number]),
+                probability=float(found.probability[number]),
+                score=float(found.score[number]),
+                target=target if isinstance(target, str) else getattr(target, "name", "label"),
+                category=target if isinstance(target, int) else None,
+            )

@@ -1,0 +1,69 @@
+"""Drawing the maps of single images: heatmap and overlay of each, and labelled panels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cam.names import ATTENTION, MapName
+from cam.overlay import Picture, Range, range_of
+from cam.panels import captioned, column, enlarged, row
+from jobs.rendering.looks import Looks
+from jobs.rendering.panels import legend, padded, text_block
+from jobs.rendering.single.maps import ImageMaps
+
+_CELLS = 6  # in a line of a panel: what a screen shows without scrolling sideways
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanelStyle:
+    """How the maps of single images are drawn.
+
+    `height` is the height of each picture in a panel, in pixels. `limits` maps a map's name to the ends of its colour
+    scale, None where each picture has its own.
+    """
+
+    looks: Looks
+    height: int
+    limits: Mapping[str, Range | None] = field(default_factory=dict)
+
+
+def limits_of(results: Sequence[ImageMaps], scale: str) -> dict[str, Range | None]:
+    """The ends of each map's colour scale over all images; None where each picture has its own."""
+    names = results[0].maps if results else ()
+    return {name: range_of(np.stack([result.maps[name] for result in results]), scale) for name in names}
+
+
+def draw_labelled_panel(result: ImageMaps, style: PanelStyle, title: str = "") -> Picture:
+    """original | heatmap | overlay for each map, captioned with file, map, target and the map's own numbers."""
+    original = enlarged(result.pixels, style.height)
+    cells = [captioned(original, ["original"], width=90)]
+    for name in result.maps:
+        pictures = [*draw_map(result, name, style, original)]
+        limits = style.limits.get(name)
+        if limits is not None:
+            pictures.append(legend(limits, style.height, colormap=style.looks.colormap))
+        cells.append(captioned(row(pictures, gap=2), caption_of(result, name)))
+    body = column([row(cells[i : i + _CELLS], gap=10) for i in range(0, len(cells), _CELLS)], gap=14)
+    head = f"{title}{result.path.name}"
+    return padded(np.concatenate([text_block([head], body.shape[1]), body]))
+
+
+def draw_map(result: ImageMaps, name: str, style: PanelStyle, image: Picture) -> tuple[Picture, Picture]:
+    """(heatmap, overlay) of one map, as large as `image`, which is the image at the size to draw."""
+    limits, map = style.limits.get(name), result.maps[name]
+    size = (image.shape[0], image.shape[1])
+    return style.looks.heatmap(map, size, limits), style.looks.overlay(image, map, limits)
+
+
+def caption_of(result: ImageMaps, name: str) -> list[str]:
+    """The map's name, its magnitude, which colours hide, and the target where one was differentiated."""
+    parsed, map = MapName.parse(name), result.maps[name]
+    peak = float(map.max())
+    if parsed.method == ATTENTION:
+        lines = [name, f"peak {peak * map.size:.2f} x uniform"]
+    else:
+        lines = [name, "all zero" if peak == 0 else f"max {peak:.3g}"]
+    return [*lines, result.score_text] if parsed.needs_target else lines
