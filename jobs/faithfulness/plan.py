@@ -1,39 +1,42 @@
-"""What a faithfulness measurement is asked, what it explains, and what it found (no torch).
-
-Legend: N images, O orders (each map, then random), F fills, K steps, S scores.
-"""
+"""What a faithfulness measurement is requested to do (no torch)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
+from jobs.errors import UserError
+from jobs.runs.query import RowSelection
 
-    from cam.faithfulness import Score
-    from cam.targets import Target
-    from jobs.shards.random_access import Row
-
-FILLS = ("blur", "mean")
-RANDOM = "random"
+FILLS = ("blur", "mean")  # what a removed patch shows
+RANDOM = "random"  # the order that every map is compared with
+DEFAULT_LIMIT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
-    """What to measure, of which images, with which model; the fields are the command's options."""
+class FaithfulnessConfig:
+    """What to measure, of which images of a run, with which model.
 
-    maps: tuple[str, ...]
+    checkpoint: the one that the run was mined with; `any_checkpoint` accepts another.
+    selection: without `order_by` and `keys`, its limit is a random sample.
+    maps: stored maps; all of them if empty.
+    seed: of the random orders, the intervals and the random weights.
+    steps: the steps from no patch removed to all. random: random orders for each image.
+    sigma: the blur's standard deviation in pixels of the model's input; by default half a patch.
+    sanity: whether to compare with re-initialised models, on `sanity_images` of the images.
+    resamples: of the bootstrap. batch_size: images in one pass.
+    precision: by default that of the run.
+    label_map, reference: the file and the run that the run was mined with, if any.
+    shards_root: the folder or address where the shards are now, if they moved.
+    output: the folder for the results, by default RUN/faithfulness.
+
+    Raises UserError for numbers that are too small.
+    """
+
+    run: Path
     checkpoint: Path
-    where: str | None = None
-    order_by: str | None = None
-    limit: int | None = 200
-    sample: int | None = None
-    keys: Sequence[str] | None = None
+    selection: RowSelection = field(default_factory=lambda: RowSelection(limit=DEFAULT_LIMIT))
+    maps: tuple[str, ...] = ()
     seed: int = 0
     steps: int = 16
     random: int = 3
@@ -48,39 +51,13 @@ class Config:
     reference: Path | None = None
     shards_root: str | None = None
     any_checkpoint: bool = False
+    output: Path | None = None
 
-
-@dataclass(frozen=True)
-class Subject:
-    """What is explained of some images: the score to follow, and the target whose gradient the maps are."""
-
-    score: Score
-    target: Callable[[slice], Target]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explained:
-    """The scores by name, the first of which the areas are of; how to say it; and how to get them for some images."""
-
-    scores: tuple[str, ...]
-    title: str
-    subject: Callable[[Sequence[Row], Tensor], Subject]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """curves (N, O, F, 2, K+1, S) float32, the random orders averaged to one; counts (K+1,) patches that are gone;
-    correlations: what is random -> map -> (n, 2) Pearson and Spearman, of the n images `checked`."""
-
-    rows: list[Row]
-    orders: tuple[str, ...]
-    curves: NDArray[np.float32]
-    counts: NDArray[np.int64]
-    correlations: dict[str, dict[str, NDArray[np.float64]]]
-    checked: NDArray[np.int64]
-    zero_maps: dict[str, int]
-    scores: tuple[str, ...]
-    title: str
-    sigma: float
-    precision: str
-    checkpoint_sha256: str
+    def __post_init__(self) -> None:
+        least = {"steps": self.steps, "random": self.random, "sanity_images": self.sanity_images,
+                 "resamples": self.resamples, "batch_size": self.batch_size}  # fmt: skip
+        for name, value in least.items():
+            if value < 1:
+                raise UserError(f"faithfulness: {name} is {value}, it must be 1 or more")
+        if self.sigma is not None and self.sigma <= 0:
+            raise UserError(f"faithfulness: sigma is {self.sigma}, it must be more than 0")

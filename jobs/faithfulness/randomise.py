@@ -1,39 +1,52 @@
 """The sanity check of Adebayo et al. 2018 (arXiv:1810.03292): what remains of a map once weights are random again.
 
 A map that looks the same for a model that never learned shows the image or the architecture, not what was learned.
-Weights are re-initialised in cascade from the output down: first the head, then the head and the image tower. The
-text tower and the inversion network, which lie off the path from patches to scores, keep theirs.
+Weights are re-initialised in cascade from the output down: first the head, then the head and the image tower. The text
+tower and the inversion network keep theirs, since they are not on the path from the patches to the scores.
 
-Legend: B images, h w grid.
+Legend: B images, n images of one batch, h w grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cam.extract import extract_maps
 from cam.targets import Target
+from jobs.arrays import Float32Array, Float64Array
+from jobs.faithfulness.measured import MapCorrelation
 from jobs.statistics.agreement import agreement_of
 from promptsg_core.model import PromptSG
 
 HEAD = ("mim.", "bottleneck.", "bottleneck_proj.", "classifier.", "classifier_proj.")
 TOWER = ("image_encoder.",)
-# What is random, by name. `nothing` is the control: the correlation of the stored map with the same model's map here.
+# What is random, by name. `nothing` is the control: the stored map against the map of the same model here.
 LEVELS: Mapping[str, tuple[str, ...]] = {"nothing": (), "head": HEAD, "head and tower": (*HEAD, *TOWER)}
 MEASURES = ("pearson", "spearman")
-Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TargetedImages:
+    """(n, 3, H, W) images and their target.
+
+    The target is a fixed score, such as the logit of the class that the trained model predicted, so that the maps of
+    two models differ by the weights alone.
+    """
+
+    images: Tensor
+    target: Target
 
 
 def reinitialised(model: PromptSG, prefixes: Sequence[str], seed: int = 0) -> PromptSG:
-    """A copy of the model whose parameters and statistics below these names are as before any training.
+    """A copy of the model whose parameters and statistics with these prefixes are as before any training.
 
-    The fresh weights come from `seed` alone: of two copies with the same seed, the one with more of them random has
-    the random weights of the other too. The model itself, and torch's generators, are left as they were.
+    The new weights depend on `seed` alone: of two copies with the same seed, the one with more random weights has the
+    random weights of the other too. The model itself and torch's generators are left as they were.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -46,40 +59,35 @@ def reinitialised(model: PromptSG, prefixes: Sequence[str], seed: int = 0) -> Pr
 
 
 def cascade(model: PromptSG, seed: int = 0) -> Iterator[tuple[str, PromptSG]]:
-    """(what is random, a model with that): the model itself, then its head, then its tower too."""
+    """(what is random, such a model): the model itself, then with a random head, then with a random tower too."""
     for level, prefixes in LEVELS.items():
         yield level, reinitialised(model, prefixes, seed) if prefixes else model
 
 
 def correlations(
     model: PromptSG,
-    images: Tensor,
-    stored: Mapping[str, NDArray[np.float32]],
-    target: Callable[[slice], Target],
+    batches: Sequence[TargetedImages],
+    stored: Mapping[str, Float32Array],
     *,
     gradcam_plus_plus: str = "rectified",
     seed: int = 0,
-    batch_size: int = 32,
-) -> dict[str, dict[str, Doubles]]:
-    """(B, 3, H, W) images, map -> (B, h, w) stored maps -> level -> map -> (B, 2) Pearson and Spearman correlation.
+) -> tuple[MapCorrelation, ...]:
+    """Batches of B images in all, map -> (B, h, w) stored maps -> a correlation for each level and each map.
 
-    `target` gives the target for a slice of the images: a score that is fixed, such as the logit of the class that the
-    trained model predicted, so that only weights differ. NaN where either map is constant.
+    Values are NaN where either map is constant.
     """
-    found: dict[str, dict[str, Doubles]] = {}
+    found = []
     for level, changed in cascade(model, seed):
-        parts: dict[str, list[NDArray[np.float32]]] = {name: [] for name in stored}
-        for start in range(0, len(images), batch_size):
-            some = slice(start, start + batch_size)
-            maps = extract_maps(changed, images[some], tuple(stored), target(some), gradcam_plus_plus).maps
-            for name, values in maps.items():
-                parts[name].append(values.cpu().numpy())
-        found[level] = {
-            name: agreement_of(_flat(stored[name]), _flat(np.concatenate(parts[name])))[:, : len(MEASURES)]
-            for name in stored
-        }
-    return found
+        results = [
+            extract_maps(changed, batch.images, tuple(stored), batch.target, gradcam_plus_plus).maps
+            for batch in batches
+        ]
+        for name, before in stored.items():
+            after = np.concatenate([maps[name].cpu().numpy() for maps in results])
+            values = agreement_of(_flat(before), _flat(after))[:, : len(MEASURES)]
+            found.append(MapCorrelation(random=level, map=name, values=values))
+    return tuple(found)
 
 
-def _flat(maps: NDArray[np.float32]) -> Doubles:
+def _flat(maps: Float32Array) -> Float64Array:
     return maps.reshape(len(maps), -1).astype(np.float64)

@@ -1,32 +1,129 @@
-"""The model behind a run, loaded again, and the score that the run's maps explain."""
+"""The model behind a run, loaded again, and the score that the run's maps explain.
+
+Legend: n images, D feature length.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from cam.faithfulness import ClassScore, CosineScore, ImageScore
+from cam.targets import FEATURE, Target, class_target, similarity_target
+from jobs.atomic import sha256_of
 from jobs.errors import UserError
-from jobs.faithfulness.plan import Config, Explained, Subject
+from jobs.faithfulness.plan import FaithfulnessConfig
+from jobs.mining.labels import labels_for
+from jobs.mining.references import References
+from jobs.runs.run import Run, open_run
+from jobs.shards.samples import Sample
+from jobs.shards.urls import moved_shard
+from promptsg_core.checkpoint import load_model
+from promptsg_core.config import ModelConfig
+from promptsg_core.model import PromptSG
+from promptsg_core.precision import resolve_device, resolve_precision
+from promptsg_core.settings import Settings
+from promptsg_core.tokenise import make_prompt
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from jobs.runs.run import Run
-    from jobs.shards.random_access import Row
-    from promptsg_core.model import PromptSG
-
-logger = logging.getLogger(__name__)
-# What the training code's settings decide and no tensor tells; the run says how it was mined.
+# Fields that the training code's settings decide and no tensor tells. The run says how it was mined.
 _STATED = ("image_size", "stride", "vision_heads", "text_heads", "mim_heads", "reweight", "prompt_mode", "neck_feat",
            "mean", "std")  # fmt: skip
 
 
-def check_checkpoint(run: Run, config: Config) -> str:
-    """The checkpoint's SHA-256. Raises UserError, naming both, unless it is that which the run was mined with."""
-    from jobs.atomic import sha256_of
+class ExplainedScore(Protocol):
+    """What the maps of a run explain, for any of its images; `rows` are metadata rows, `images` their pixels."""
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the S values that `score` gives. Areas are measured of the first."""
+
+    @property
+    def title(self) -> str:
+        """The first of them in words."""
+
+    def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
+        """The score of these n images, (n, 3, H, W) uint8, and of images made of them."""
+
+    def target(self, rows: pa.Table) -> Target:
+        """The target whose gradient makes the maps of these n images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByClass:
+    """The score of a class: the predicted one, or with `labels` (pid -> class) that of the image's pid."""
+
+    model: PromptSG
+    labels: Mapping[int, int] | None = None
+    scores: tuple[str, ...] = ("probability", "logit")
+
+    @property
+    def title(self) -> str:
+        """What the score is, in words."""
+        return "probability of the " + ("predicted class" if self.labels is None else "label's class")
+
+    def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
+        """Probability and logit of each image's class."""
+        return ClassScore(self.model, self._classes(rows))
+
+    def target(self, rows: pa.Table) -> Target:
+        """The logit of each image's class."""
+        return class_target(self._classes(rows), "predicted" if self.labels is None else "label")
+
+    def _classes(self, rows: pa.Table) -> Tensor:
+        """(n,) int64."""
+        if self.labels is None:
+            return torch.tensor(rows["predicted"].to_pylist())
+        return torch.tensor([self.labels[pid] for pid in rows["pid"].to_pylist()])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByReference:
+    """The cosine of the feature to the mean feature of the person's other images in the reference run."""
+
+    model: PromptSG
+    references: References
+    scores: tuple[str, ...] = ("cosine",)
+    title: str = "cosine to the reference feature"
+
+    def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
+        """The cosine to each image's reference."""
+        return CosineScore(self.model, self._features(rows))
+
+    def target(self, rows: pa.Table) -> Target:
+        """The same cosine."""
+        return similarity_target(self._features(rows))
+
+    def _features(self, rows: pa.Table) -> Tensor:
+        """(n, D) references."""
+        columns = rows.select(["key", "tar_index", "pid", "split"]).to_pylist()
+        features, _ = self.references.of([Sample(**row) for row in columns], self.model.config.feature_dim)
+        return torch.from_numpy(features)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByItself:
+    """The cosine of the feature to that of the unchanged image, for maps of the feature itself."""
+
+    model: PromptSG
+    scores: tuple[str, ...] = ("cosine",)
+    title: str = "cosine to the image's own feature"
+
+    def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
+        """The cosine to each image's own feature."""
+        return CosineScore(self.model, self.model(images))
+
+    def target(self, rows: pa.Table) -> Target:
+        """The sum of the feature."""
+        return FEATURE
+
+
+def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
+    """The checkpoint's SHA-256. Raises UserError, naming both, unless it is the one that the run was mined with."""
     if not config.checkpoint.is_file():
         raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
     mined, here = run.manifest.asked.checkpoint_sha256, sha256_of(config.checkpoint)
@@ -38,93 +135,49 @@ def check_checkpoint(run: Run, config: Config) -> str:
     return here
 
 
-def load(run: Run, config: Config) -> tuple[PromptSG, str]:
+def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[PromptSG, str]:
     """The model with the settings that the run was mined with, and its precision. Raises what `load_model` raises."""
-    from promptsg_core.checkpoint import load_model
-    from promptsg_core.config import ModelConfig
-    from promptsg_core.precision import resolve_device, resolve_precision
-    from promptsg_core.tokenise import make_prompt
-
     manifest = run.manifest
-    mined = ModelConfig.fields_from(manifest.resolved.model)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision or manifest.resolved.precision or "auto", device)
-    stated = {name: mined[name] for name in _STATED if name in mined}
-    model = load_model(config.checkpoint, device=str(device), precision=precision, **stated)
+    mined = ModelConfig.fields_from(manifest.resolved.model)
+    settings = Settings(model={name: mined[name] for name in _STATED if name in mined})
+    model = load_model(config.checkpoint, device=str(device), precision=precision, settings=settings)
     model.prompts.update({name: make_prompt(text) for name, text in manifest.asked.prompts.items()})
     return model, precision
 
 
-def explain(run: Run, config: Config, model: PromptSG) -> Explained:
-    """The score behind the run's target. Raises UserError where what it needs was not given or is not the run's."""
-    import torch
-
-    from cam.faithfulness import class_score, cosine_score
-    from cam.targets import FEATURE, class_target, similarity_target
-
+def explained_score(run: Run, config: FaithfulnessConfig, model: PromptSG) -> ExplainedScore:
+    """The score behind the run's target. Raises UserError where a file that it needs is missing or is not the run's."""
     target = run.manifest.asked.target
-    if target in ("predicted", "label"):
-        labels = _labels(run, config, model) if target == "label" else {}
-
-        def by_class(rows: Sequence[Row], images: Tensor) -> Subject:
-            classes = torch.tensor([labels[row["pid"]] if labels else row["predicted"] for row in rows])
-            return Subject(class_score(model, classes), lambda some: class_target(classes[some], target))
-
-        whose = "predicted class" if target == "predicted" else "label's class"
-        return Explained(scores=("probability", "logit"), title=f"probability of the {whose}", subject=by_class)
-    if config.reference is not None and target == "similarity":
-        references = _references(run, config, model)
-
-        def by_reference(rows: Sequence[Row], images: Tensor) -> Subject:
-            wanted = references(rows)
-            return Subject(cosine_score(model, wanted), lambda some: similarity_target(wanted[some]))
-
-        return Explained(scores=("cosine",), title="cosine to the reference feature", subject=by_reference)
+    if target == "predicted":
+        return ByClass(model=model)
+    if target == "label":
+        return ByClass(model=model, labels=_labels(run, config, model))
+    if target == "similarity" and config.reference is not None:
+        return ByReference(model=model, references=_references(run, config))
     if target == "similarity" and config.sanity:
         raise UserError("the target similarity needs --reference RUN for the sanity check, or --no-sanity")
-
-    def by_itself(rows: Sequence[Row], images: Tensor) -> Subject:
-        return Subject(cosine_score(model, model(images)), lambda some: FEATURE)
-
-    return Explained(scores=("cosine",), title="cosine to the image's own feature", subject=by_itself)
+    return ByItself(model=model)
 
 
-def _labels(run: Run, config: Config, model: PromptSG) -> Mapping[int, int]:
+def _labels(run: Run, config: FaithfulnessConfig, model: PromptSG) -> Mapping[int, int]:
     """pid -> class, as when the run was mined."""
-    from jobs.atomic import sha256_of
-    from jobs.mining.labels import labels_for
-
     mined = run.manifest.asked.label_map
     if mined != (sha256_of(config.label_map) if config.label_map is not None else None):
         what = "without one" if mined is None else f"with one of SHA-256 {mined}"
         raise UserError(f"--label-map is {config.label_map}, but {run.layout.root} was mined {what}: give the same")
-    shards = list(run.manifest.shards)
-    if config.shards_root is not None:
-        root = config.shards_root.rstrip("/")
-        shards = [replace(shard, url=f"{root}/{shard.url.rsplit('/', 1)[-1]}") for shard in shards]
+    shards = [moved_shard(shard, config.shards_root) for shard in run.manifest.shards]
     return labels_for(shards, config.label_map, model.config.num_classes)
 
 
-def _references(run: Run, config: Config, model: PromptSG) -> Callable[[Sequence[Row]], Tensor]:
-    """(B, D) reference features of rows, as when the run was mined."""
-    import torch
-
-    from jobs.mining.references import References
-    from jobs.runs.run import open_run
-    from jobs.shards.samples import Sample
-
-    asked = run.manifest.asked
+def _references(run: Run, config: FaithfulnessConfig) -> References:
+    """The reference features, as when the run was mined."""
     assert config.reference is not None
-    here = open_run(config.reference).manifest.fingerprint
-    if here != asked.reference and not config.any_checkpoint:
+    mined, here = run.manifest.asked, open_run(config.reference).manifest.fingerprint
+    if here != mined.reference and not config.any_checkpoint:
         raise UserError(
-            f"{run.layout.root} was mined with a reference run of fingerprint {asked.reference}, "
+            f"{run.layout.root} was mined with a reference run of fingerprint {mined.reference}, "
             f"but {config.reference} has {here}: give the same"
         )
-    references = References(config.reference, asked.reference_split)
-
-    def of(rows: Sequence[Row]) -> Tensor:
-        samples = [Sample(**{name: row[name] for name in ("key", "tar_index", "pid", "split")}) for row in rows]
-        return torch.from_numpy(references.of(samples, model.config.feature_dim)[0])
-
-    return of
+    return References(config.reference, mined.reference_split)

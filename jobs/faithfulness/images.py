@@ -1,0 +1,69 @@
+"""The images that a measurement is about: rows of the metadata, and their pixels from the shards."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.errors import UserError
+from jobs.runs.query import RowSelection, select_rows
+from jobs.shards.locate import locate
+from jobs.shards.random_access import ROW_COLUMNS, SourceImages, changed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from jobs.runs.run import Run
+    from promptsg_core.model import PromptSG
+
+CHUNK = 32  # images whose pixels are held at once
+_COLUMNS = (*ROW_COLUMNS, "h5_row", "pid", "camid", "split", "predicted")
+_IDENTITY_COLUMNS = ("role", "identity")  # older runs do not have them
+
+
+def select_images(run: Run, selection: RowSelection) -> pa.Table:
+    """The selected rows that have all maps. Raises UserError where there is none."""
+    if selection.order_by is None and selection.keys is None and selection.sample is None:
+        # The first rows of a run are few identities of one split, so without an order the limit is a sample.
+        selection = replace(selection, sample=selection.limit)
+    known = [name for name in _IDENTITY_COLUMNS if name in run.schema.names]
+    rows = select_rows(run, selection, columns=[*_COLUMNS, *known], also="status = 'ok'")
+    if not rows.num_rows:
+        raise UserError(f"no image of {run.layout.root} with maps fits the selection")
+    return rows
+
+
+def read_images(
+    run: Run, rows: pa.Table, model: PromptSG, shards_root: str | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first row, (B, 3, H, W) uint8 on the model's device), as mining gave them to the model.
+
+    Raises UserError naming a shard that is missing or does not hold what was mined.
+    """
+    import torch
+
+    from promptsg_core.errors import ImageError
+    from promptsg_core.images import DEFAULT_MAX_PIXELS
+    from promptsg_core.preprocess import decode_image, resize_image
+
+    mined = run.manifest.asked
+    max_pixels = mined.max_image_pixels or DEFAULT_MAX_PIXELS
+    size, device = model.config.image_size, model.image_encoder.proj.device
+    listed = rows.to_pylist()
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = locate(run.manifest.shards, listed, shards_root, Path(scratch))
+        with SourceImages(sources) as files:
+            for start in range(0, len(listed), CHUNK):
+                some = listed[start : start + CHUNK]
+                pixels = []
+                for row, data in zip(some, files.read(some), strict=True):
+                    try:
+                        image = decode_image(data, max_pixels=max_pixels)
+                    except ImageError as error:
+                        raise changed(sources[row["shard"]], row, f"what lies there is no image ({error})") from error
+                    pixels.append(resize_image(image, size, mined.interpolation))
+                yield start, torch.stack(pixels).to(device)
