@@ -1,4 +1,4 @@
-"""The drawn data set: pedestrians with person masks, for the demo and the tests.
+"""The drawn data set: pedestrians with masks of their parts, for the demo and the tests.
 
 May use shards, datasets and launch.
 """

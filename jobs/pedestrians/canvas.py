@@ -1,4 +1,4 @@
-"""Draws one person from polygons, on a canvas that keeps for every pixel the part of the body that it shows.
+"""A canvas for polygons that keeps, for every pixel, the part of the body that it shows; and shapes to draw on it.
 
 A figure is designed in units of its own height: x to the right of its axis, y from 0 (crown) to 1 (soles).
 """
@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-IMAGE_SIZE = (128, 64)  # (height, width), as Market-1501 has them
-SUPERSAMPLE = 4
+from jobs.arrays import Float64Array, Int32Array, Int64Array, UInt8Array
+
+IMAGE_SIZE = (128, 64)  # (height, width) of Market-1501's images
+SUPERSAMPLE = 4  # samples of a pixel in each direction
 PARTS = ("background", "head", "torso", "legs", "bag")  # by label
 BACKGROUND, HEAD, TORSO, LEGS, BAG = range(5)
 
@@ -24,12 +25,12 @@ CIRCLE = [(math.cos(t), math.sin(t)) for t in np.linspace(0, 2 * math.pi, 20, en
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-Pixels = NDArray[np.uint8]
+Pixels = UInt8Array
 
 
 @dataclass(frozen=True)
 class Cloth:
-    """A material: RGB colour, and for "stripes", "checks" and "logo" a second one."""
+    """A material: an RGB colour, and a second one for the patterns "stripes", "checks" and "logo"."""
 
     colour: Colour
     pattern: str = "plain"
@@ -41,8 +42,8 @@ class Cloth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a figure stands, in image pixels: its axis, its soles, its height."""
+class FigurePlace:
+    """Where a figure stands, in image pixels: x of its axis, y of its soles, its height."""
 
     x: float
     feet: float
@@ -56,41 +57,41 @@ def shaded(colour: Colour, factor: float) -> Colour:
 
 
 class Canvas:
-    """Four channels at four times the image's resolution: RGB and the body part's label. Coordinates: image pixels."""
+    """RGB and the body part's label at four times the image's resolution. Coordinates are image pixels."""
 
     def __init__(self, size: tuple[int, int] = IMAGE_SIZE) -> None:
         height, width = size
         self._pixels: Pixels = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE, 4), np.uint8)
-        self._words = self._pixels.view(np.uint32)[:, :, 0]  # a sample in one piece: several times as fast to fill
+        self._words = self._pixels.view(np.uint32)[:, :, 0]  # a sample as one number is several times as fast to fill
 
     def image(self) -> Pixels:
         """(H, W, 3) uint8 RGB, each pixel the mean of its 4x4 samples."""
         height, width = self._pixels.shape[:2]
-        # In two steps, as OpenCV has a fast path for halving.
+        # In two steps, since OpenCV is fast at halving.
         half = cv2.resize(self._pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
         whole = cv2.resize(half, (width // SUPERSAMPLE, height // SUPERSAMPLE), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(whole[:, :, :3], np.uint8)
 
     def labels(self) -> Pixels:
-        """(H, W) uint8: the part at each pixel's centre, which no averaging of labels could tell."""
+        """(H, W) uint8: the part at each pixel's centre; labels cannot be averaged."""
         half = SUPERSAMPLE // 2
         return np.ascontiguousarray(self._pixels[half::SUPERSAMPLE, half::SUPERSAMPLE, 3])
 
     def rectangle(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
-        """Fills an upright rectangle of background."""
+        """Fills an upright rectangle, which is background."""
         rows = slice(max(0, round(top * SUPERSAMPLE)), max(0, round(bottom * SUPERSAMPLE)))
         columns = slice(max(0, round(left * SUPERSAMPLE)), max(0, round(right * SUPERSAMPLE)))
         self._words[rows, columns] = _word(colour, BACKGROUND)
 
     def polygon(
         self,
-        points: Sequence[Point] | NDArray[np.float64],
+        points: Sequence[Point] | Float64Array,
         cloth: Cloth | Colour,
         part: int = BACKGROUND,
         origin: Point = (0, 0),
         cell: float = 4.0,
     ) -> None:
-        """Fills a polygon; a pattern's cells are `cell` pixels wide and counted from `origin`."""
+        """Fills a polygon. The cells of a pattern are `cell` pixels wide and begin at `origin`."""
         corners = np.rint(np.asarray(points) * (SUPERSAMPLE << _SHIFT)).astype(np.int32)
         if isinstance(cloth, tuple):
             cv2.fillPoly(self._pixels, [corners], (*cloth, part), cv2.LINE_8, _SHIFT)
@@ -99,7 +100,7 @@ class Canvas:
         else:
             self._patterned(corners, cloth, part, origin, cell)
 
-    def _patterned(self, corners: NDArray[np.int32], cloth: Cloth, part: int, origin: Point, cell: float) -> None:
+    def _patterned(self, corners: Int32Array, cloth: Cloth, part: int, origin: Point, cell: float) -> None:
         height, width = self._pixels.shape[:2]
         left, top = np.maximum(corners.min(0) >> _SHIFT, 0).tolist()
         right, bottom = np.minimum((corners.max(0) >> _SHIFT) + 1, (width, height)).tolist()
@@ -116,13 +117,15 @@ class Canvas:
 
 
 def _word(colour: Colour, part: int) -> np.uint32:
-    """The four channels of a sample as one number, in this machine's byte order."""
-    return np.uint32(int.from_bytes((*colour, part), sys.byteorder))
+    """The four channels of a sample as one number in this machine's byte order."""
+    word: np.uint32 = np.uint32(int.from_bytes((*colour, part), sys.byteorder))
+    return word
 
 
-def _cells(start: int, stop: int, origin: float, cell: float) -> NDArray[np.int64]:
-    """0 or 1 for each sample from `start` to `stop`, alternating every `cell` pixels."""
-    return np.floor((np.arange(start, stop) / SUPERSAMPLE - origin) / cell).astype(np.int64) & 1
+def _cells(start: int, stop: int, origin: float, cell: float) -> Int64Array:
+    """0 or 1 for each sample from `start` to `stop`, alternating every `cell` pixels from `origin`."""
+    cells: Int64Array = np.floor((np.arange(start, stop) / SUPERSAMPLE - origin) / cell).astype(np.int64)
+    return cells & 1
 
 
 def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
@@ -131,7 +134,7 @@ def ellipse(x: float, y: float, rx: float, ry: float) -> list[Point]:
 
 
 def box(x: float, y: float, half_width: float, half_height: float) -> list[Point]:
-    """A rectangle with its corners cut, around its centre."""
+    """A rectangle with cut corners around its centre."""
     a, b, c = half_width, half_height, 0.25 * min(half_width, half_height)
     corners = [(-a, c - b), (c - a, -b), (a - c, -b), (a, c - b), (a, b - c), (a - c, b), (c - a, b), (-a, b - c)]
     return [(x + dx, y + dy) for dx, dy in corners]
@@ -157,9 +160,9 @@ def between(start: Point, stop: Point, share: float) -> Point:
 
 
 class Pen:
-    """Draws in the units of a figure; one that faces left is the mirror image of one that faces right."""
+    """Draws in the units of a figure. A figure that faces left is the mirror image of one that faces right."""
 
-    def __init__(self, canvas: Canvas, place: Place, mirrored: bool, labelled: bool = True) -> None:
+    def __init__(self, canvas: Canvas, place: FigurePlace, mirrored: bool, labelled: bool = True) -> None:
         self._canvas, self._labelled = canvas, labelled
         top = place.feet - place.height
         self._scale = np.array((-place.height if mirrored else place.height, place.height))

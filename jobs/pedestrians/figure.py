@@ -13,8 +13,8 @@ from jobs.pedestrians.canvas import (
     Canvas,
     Cloth,
     Colour,
+    FigurePlace,
     Pen,
-    Place,
     Point,
     along,
     between,
@@ -27,7 +27,10 @@ from jobs.pedestrians.canvas import (
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What makes an identity: it stays the same on every camera. `width` is 1 on average, `hip` the hips' y."""
+    """What makes an identity, the same for every camera.
+
+    `width` is that of the body, 1 on average; `hip` is y of the hips.
+    """
 
     upper: Cloth
     lower: Cloth
@@ -47,15 +50,19 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """View "front", "back", "left" or "right" (where the figure faces); `stride` in [-1, 1]; `arms` in radians."""
+    """How a person is seen and walks.
+
+    `view` is "front", "back", or "left" or "right", where the figure faces. `stride` is in [-1, 1]. `arms` is their
+    swing in radians.
+    """
 
     view: str
     stride: float
     arms: float
 
 
-def draw_person(canvas: Canvas, look: Look, pose: Pose, place: Place, labelled: bool = True) -> None:
-    """Draws a person; without `labelled` the mask takes it for background, as it should take a bystander."""
+def draw_person(canvas: Canvas, look: Look, pose: Pose, place: FigurePlace, labelled: bool = True) -> None:
+    """Draws a person. Without `labelled` the mask counts it as background, which is right for bystanders."""
     _Figure(Pen(canvas, place, pose.view == "left", labelled), look, pose).draw()
 
 
@@ -66,8 +73,8 @@ class _Figure:
         self._fill, self._look, self._pose = pen.fill, look, pose
         self._side = pose.view in ("left", "right")
         self._back = pose.view == "back"
-        # A bag is carried on the left of the body: seen from behind that is the left of the image, and a figure
-        # that faces right hides it.
+        # A bag is carried on the left of the body. From behind that is the left of the image, and a figure that faces
+        # right hides it.
         self._bag_side = -1.0 if self._back else 1.0
         self._bag_is_near = pose.view != "right"
 

@@ -1,4 +1,4 @@
-"""The people of a dataset: looks drawn from a seed, any two of them told apart by several traits."""
+"""The people of a data set: looks drawn from a seed, of which any two differ in several traits."""
 
 from __future__ import annotations
 
@@ -10,25 +10,19 @@ import numpy as np
 
 from jobs.pedestrians.canvas import Cloth, shaded
 from jobs.pedestrians.figure import Look
-from jobs.pedestrians.scene import (
-    CLOTHES,
-    HAIRS,
-    SKINS,
-    choose_cloth,
-    pick,
-)
+from jobs.pedestrians.materials import CLOTHES, HAIRS, SKINS, choose_cloth, pick
 
 # Repeated as often as they are likely.
 _BAGS = ("none",) * 3 + ("backpack",) * 3 + ("shoulder",) * 2 + ("handbag",) * 2
 _HATS = ("none",) * 7 + ("cap",) * 2 + ("brimmed",)
 _LOWER_KINDS = ("trousers",) * 3 + ("shorts", "skirt")
 _LOOK = 0  # the stream of random numbers; cameras have 1, shots 2
-_DISTINCT = 2  # traits in which any two identities differ, at least
+_DISTINCT = 2  # any two identities differ in at least this many traits
 _GROWING = threading.Lock()
 
 
 def looks(seed: int, count: int) -> Sequence[Look]:
-    """The first looks of a seed, at least `count`: any two differ in two traits or more, whatever they share."""
+    """The first looks of a seed, at least `count` of them. Any two differ in two traits or more."""
     with _GROWING:
         known, traits, rng = _known_looks(seed)
         while len(known) < count:
@@ -42,17 +36,17 @@ def looks(seed: int, count: int) -> Sequence[Look]:
 
 @functools.lru_cache(maxsize=8)
 def _known_looks(seed: int) -> tuple[list[Look], list[tuple[object, ...]], np.random.Generator]:
-    """A list that only grows, in the order of its own generator: looks do not depend on how many are asked for."""
+    """Looks, their traits and the generator of the next ones: looks do not depend on how many are wanted."""
     return [], [], np.random.default_rng((seed, _LOOK))
 
 
 def traits_of(look: Look) -> tuple[object, ...]:
-    """What most views tell. Hair, skin and build are not counted: a camera blurs them."""
+    """What most views show. Hair, skin and build are not counted, since a camera blurs them."""
     return look.upper.colour, look.upper.pattern, look.lower.colour, look.lower_kind, (look.bag, look.bag_colour)
 
 
 def choose_look(rng: np.random.Generator) -> Look:
-    """Any person at all."""
+    """A person of any look."""
     lower, bag = choose_cloth(rng), pick(rng, _BAGS)
     patterned = lower.pattern in ("stripes", "checks") and rng.random() < 0.5
     bag_colour = pick(rng, CLOTHES)
