@@ -12,16 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import (
-    Manifest,
-    RecordedShard,
-    RequestedSettings,
-    ResolvedSettings,
-    RunRequest,
-    create_manifest,
-)
-from jobs.runs.shard_output import Results, ShardOutput
-from jobs.shards.samples import Sample
+from jobs.runs.manifest import Manifest, create_manifest
+from jobs.runs.metadata_rows import Results
+from jobs.runs.request import RecordedShard, RequestedSettings, ResolvedSettings, RunRequest
+from jobs.runs.shard_output import ShardOutput
+from jobs.shards.samples import KEPT, Sample
 
 
 def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",)) -> Manifest:
@@ -34,7 +29,7 @@ def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_
 def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample], seed: int = 0, **arrays: Any) -> None:
     """Publishes a shard with random maps (16x8) and features (12), or those given by name."""
     rng = np.random.default_rng(seed)
-    count = sum(sample.status == "ok" for sample in samples)
+    count = sum(sample.status in KEPT for sample in samples)
     maps = {n: arrays.get(n, rng.random((count, 16, 8)).astype(np.float32)) for n in manifest.maps}
     output = ShardOutput(RunLayout(root), manifest, name, 1.0)
     output.add(
