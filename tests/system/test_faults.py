@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -23,9 +22,11 @@ from click.testing import CliRunner
 from PIL import Image
 
 from jobs.cli import main
-from jobs.mining.config import build_config
-from jobs.mining.mine import Request, mine
-from jobs.runs.status import status_of
+from jobs.commands.mine import describe
+from jobs.errors import UserError
+from jobs.mining.config import MineOptions, build_config
+from jobs.mining.mine import mine
+from jobs.runs.status import status
 from jobs.runs.verify import verify
 from tests.support.shard_files import market_shard, sample_members, tar_bytes, textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint
@@ -43,8 +44,9 @@ def options(checkpoint: Path, shards: object, output: Path, **more: object) -> d
     return {**common, "batch_size": 4, "checkpoint": checkpoint, "shards": str(shards), "output": output, **more}
 
 
-def run(checkpoint: Path, shards: object, output: Path, request: Request | None = None, **more: object) -> int:
-    return mine(build_config(None, options(checkpoint, shards, output, **more)), request)
+def run(checkpoint: Path, shards: object, output: Path, how: MineOptions | None = None, **more: object) -> int:
+    config = build_config(None, options(checkpoint, shards, output, **more))
+    return mine(config, how or MineOptions()).exit_status
 
 
 def good(count: int, first: int = 0) -> list[tuple[str, bytes]]:
@@ -146,14 +148,18 @@ def boundary(data: bytes) -> bytes:
         return data[: tar.getmembers()[4].offset]
 
 
-# A shard that cannot be read to its end -> what its error says. Nothing of it is published.
+_NO_END = "the end-of-archive blocks are missing"
+# A shard that cannot be read to its end -> why, as its error says. Nothing of it is published.
 TARS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "truncated": (lambda whole: whole[: len(whole) // 2], "not a whole tar"),
-    "at a member boundary": (boundary, "not a whole tar"),
-    "no end marker": (lambda whole: tar_bytes(good(6), end=False), "not a whole tar"),
-    "empty file": (lambda whole: b"", "empty"),
-    "not a tar": (lambda whole: b"<html>" + bytes(2000), "not a tar"),
-    "gzip cut short": (lambda whole: gzip.compress(whole)[:-200], "broken"),
+    "truncated": (lambda whole: whole[: len(whole) // 2], f"{_NO_END} (after member '0003_c1s1_000000_00.jpg'"),
+    "at a member boundary": (boundary, f"{_NO_END} (after member '0001_c1s1_000000_00.jpg'"),
+    "no end marker": (
+        lambda whole: tar_bytes(good(6), end=False),
+        f"{_NO_END} (after member '0005_c1s1_000000_00.jpg'",
+    ),
+    "empty file": (lambda whole: b"", "the file is empty"),
+    "not a tar": (lambda whole: b"<html>" + bytes(2000), "bad checksum"),
+    "gzip cut short": (lambda whole: gzip.compress(whole)[:-200], "Compressed file ended before"),
 }
 
 
@@ -161,15 +167,14 @@ TARS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 def test_a_bad_tar_fails_alone_and_publishes_nothing(
     checkpoint: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, _ = TARS[case]
+    spoil, why = TARS[case]
     (tmp_path / "bad.tar").write_bytes(spoil(tar_bytes(good(6))))
     write_tar(tmp_path / "good.tar", good(6))
     assert run(checkpoint, tmp_path / "*.tar", tmp_path / "RUN") == 3
-    said = capsys.readouterr().err
-    assert f"failed: bad: {tmp_path}/bad.tar" in said or "failed: bad: " in said
+    assert f"failed: bad: {tmp_path}/bad.tar is not a whole tar: {why}" in capsys.readouterr().err
     verdict = verify(tmp_path / "RUN")
     assert (verdict.missing, verdict.problems, verdict.images) == (["bad"], [], 6)
-    assert "bad" in status_of(tmp_path / "RUN").failed
+    assert why in status(tmp_path / "RUN").failed["bad"]
     assert not list((tmp_path / "RUN" / "maps").glob("bad*"))
 
 
@@ -209,8 +214,8 @@ def test_a_full_disk_fails_the_shard_with_path_and_room_and_leaves_no_litter(
         and " bytes, " in said
         and " are free there" in said
     )
-    status = status_of(output)
-    assert 1 <= status.done < 6 and not list(output.glob("*/.*.tmp"))
+    found = status(output)
+    assert 1 <= found.done < 6 and not list(output.glob("*/.*.tmp"))
     assert verify(output).problems == []
     subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
     assert run(checkpoint, tmp_path / "s-*.tar", output) == 0
@@ -243,7 +248,8 @@ def slow_job(checkpoint: Path, tmp_path: Path, shards: int, *words: str) -> subp
 
 def wait_for_a_shard(output: Path, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not list(output.glob("metadata/*.parquet")) and time.monotonic() < deadline:
+    while not list(output.glob("metadata/*.parquet")):
+        assert time.monotonic() < deadline, "no shard is done"
         time.sleep(0.01)
 
 
@@ -287,30 +293,27 @@ def test_clocks_that_jump_change_nothing(checkpoint: Path, tmp_path: Path, monke
     true = time.time
     jumps = iter([0, 1e9, -1e9, 5e8] * 1000)
     monkeypatch.setattr(time, "time", lambda: true() + next(jumps))
-    os.environ["TZ"] = "UTC"
+    monkeypatch.setenv("TZ", "UTC")
     assert run(checkpoint, tmp_path / "s-*.tar", tmp_path / "RUN") == 0
-    assert status_of(tmp_path / "RUN").done == 2 and verify(tmp_path / "RUN").exit_status == 0
+    assert status(tmp_path / "RUN").done == 2 and verify(tmp_path / "RUN").exit_status == 0
 
 
-def test_overwrite_names_what_it_deletes_and_keeps_what_is_not_its_own(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_overwrite_names_what_it_deletes_and_keeps_what_is_not_its_own(checkpoint: Path, tmp_path: Path) -> None:
     market_shard(tmp_path / "s-0.tar", 8)
     output = tmp_path / "RUN"
     assert run(checkpoint, tmp_path / "s-0.tar", output) == 0
     (output / "notes.txt").write_text("mine")
     market_shard(tmp_path / "s-1.tar", 6, first=50)
-    with pytest.raises(Exception, match="--overwrite to delete it"):
+    with pytest.raises(UserError, match="--overwrite to delete it"):
         run(checkpoint, tmp_path / "s-*.tar", output)
-    capsys.readouterr()
-    with pytest.raises(Exception, match="unknown map"):  # a wrong request deletes nothing
-        run(checkpoint, tmp_path / "s-*.tar", output, Request(overwrite=True), maps=["nothing"])
+    with pytest.raises(UserError, match="unknown map"):  # a wrong request deletes nothing
+        run(checkpoint, tmp_path / "s-*.tar", output, MineOptions(overwrite=True), maps=["nothing"])
     assert verify(output).intact == 1
-    assert run(checkpoint, tmp_path / "s-*.tar", output, Request(overwrite=True)) == 0
-    said = capsys.readouterr().out
-    assert (
-        f"overwriting: deleting 1 files {output}/metadata/*.parquet" in said and f"deleting {output}/run.json" in said
-    )
+    config = build_config(None, options(checkpoint, tmp_path / "s-*.tar", output))
+    summary = mine(config, MineOptions(overwrite=True))
+    assert summary.exit_status == 0
+    said = describe(summary)
+    assert f"overwriting: deleted 1 files {output}/metadata/*.parquet" in said and f"deleted {output}/run.json" in said
     assert (output / "notes.txt").read_text() == "mine"
     assert verify(output).images == 14
 
@@ -319,9 +322,9 @@ def test_shards_without_a_run_json_are_nobodys(checkpoint: Path, tmp_path: Path)
     market_shard(tmp_path / "s.tar", 5)
     assert run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN") == 0
     (tmp_path / "RUN" / "run.json").unlink()
-    with pytest.raises(Exception, match=r"1 published shards but no run\.json"):
+    with pytest.raises(UserError, match=r"1 published shards but no run\.json"):
         run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN", target="feature")
-    assert run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN", Request(overwrite=True), target="feature") == 0
+    assert run(checkpoint, tmp_path / "s.tar", tmp_path / "RUN", MineOptions(overwrite=True), target="feature") == 0
     assert verify(tmp_path / "RUN").exit_status == 0
 
 
@@ -337,13 +340,13 @@ def test_retry_failed_redoes_only_the_shards_with_failed_rows(checkpoint: Path, 
     (tmp_path / "a.tar").write_bytes(spoiled)
     assert run(checkpoint, tmp_path / "[ab].tar", output, max_failed_fraction=0.5) == 0
     before = {path.name: path.stat().st_mtime_ns for path in (output / "metadata").iterdir()}
-    assert status_of(output).failed_images == {"image_corrupt": 1}
+    assert status(output).failed_images == {"image_corrupt": 1}
     (tmp_path / "a.tar").write_bytes(whole)
-    assert run(checkpoint, tmp_path / "[ab].tar", output, Request(retry_failed=True), max_failed_fraction=0.5) == 0
+    assert run(checkpoint, tmp_path / "[ab].tar", output, MineOptions(retry_failed=True), max_failed_fraction=0.5) == 0
     after = {path.name: path.stat().st_mtime_ns for path in (output / "metadata").iterdir()}
     assert after["b.parquet"] == before["b.parquet"] and after["a.parquet"] != before["a.parquet"]
-    assert status_of(output).failed_images == {} and verify(output).images == 17
-    assert run(checkpoint, tmp_path / "[ab].tar", output, Request(retry_failed=True), max_failed_fraction=0.5) == 0
+    assert status(output).failed_images == {} and verify(output).images == 17
+    assert run(checkpoint, tmp_path / "[ab].tar", output, MineOptions(retry_failed=True), max_failed_fraction=0.5) == 0
 
 
 def test_run_json_is_made_once_by_many_at_once(tmp_path: Path) -> None:

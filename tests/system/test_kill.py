@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.runs.status import status_of
+from jobs.runs.status import status
 from jobs.runs.verify import verify
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
@@ -120,7 +120,7 @@ def contents(output: Path) -> tuple[list[dict], dict[str, dict[str, np.ndarray]]
 def undisturbed(inputs: Path, jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "RUN"
     jobs.wait(jobs.start(*words(inputs, output, 0)))
-    assert status_of(output).done == SHARDS
+    assert status(output).done == SHARDS
     return output
 
 
@@ -146,7 +146,7 @@ def batter(jobs: Jobs, inputs: Path, output: Path, kills: int, at_once: int, see
 
 
 def status_done(output: Path) -> int:
-    return status_of(output).done if (output / "run.json").exists() else 0
+    return status(output).done if (output / "run.json").exists() else 0
 
 
 def assert_same(output: Path, undisturbed: Path) -> None:

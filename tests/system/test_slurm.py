@@ -15,12 +15,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from jobs.commands.submit import command
 from jobs.mining.config import build_config
 from jobs.mining.mine import mine
 from jobs.runs.layout import RunLayout
 from jobs.runs.run import open_run
 from jobs.submission.queue import queued_elements
-from jobs.submission.submit import command
 from tests.support.private_slurm import Slurm, missing_programs, private_slurm
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
@@ -68,7 +68,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reference(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same shards mined by one process without Slurm."""
     run = tmp_path_factory.mktemp("reference") / "RUN"
-    assert mine(build_config(write_config(inputs, run), {})) == 0
+    assert mine(build_config(write_config(inputs, run), {})).exit_status == 0
     return run
 
 

@@ -15,8 +15,8 @@ import pytest
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
 from jobs.launch.placement import idle_because, place_in_array
-from jobs.mining.config import build_config
-from jobs.mining.mine import Request, mine
+from jobs.mining.config import MineOptions, build_config
+from jobs.mining.mine import mine
 from jobs.mining.model import device_of_rank
 from jobs.runs.run import open_run
 from jobs.runs.verify import verify
@@ -43,7 +43,7 @@ def options(inputs: Path, output: Path) -> dict:
 @pytest.fixture(scope="module")
 def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("alone") / "RUN"
-    assert mine(build_config(None, options(inputs, output))) == 0
+    assert mine(build_config(None, options(inputs, output))).exit_status == 0
     return output
 
 
@@ -84,14 +84,14 @@ def test_a_killed_rank_ends_the_job_and_the_rerun_completes_it(inputs: Path, alo
     process = start(slow, tmp_path / "RUN", 3)
     deadline = time.monotonic() + 120
     victims: list[int] = []
-    while not victims and time.monotonic() < deadline:
+    while not victims:
+        assert time.monotonic() < deadline, "no rank is at work"
         time.sleep(0.05)
         if list(tmp_path.glob("RUN/maps/.*.tmp")):  # a rank is at work
             victims = ranks_of(process.pid)
     os.kill(victims[-1], signal.SIGKILL)
-    began = time.monotonic()
     out, _ = process.communicate(timeout=60)
-    assert process.returncode != 0 and time.monotonic() - began < 60
+    assert process.returncode != 0
     assert "Signal 9 (SIGKILL)" in out or "exitcode  : -9" in out or "exitcode: -9" in out
     again = start(slow, tmp_path / "RUN", 2)
     out, _ = again.communicate(timeout=240)
@@ -110,7 +110,7 @@ def test_blocks_without_slurm_make_the_whole(inputs: Path, alone: Path, tmp_path
     config = build_config(None, options(inputs, tmp_path / "RUN"))
     for index in reversed(range(9)):
         place = place_in_array(Environment(), index, 9)
-        assert mine(config, Request(environment=place)) == 0
+        assert mine(config, MineOptions(environment=place)).exit_status == 0
     assert_same(tmp_path / "RUN", alone)
 
 
