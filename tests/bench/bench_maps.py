@@ -13,24 +13,23 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from cam.extract import Extraction, extract_maps
-from jobs.benchmark.stages import peak_memory
+from jobs.benchmark.timing import peak_memory
 from jobs.memory import keep_freed_memory
 from promptsg_core.config import ModelConfig
 from promptsg_core.model import PromptSG
 from promptsg_core.precision import PRECISIONS
+from tests.bench.arms import Arm, Spread, distance, measure, require_equal
 from tests.bench.cam_libraries import (
     LAYERS,
     StockGraph,
@@ -61,24 +60,6 @@ TARGETS: tuple[tuple[str, str, Mapping[str, float]], ...] = (
     ("ours-six-resized", "grad-cam-public-resized", {}),
     ("ours-three-resized", "captum-resized", {}),
 )
-Arm = Callable[[], Any]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
-        return cls(*(statistics.quantiles(values, n=4) if len(values) > 1 else 3 * [values[0]]))
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 class Bench:
@@ -151,51 +132,10 @@ class Bench:
         return found
 
 
-def distance(value: Tensor, ours: Tensor) -> float:
-    """||value - ours|| / ||ours||; infinite where ours is all zero, which would prove nothing."""
-    ours, value = ours.double().cpu(), value.double().cpu()
-    return float((value - ours).norm() / ours.norm()) if ours.norm() > 0 else float("inf")
-
-
-def require_equal(found: Mapping[str, float], tolerance: float) -> None:
-    """Raises SystemExit naming what differs."""
-    # `not <=` also catches NaN.
-    if wrong := [f"{name} differs by {value:.2g}" for name, value in found.items() if not value <= tolerance]:
-        raise SystemExit(f"the arms do not compute the same ({tolerance:g} is allowed): {'; '.join(wrong)}")
-
-
-Seconds = dict[str, list[float]]
-
-
-def measure(arms: Mapping[str, Arm], repetitions: int, warm_up: int, device: torch.device) -> tuple[Seconds, Seconds]:
-    """Arm -> seconds of each repetition, on the wall clock and of the processor; the arms' order rotates by one."""
-    names = list(arms)
-    seconds: Seconds = {name: [] for name in names}
-    processor: Seconds = {name: [] for name in names}
-    for repetition in range(-warm_up, repetitions):
-        shift = repetition % len(names)
-        for name in names[shift:] + names[:shift]:
-            _settle(device)
-            started, used = time.perf_counter(), time.process_time()
-            arms[name]()
-            _settle(device)
-            if repetition >= 0:
-                seconds[name].append(time.perf_counter() - started)
-                processor[name].append(time.process_time() - used)
-        print(f"\r{repetition + 1:3d} of {repetitions}", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return seconds, processor
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_growth(arm: Arm, device: torch.device) -> int | None:
     """Bytes that one pass needs beyond what is held before it; None where the system does not tell."""
-    before, peak = peak_memory(arm, device)
-    return None if before is None or peak is None else peak - before
+    use = peak_memory(arm, device)
+    return None if use is None else use.peak - use.before
 
 
 def report(seconds: Mapping[str, Sequence[float]], precision: str) -> dict[str, Any]:

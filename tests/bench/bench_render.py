@@ -19,12 +19,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from jobs.rendering.drawing import FORMATS, Style
-from jobs.rendering.painter import Painter, make_chunks
-from jobs.rendering.plan import COLUMNS, Config, plan
-from jobs.runs.query import select_rows
+from jobs.rendering.chunks import make_chunks
+from jobs.rendering.drawing.entry import rows_of
+from jobs.rendering.image_files import FORMATS
+from jobs.rendering.painter import Painter
+from jobs.rendering.plan import plan
+from jobs.rendering.render_config import RenderConfig
+from jobs.runs.query import RowSelection
 from jobs.runs.run import open_run
-from jobs.shards.random_access import SourceImages, locate
+from jobs.shards.locate import locate
+from jobs.shards.random_access import SourceImages
 
 
 def bare_loop(images: list[bytes], maps: np.ndarray) -> int:
@@ -56,14 +60,15 @@ def main() -> None:
     asked = parser.parse_args()
     cv2.setNumThreads(1)
     run = open_run(asked.run)
-    style = Style(kind="overlay", maps=run.maps[:1])
-    rows = select_rows(run, "status = 'ok'", sample=asked.images, columns=COLUMNS).to_pylist()
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
-        config = Config(output=Path(folder), style=style, form="jpg", keys=[row["key"] for row in rows])
-        planned = plan(run, config)
-        sources = locate(run, rows, None, Path(folder))
-        painter = Painter(root=asked.run, output=config.output, style=style, form="jpg", sources=sources)
-        chunks = list(make_chunks(planned.table, planned.jobs, config.workers))
+        selection = RowSelection(where="status = 'ok'", sample=asked.images)
+        config = RenderConfig(run=asked.run, output=Path(folder), form="jpg", selection=selection)
+        style = config.picture_style(run)
+        planned = plan(run, config, style)
+        rows = rows_of(planned.table)
+        sources = locate(run.manifest.shards, rows, None, Path(folder))
+        painter = Painter(root=asked.run, output=config.folder, style=style, form="jpg")
+        chunks = list(make_chunks(planned.table, planned.jobs, sources, workers=1))
         with SourceImages(sources) as images:
             data = list(images.read(rows))
         maps = run.maps_of(style.maps[0], planned.table)

@@ -33,7 +33,11 @@ from jobs.memory import keep_freed_memory
 from jobs.runs.maps_file import MAPS
 from jobs.runs.run import Run, open_run
 from jobs.shards.samples import Sample
-from jobs.statistics.stats import ask, measured
+from jobs.statistics.accumulate import accumulate
+from jobs.statistics.chosen import choose_images
+from jobs.statistics.question import make_question
+from jobs.statistics.stats import block_shards
+from jobs.statistics.stored import stored_columns
 from tests.support.made_runs import made_manifest, made_shard
 
 SHARD, STEP = 10_000, 1024
@@ -77,8 +81,9 @@ def bare_loop(run: Run) -> int:
 def one_pass(root: Path, by: list[str]) -> int:
     """Images chosen; from opening the run to all sums over the first map."""
     run = open_run(root)
-    part, _ = measured(run, ask(run, by, "", run.maps[:1], 0, 20_000), block=None)
-    return int(part.images.sum())
+    question = make_question(run, by=by, maps=run.maps[:1])
+    chosen = choose_images(run, question, block_shards(run, None), stored_columns(run, question.maps))
+    return int(accumulate(chosen).images.sum())
 
 
 def whole(run: Run, by: list[str], folder: str) -> None:

@@ -36,9 +36,9 @@ def mine_with(processes: int, inputs: Path, output: Path) -> float:
     words += ["--device", "cpu", "--precision", "fp32", "--workers", "0", "--batch-size", "32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     subprocess.run(words, check=True, env=environment, capture_output=True)
-    events = list(read_events(output / "logs"))
-    first = min(e["time"] - e["seconds_reading"] - e["seconds_model"] - e["seconds_writing"] for e in events)
-    return sum(event["images"] for event in events) / (max(event["time"] for event in events) - first)
+    events = read_events(output / "logs")
+    first = min(event.started for event in events)
+    return sum(event.images for event in events) / (max(event.time for event in events) - first)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.model import PromptSG
-from promptsg_core.transformer import merge_heads, split_heads
+from promptsg_core.towers.transformer import merge_heads, split_heads
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
