@@ -18,6 +18,9 @@ PROMPT_MODES = ("composed", "simplified")
 REWEIGHT_MODES = ("mul_mean1", "mul", "residual")
 NECK_FEATS = ("before", "after")
 INTERPOLATIONS = ("bilinear", "bicubic")
+# What the model offers for maps, by name, for those who check a request without it: see PromptSG.layers.
+LAYER_NAMES = ("mim", "vit_last", "vit_proj", "bottleneck", "classifier")
+NATIVE_MAP_NAMES = ("mim_attention",)
 
 
 @dataclass(frozen=True, kw_only=True)

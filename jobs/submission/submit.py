@@ -8,10 +8,12 @@ from pathlib import Path
 
 import yaml
 
+from cam.names import METHODS, parse_names
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
 from jobs.mining.request import request_of
+from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest, refuse_other
 from jobs.shards.urls import Shard, expand_shards
@@ -19,6 +21,7 @@ from jobs.submission.options import ArrayOptions
 from jobs.submission.queue import remember_jobs
 from jobs.submission.sbatch import call_sbatch, check_programs
 from jobs.submission.scripts import JobPlace, array_script, finalize_script
+from promptsg_core.config import LAYER_NAMES, NATIVE_MAP_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ def submit(config: SubmitConfig) -> Submission:
 
     Raises UserError if the run that exists is another one, if a program is missing, and if sbatch refuses.
     """
+    _refuse_unknown_maps(config.mining)
     shards = expand_shards(config.mining.shards)
     place = JobPlace(layout=RunLayout(config.mining.output), folder=Path.cwd(), programs=Path(sys.executable).parent)
     tasks = min(config.array.tasks, len(shards))
@@ -79,6 +83,17 @@ def _refuse_other_run(mining: MineConfig, shards: list[Shard], layout: RunLayout
     request = request_of(mining, shards, ())  # a configuration file cannot hold KEY VALUE pairs
     if layout.manifest.exists():
         refuse_other(layout, read_manifest(layout), request)
+
+
+def _refuse_unknown_maps(mining: MineConfig) -> None:
+    """Refuses a misspelt layer or map now. The model itself is not loaded here: it checks the rest."""
+    for name in parse_names(mining.maps):
+        if name.layer is not None and name.layer not in LAYER_NAMES:
+            hint = did_you_mean(name.layer, LAYER_NAMES) or "."
+            raise UserError(f"unknown layer {name.layer!r} in {name}{hint} Layers are {', '.join(LAYER_NAMES)}")
+        if name.method not in (*METHODS, *NATIVE_MAP_NAMES):
+            hint = did_you_mean(name.method, (*METHODS, *NATIVE_MAP_NAMES)) or "."
+            raise UserError(f"unknown map {str(name)!r}{hint}")
 
 
 def _write_scripts(planned: Submission, mining: MineConfig, place: JobPlace) -> None:

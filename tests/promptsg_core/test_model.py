@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptsg_core.config import PROMPTS, ModelConfig
+from promptsg_core.config import LAYER_NAMES, NATIVE_MAP_NAMES, PROMPTS, ModelConfig
 from promptsg_core.families.recognise import to_family_h
 from promptsg_core.mim import PostBlock
 from promptsg_core.model import PromptSG
 from promptsg_core.towers.transformer import add_mlp
 from tests.support import reference_model
-from tests.support.tiny import random_images, tiny_state
+from tests.support.tiny import TINY, random_images, tiny_state
 
 
 def build(config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> PromptSG:
@@ -181,3 +181,8 @@ def test_an_unknown_tap_is_refused_with_the_valid_ones() -> None:
     model = build(config, state)
     with pytest.raises(ValueError, match="no tap called neck; there are mim, vit_last"):
         model.head(model.encode(random_images(config, 1)), taps=["neck"])
+
+
+def test_the_names_for_requests_are_the_model_s_own() -> None:
+    model = PromptSG(ModelConfig(**TINY))
+    assert tuple(model.layers) == LAYER_NAMES and tuple(model.native_maps) == NATIVE_MAP_NAMES

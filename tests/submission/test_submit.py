@@ -151,7 +151,7 @@ def test_the_log_folder_is_no_pattern(tmp_path: Path) -> None:
 
 def test_more_tasks_than_shards_are_not_requested(tmp_path: Path) -> None:
     result = invoke(write_config(tmp_path, shards=3), "--array-tasks", "8", "--max-running", "5", "--dry-run")
-    assert "3 shards give work to 3 tasks: the other 5 are not requested" in result.stderr
+    assert "there are only 3 shards: 3 tasks are requested instead of 8" in result.stderr
     assert "#SBATCH --array=0-2%5\n" in result.stdout and "--array-count 3 " in result.stdout
 
 
@@ -163,6 +163,8 @@ def test_more_tasks_than_shards_are_not_requested(tmp_path: Path) -> None:
         (["--sbatch-arg", "-p=1"], "is not an option of sbatch"),
         (["--finalize-arg", "dependency=x"], "--finalize-arg dependency is set by the batch script itself"),
         (["--set", "shard=x"], "unknown setting 'shard'; did you mean shards?"),
+        (["--set", "maps=gradcam/mimm"], "unknown layer 'mimm' in gradcam/mimm; did you mean mim?"),
+        (["--set", "maps=mim_atention"], "unknown map 'mim_atention'; did you mean mim_attention?"),
     ],
 )
 def test_refused_before_anything_is_written(tmp_path: Path, words: list[str], message: str) -> None:

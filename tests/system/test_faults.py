@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cam.errors import CamError
 from jobs.cli import main
 from jobs.commands.mine import describe
 from jobs.errors import UserError
@@ -306,7 +307,7 @@ def test_overwrite_names_what_it_deletes_and_keeps_what_is_not_its_own(checkpoin
     market_shard(tmp_path / "s-1.tar", 6, first=50)
     with pytest.raises(UserError, match="--overwrite to delete it"):
         run(checkpoint, tmp_path / "s-*.tar", output)
-    with pytest.raises(UserError, match="unknown map"):  # a wrong request deletes nothing
+    with pytest.raises(CamError, match="unknown map"):  # a wrong request deletes nothing
         run(checkpoint, tmp_path / "s-*.tar", output, MineOptions(overwrite=True), maps=["nothing"])
     assert verify(output).intact == 1
     config = build_config(None, options(checkpoint, tmp_path / "s-*.tar", output))

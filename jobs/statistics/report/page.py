@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from cam.names import column_of
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
@@ -107,11 +109,11 @@ def _base64(content: bytes) -> str:
 
 
 def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+    return "–" if value is None or np.isnan(value) else f"{value:.3g}"
 
 
 def _interval(value: float | None, low: float | None, high: float | None) -> str:
-    if low is None:
+    if low is None or np.isnan(low):
         return _plain(value)
     return f"{_plain(value)}\n[{_plain(low)}, {_plain(high)}]"
 
