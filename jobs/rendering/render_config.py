@@ -1,4 +1,4 @@
-"""What `promptsg render` is asked to draw."""
+"""What `promptsg render` draws: the configuration."""
 
 from __future__ import annotations
 
