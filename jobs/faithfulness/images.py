@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import UserError
 from jobs.runs.query import RowSelection, select_rows
 from jobs.shards.locate import locate
-from jobs.shards.random_access import ROW_COLUMNS, SourceImages, changed
+from jobs.shards.random_access import ROW_COLUMNS, SourceImages, changed_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,6 +64,8 @@ def read_images(
                     try:
                         image = decode_image(data, max_pixels=max_pixels)
                     except ImageError as error:
-                        raise changed(sources[row["shard"]], row, f"what lies there is no image ({error})") from error
+                        raise changed_error(
+                            sources[row["shard"]], row, f"what lies there is no image ({error})"
+                        ) from error
                     pixels.append(resize_image(image, size, mined.interpolation))
                 yield start, torch.stack(pixels).to(device)

@@ -41,12 +41,12 @@ class SharedCounters:
         try:
             failure = answer.exception(ANSWER_SECONDS)
         except concurrent.futures.TimeoutError as error:
-            raise self._lost(f"no answer in {ANSWER_SECONDS:.0f} s") from error
+            raise self._lost_error(f"no answer in {ANSWER_SECONDS:.0f} s") from error
         if failure is not None:
-            raise self._lost(str(failure).splitlines()[0]) from failure
+            raise self._lost_error(str(failure).splitlines()[0]) from failure
         return answer.result()
 
-    def _lost(self, reason: str) -> UserError:
+    def _lost_error(self, reason: str) -> UserError:
         return UserError(
             f"rank {self._environment.rank} lost the ranks' counter at {_place(self._environment)} ({reason}): the "
             "process that served it has ended; what is done stays done, run the same command again"

@@ -19,7 +19,7 @@ from jobs.atomic import write_whole
 from jobs.errors import UserError
 from jobs.rendering.drawing.entry import ImageRow
 from jobs.rendering.drawing.style import Size
-from jobs.shards.random_access import Source, changed, check_header
+from jobs.shards.random_access import Source, changed_error, check_header
 from promptsg_core.images import IMAGE_ERRORS, ImageHeader, plain_jpeg, upright_rgb
 
 FORMATS = {
@@ -49,7 +49,7 @@ def decode_row(source: Source, row: ImageRow, data: bytes) -> Picture:
     try:
         return decode(data, header)
     except IMAGE_ERRORS as error:
-        raise changed(source, row, f"the image there does not decode ({error})") from error
+        raise changed_error(source, row, f"the image there does not decode ({error})") from error
 
 
 def encode(picture: Picture, form: str) -> bytes:

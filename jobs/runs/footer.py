@@ -78,7 +78,7 @@ def read_footer(path: Path) -> ShardFooter:
         found = pq.read_metadata(path)
         return ShardFooter.from_metadata(found.metadata, found.num_rows)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -89,10 +89,10 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns=None if columns is None else list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
-def damaged(path: Path, error: Exception) -> UserError:
+def damaged_error(path: Path, error: Exception) -> UserError:
     """The error for a metadata file that cannot be read, and what to do."""
     if isinstance(error, OSError) and error.errno is not None:  # the system does not give it, which says nothing of it
         return UserError(f"cannot read {path}: {error.strerror}")

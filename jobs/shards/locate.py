@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.shards.random_access import Source, SourceRow, changed, rows_by_shard
+from jobs.shards.random_access import Source, SourceRow, changed_error, rows_by_shard
 from jobs.shards.remote import FileFacts, RemoteError, describe
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
@@ -66,11 +66,13 @@ def unpack(shard: Shard, rows: Iterable[SourceRow], scratch: Path) -> Source:
             if row is None or data is None:
                 continue
             if sample.key != row["key"] or len(data) != row["image_size"]:
-                raise changed(source, row, f"its sample {sample.tar_index} is {sample.key!r} of {len(data)} bytes")
+                raise changed_error(
+                    source, row, f"its sample {sample.tar_index} is {sample.key!r} of {len(data)} bytes"
+                )
             offsets[sample.tar_index] = file.tell()
             file.write(data)
     if missing := wanted.keys() - offsets.keys():
-        raise changed(source, wanted[min(missing)], "the image is no longer in it")
+        raise changed_error(source, wanted[min(missing)], "the image is no longer in it")
     return Source(shard=shard.name, url=str(scratch), is_local=True, offsets=offsets)
 
 

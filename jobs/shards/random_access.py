@@ -79,7 +79,7 @@ class SourceImages:
             source = self.sources[row["shard"]]
             data = self._read_local(source, row) if source.is_local else remote[row["shard"], row["tar_index"]]
             if len(data) != row["image_size"]:
-                raise changed(source, row, f"it ends {row['image_size'] - len(data)} bytes before the image does")
+                raise changed_error(source, row, f"it ends {row['image_size'] - len(data)} bytes before the image does")
             yield data
 
     def _read_local(self, source: Source, row: SourceRow) -> bytes:
@@ -117,14 +117,14 @@ def check_header(source: Source, row: SourceRow, data: bytes) -> ImageHeader:
     try:
         header = read_header(data)
     except IMAGE_ERRORS as error:
-        raise changed(source, row, f"the bytes there are not an image ({problem_of(error, data)})") from error
+        raise changed_error(source, row, f"the bytes there are not an image ({problem_of(error, data)})") from error
     if (header.width, header.height) != (row["width"], row["height"]):
         was = f"{row['width']}x{row['height']}"
-        raise changed(source, row, f"the image there is {header.width}x{header.height} pixels and was {was}")
+        raise changed_error(source, row, f"the image there is {header.width}x{header.height} pixels and was {was}")
     return header
 
 
-def changed(source: Source, row: SourceRow, how: str) -> UserError:
+def changed_error(source: Source, row: SourceRow, how: str) -> UserError:
     """The error for a shard that does not hold a row's image where it did."""
     return UserError(
         f"the shard {source.shard} has changed since it was mined: at the place of {row['key']!r} in {source.url}, "

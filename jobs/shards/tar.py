@@ -74,13 +74,13 @@ class TarReader:
             message = f"{self.shard.name}: reading {self.shard.url} broke off: {error} ({self._place()}); try again"
             raise ShardError(message) from error
         except _UNREADABLE as error:
-            raise self._broken(one_line(error)) from error
+            raise self._broken_error(one_line(error)) from error
 
     def _members(self) -> Iterator[Member]:
         self._stream = self._open()
         self._source = source = _Source(self._stream)
         if not source.start:
-            raise self._broken("the file is empty")
+            raise self._broken_error("the file is empty")
         decompress = _decompression(source.start)
         plain = cast(IO[bytes], source) if decompress is None else decompress(source)
         with _StrictTarFile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar:
@@ -101,7 +101,7 @@ class TarReader:
         file = tar.extractfile(info) if info.isreg() else None
         data = None if file is None else file.read()
         if data is not None and len(data) != info.size:
-            raise self._broken(f"member {info.name!r} breaks off")
+            raise self._broken_error(f"member {info.name!r} breaks off")
         name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         self._last = f"member {name!r}"
         return Member(name=name, offset=info.offset_data if has_offsets else None, data=data)
@@ -111,14 +111,14 @@ class TarReader:
         ended_by = type(tar.ended_by).__name__
         if ended_by != "EOFHeaderError":  # tarfile's name for a zero block
             damaged = ended_by == "InvalidHeaderError"
-            raise self._broken("a header is damaged" if damaged else "the end-of-archive blocks are missing")
+            raise self._broken_error("a header is damaged" if damaged else "the end-of-archive blocks are missing")
         if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
-            raise self._broken("the second end-of-archive block is missing")
+            raise self._broken_error("the second end-of-archive block is missing")
         while rest := tar.fileobj.read(1 << 16):  # a `pipe:` command that failed says so at its end
             if rest.strip(b"\0"):
-                raise self._broken("more data follows the end of the archive (several tars in one file?)")
+                raise self._broken_error("more data follows the end of the archive (several tars in one file?)")
 
-    def _broken(self, reason: str) -> ShardError:
+    def _broken_error(self, reason: str) -> ShardError:
         problem = f"{self.shard.url} is not a whole tar: {reason} ({self._place()})"
         return ShardError(f"{self.shard.name}: {problem}; copy or pack it again")
 
