@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from promptsg_core import linear as module
+from promptsg_core.towers import linear as module
 from promptsg_core.towers.linear import Linear, linear
 
 
