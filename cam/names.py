@@ -27,13 +27,15 @@ NATIVE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 PROMPT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-def check_method(text: str) -> None:
-    """Raises CamError unless this is a method, or has the form of a model's own map; a near miss is named."""
-    if text in METHODS:
-        return
-    near = did_you_mean(text, METHODS, cutoff=0.75)
-    if near or not NATIVE_NAME.fullmatch(text):
-        raise CamError(f"unknown method {text!r}{near or '.'} Methods are {', '.join(METHODS)}, or a map of the model")
+def check_methods(texts: Sequence[str]) -> None:
+    """Raises CamError unless each is a method, `all`, or has the form of a model's own map; a near miss is named."""
+    for text in texts:
+        if text in (*METHODS, "all"):
+            continue
+        near = did_you_mean(text, METHODS, cutoff=0.75)
+        if near or not NATIVE_NAME.fullmatch(text):
+            hint = near or "."
+            raise CamError(f"unknown method {text!r}{hint} Methods are {', '.join(METHODS)}, or a map of the model")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cam.names import check_method
+from cam.names import check_methods
 from cam.overlay import Picture
 from cam.panels import column
 from jobs.errors import UserError
@@ -38,9 +38,7 @@ class CompareConfig:
     height: int = 256
 
     def __post_init__(self) -> None:
-        for method in self.methods:
-            if method != "all":
-                check_method(method)
+        check_methods(self.methods)
 
 
 @dataclass(frozen=True, kw_only=True)

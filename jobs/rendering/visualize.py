@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cam.names import check_method, column_of
+from cam.names import check_methods, column_of
 from jobs.errors import EXIT_ERROR, EXIT_OK
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.looks import Looks
@@ -41,9 +41,7 @@ class VisualizeConfig:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for method in self.methods:
-            if method != "all":
-                check_method(method)
+        check_methods(self.methods)
 
 
 @dataclass(frozen=True, kw_only=True)
