@@ -7,7 +7,24 @@ from pathlib import Path
 
 import pytest
 
+from jobs.processes import available_cores
+
+MOST_PROCESSES = 4  # each imports torch: about 1 GB
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; its threads would take the other processes' cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SHARED = Path(os.environ.get("PROMPTSG_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """The processes that share the tests."""
+    return min(available_cores(), MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the whole program come first: they take longest, and at the end one process would wait for them."""
+    items.sort(key=lambda item: "system" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

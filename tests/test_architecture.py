@@ -1,7 +1,7 @@
-"""The plan of the house, held against every import in it: what may use what, and how a room is built.
+"""The plan of the packages, held against every import in it: what may use what, and how a package is built.
 
 An import counts wherever it stands: in a function, under TYPE_CHECKING, relative. Imports for types count for the
-arrows between rooms and for cycles between modules alike, since a reader has to follow them all the same.
+arrows between packages and for cycles between modules alike, since a reader has to follow them all the same.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.imports import REPOSITORY, Import, cycles, imported_names, imports_of, modules_below, tree_of
-from tests.support.rooms import DOOR, LIBRARIES, ROOMS, ROOT, room_of
+from tests.support.packages import DOOR, LIBRARIES, PACKAGES, ROOT, package_of
 
-# What each room may use beside itself, the modules at the root of jobs, cam and promptsg_core, which all rooms may use.
+# What each package may use beside itself. All may use the modules at the root of jobs, cam and promptsg_core.
 ARROWS = {
-    "commands": {*ROOMS} - {"commands"},
+    "commands": {*PACKAGES} - {"commands"},
     "rendering": {"mining", "statistics", "runs", "shards"},
     "faithfulness": {"mining", "statistics", "runs", "shards"},
     "retrieval": {"mining", "statistics", "runs", "shards"},
@@ -36,7 +36,7 @@ ARROWS = {
 }
 MOST_MODULES = 20  # in one folder, its __init__ aside
 MAY_IMPORT_CLICK = ("jobs.commands", "jobs.cli", "jobs.__main__")
-# Functions that hand a dictionary of anything to another room, with the reason.
+# Functions that hand a dictionary of anything to another package, with the reason.
 MAY_RETURN_ANYTHING = {
     "jobs.typed_config.gather": "options on their way into a typed configuration",
     "promptsg_core.training.parameter_groups": "what the optimizers of torch take",
@@ -46,15 +46,15 @@ MODULES = modules_below()
 IMPORTS = imports_of(MODULES)
 
 
-def allowed(room: str) -> set[str]:
-    """Every room that one may import from, itself included."""
-    if room in LIBRARIES:
-        return {room}
-    if room == ROOT:
+def allowed(package: str) -> set[str]:
+    """Every package that one may import from, itself included."""
+    if package in LIBRARIES:
+        return {package}
+    if package == ROOT:
         return {ROOT, *LIBRARIES}
-    if room == DOOR:
-        return {DOOR, ROOT, *LIBRARIES, *ROOMS}
-    return {room, *ARROWS[room], ROOT, *LIBRARIES}
+    if package == DOOR:
+        return {DOOR, ROOT, *LIBRARIES, *PACKAGES}
+    return {package, *ARROWS[package], ROOT, *LIBRARIES}
 
 
 def assert_none(found: Iterable[object]) -> None:
@@ -63,33 +63,33 @@ def assert_none(found: Iterable[object]) -> None:
         pytest.fail("\n".join(lines), pytrace=False)
 
 
-def test_the_table_names_the_rooms_that_there_are() -> None:
-    assert set(ARROWS) == set(ROOMS)
-    assert {room_of(name) for name in MODULES} == {DOOR, ROOT, *LIBRARIES, *ROOMS}
+def test_the_table_names_the_packages_that_there_are() -> None:
+    assert set(ARROWS) == set(PACKAGES)
+    assert {package_of(name) for name in MODULES} == {DOOR, ROOT, *LIBRARIES, *PACKAGES}
 
 
-@pytest.mark.parametrize("room", [DOOR, *ARROWS, ROOT, *LIBRARIES])
-def test_a_room_uses_only_what_the_table_allows(room: str) -> None:
-    ours = (one for one in IMPORTS if room_of(one.source) == room)
-    assert_none(one for one in ours if room_of(one.target) not in allowed(room))
+@pytest.mark.parametrize("package", [DOOR, *ARROWS, ROOT, *LIBRARIES])
+def test_a_package_uses_only_what_the_table_allows(package: str) -> None:
+    ours = (one for one in IMPORTS if package_of(one.source) == package)
+    assert_none(one for one in ours if package_of(one.target) not in allowed(package))
 
 
-def test_no_room_reaches_itself_through_others() -> None:
-    pairs = {(room_of(one.source), room_of(one.target)) for one in IMPORTS}
+def test_no_package_reaches_itself_through_others() -> None:
+    pairs = {(package_of(one.source), package_of(one.target)) for one in IMPORTS}
     for cycle in cycles(arrows_of(pairs)):
         steps = set(itertools.pairwise(cycle))
-        print(*(one for one in IMPORTS if (room_of(one.source), room_of(one.target)) in steps), sep="\n")
+        print(*(one for one in IMPORTS if (package_of(one.source), package_of(one.target)) in steps), sep="\n")
     assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of(pairs)))
 
 
-def test_no_room_within_a_room_reaches_itself_through_others() -> None:
-    """A folder in a room, or in a library, counts as one, beside the modules that are not in any folder there."""
+def test_no_package_within_a_package_reaches_itself_through_others() -> None:
+    """A folder in a package, or in a library, counts as one, beside the modules that are not in any folder there."""
     pairs = {(folder_or_module(one.source), folder_or_module(one.target)) for one in IMPORTS}
     assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of(pairs)))
 
 
 def folder_or_module(module: str) -> str:
-    within = ".".join(module.split(".")[: 2 if room_of(module) in LIBRARIES else 3])
+    within = ".".join(module.split(".")[: 2 if package_of(module) in LIBRARIES else 3])
     return within if within in MODULES and MODULES[within].name == "__init__.py" else module
 
 
@@ -131,7 +131,7 @@ def test_no_public_function_takes_a_dictionary_of_anything() -> None:
     )
 
 
-def test_no_function_hands_a_dictionary_of_anything_to_another_room() -> None:
+def test_no_function_hands_a_dictionary_of_anything_to_another_package() -> None:
     returning = {
         f"{module}.{name}"
         for module, tree in trees()
@@ -142,7 +142,7 @@ def test_no_function_hands_a_dictionary_of_anything_to_another_room() -> None:
         f"{source} imports {name}"
         for source, path in MODULES.items()
         for name in sorted(imported_names(path) & returning - set(MAY_RETURN_ANYTHING))
-        if room_of(source) != room_of(name)
+        if package_of(source) != package_of(name)
     )
     assert_none(crossing)
     assert set(MAY_RETURN_ANYTHING) <= returning  # the list has no more than it needs
@@ -188,9 +188,9 @@ def test_a_folder_says_what_is_in_it_and_is_not_crowded(folder: Path) -> None:
     assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= MOST_MODULES
 
 
-def test_the_tests_of_a_room_are_in_the_folder_of_its_name() -> None:
+def test_the_tests_of_a_package_are_in_the_folder_of_its_name() -> None:
     tests = REPOSITORY / "tests"
-    assert [room for room in (*ROOMS, *LIBRARIES) if not list(tests.glob(f"{room}/test_*.py"))] == []
+    assert [package for package in (*PACKAGES, *LIBRARIES) if not list(tests.glob(f"{package}/test_*.py"))] == []
 
 
 # The checks above are as good as what they read; so here is a tree with one of each, read by the same functions.

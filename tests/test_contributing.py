@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md tells a newcomer is so: the rooms, and where to add what."""
+"""What CONTRIBUTING.md says is so: the packages, and where to add what."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.support.imports import REPOSITORY, modules_below
-from tests.support.rooms import ROOMS
+from tests.support.packages import PACKAGES
 
 TEXT = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 WALK = TEXT[TEXT.index("## Where do I add") : TEXT.index("## Setting up")]
@@ -15,9 +15,9 @@ WALK = TEXT[TEXT.index("## Where do I add") : TEXT.index("## Setting up")]
 ROWS = re.findall(r"^\| \[([^]]+)\]\(([^)]+)\) \| (.*) \|$", WALK, re.MULTILINE)
 
 
-def test_every_room_has_its_line() -> None:
-    rooms = TEXT[TEXT.index("## The rooms") : TEXT.index("## Where do I add")]
-    assert sorted(re.findall(r"^\| `(\w+)` \|", rooms, re.MULTILINE)) == sorted(ROOMS)
+def test_every_package_has_its_line() -> None:
+    packages = TEXT[TEXT.index("## The packages") : TEXT.index("## Where do I add")]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", packages, re.MULTILINE)) == sorted(PACKAGES)
 
 
 def test_every_answer_is_one_or_two_files() -> None:

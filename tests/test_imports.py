@@ -15,13 +15,13 @@ import cam
 import jobs
 import promptsg_core
 from tests.support.imports import REPOSITORY, modules_below, tree_of
-from tests.support.rooms import LIBRARIES, room_of
+from tests.support.packages import LIBRARIES, package_of
 
 # What the model needs, and what takes a second to import.
 SLOW = {"torch", "torchvision", "webdataset"}
 RUN_A_MODEL = {"mining", "training", "faithfulness", "benchmark", "shards", *LIBRARIES}  # the reader of shards too
 WITHOUT_TORCH = [
-    *(name for name in modules_below() if room_of(name) not in RUN_A_MODEL and name != "jobs.__main__"),
+    *(name for name in modules_below() if package_of(name) not in RUN_A_MODEL and name != "jobs.__main__"),
     "cam.measures",
     "cam.overlay",
     "jobs.shards.locate",  # with all that reads tars and addresses

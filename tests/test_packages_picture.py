@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.support.draw_packages import PICTURE, draw, room_arrows
+from tests.support.draw_packages import PICTURE, draw, package_arrows
 from tests.support.layers import Spacing, heights_of, implied, plan_of
-from tests.support.rooms import DOOR, LIBRARIES, ROOT
+from tests.support.packages import DOOR, LIBRARIES, ROOT
 
 # Of four layers; `top` reaches `floor` over two bends.
 USES = {"top": {"left", "right", "floor"}, "left": {"base"}, "right": {"base"}, "base": {"floor"}, "floor": set[str]()}
@@ -17,7 +17,7 @@ SPACING = Spacing(box=100, bend=20, layer=50)
 
 
 def test_the_committed_picture_is_what_the_imports_give() -> None:
-    drawn = draw(room_arrows())
+    drawn = draw(package_arrows())
     assert PICTURE.read_text(encoding="utf-8") == drawn, "draw it again: python -m tests.support.draw_packages"
 
 
@@ -26,7 +26,7 @@ def test_every_arrow_is_drawn_and_told_by_its_ends() -> None:
     page = ET.fromstring(draw({**uses, **{library: set() for library in LIBRARIES}}))
     texts = [element.text for element in page.iter() if element.text]
     assert [text for text in texts if " uses " in text] == ["a uses b"]
-    assert "uses every room below" in texts and "uses a" in texts  # of the commands, and of the door
+    assert "uses every package below" in texts and "uses a" in texts  # of the commands, and of the door
     assert texts.count("cam") == 2 and texts.count("promptsg_core") == 1  # the libraries, and the chip of a
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support.imports import REPOSITORY, cycles, imports_of, modules_below
 from tests.support.layers import Plan, Spacing, implied, plan_of
-from tests.support.rooms import DOOR, LIBRARIES, ROOMS, ROOT, room_of
+from tests.support.packages import DOOR, LIBRARIES, PACKAGES, ROOT, package_of
 
 PICTURE = REPOSITORY / "tests" / "pictures" / "packages.svg"
 
@@ -26,34 +26,34 @@ _ARROW_HEAD = (
 )
 
 
-def room_arrows() -> dict[str, set[str]]:
-    """room -> the other rooms that its modules import from, for every room, the door, the root and the libraries."""
-    uses: dict[str, set[str]] = {room: set() for room in (DOOR, *ROOMS, ROOT, *LIBRARIES)}
+def package_arrows() -> dict[str, set[str]]:
+    """package -> the other packages that its modules import from; also for the door, the root and the libraries."""
+    uses: dict[str, set[str]] = {package: set() for package in (DOOR, *PACKAGES, ROOT, *LIBRARIES)}
     for one in imports_of(modules_below()):
-        source, target = room_of(one.source), room_of(one.target)
+        source, target = package_of(one.source), package_of(one.target)
         if source != target:
             uses[source].add(target)
     return uses
 
 
 def draw(uses: Mapping[str, set[str]]) -> str:
-    """The picture as SVG. `uses` has a key for every room, `DOOR`, `ROOT` and the libraries. Raises ValueError for a
+    """The picture as SVG. `uses` has a key for every package, `DOOR`, `ROOT` and the libraries. Raises ValueError for a
     cycle."""
-    rooms = sorted(set(uses) - {DOOR, "commands", ROOT, *LIBRARIES})
-    between = {room: uses[room] & set(rooms) for room in rooms}
+    packages = sorted(set(uses) - {DOOR, "commands", ROOT, *LIBRARIES})
+    between = {package: uses[package] & set(packages) for package in packages}
     if circles := cycles(between):
         raise ValueError(f"no layers can be drawn of a cycle: {' -> '.join(circles[0])}")
     plan = _moved(plan_of(between, _SPACING), across=_MARGIN, down=140)
     width = max(x for x, _ in plan.boxes.values()) + _SPACING.box / 2 + _MARGIN
     floor = max(y for _, y in plan.boxes.values()) + 70
     parts = [
-        *_callers(uses, rooms, width),
+        *_callers(uses, packages, width),
         *_arrows(plan, implied(between)),
-        *(part for room in rooms for part in _room(room, plan.boxes[room], uses[room])),
+        *(part for package in packages for part in _package(package, plan.boxes[package], uses[package])),
         _text(
             width / 2,
             92,
-            "an arrow leads from a room to one that it uses; pale where a longer way leads there too",
+            "an arrow leads from a package to one that it uses; pale where a longer way leads there too",
             size=11,
         ),
         *_foundations(width, floor),
@@ -71,7 +71,7 @@ def _moved(plan: Plan, across: float, down: float) -> Plan:
     )
 
 
-def _callers(uses: Mapping[str, set[str]], rooms: list[str], width: float) -> Iterator[str]:
+def _callers(uses: Mapping[str, set[str]], packages: list[str], width: float) -> Iterator[str]:
     """The two ways in, on top: the command line, and what a notebook imports."""
     half = (width - 3 * _MARGIN) / 2
     for number, (name, title) in enumerate(
@@ -80,15 +80,15 @@ def _callers(uses: Mapping[str, set[str]], rooms: list[str], width: float) -> It
         left = _MARGIN + number * (half + _MARGIN)
         yield _rectangle(left, 20, half, 46, _FILL)
         yield _text(left + half / 2, 39, title, bold=True)
-        yield _text(left + half / 2, 56, _in_words(uses[name] & set(rooms), rooms), size=11)
+        yield _text(left + half / 2, 56, _in_words(uses[name] & set(packages), packages), size=11)
 
 
-def _in_words(used: set[str], rooms: list[str]) -> str:
-    unused = [room for room in rooms if room not in used]
+def _in_words(used: set[str], packages: list[str]) -> str:
+    unused = [package for package in packages if package not in used]
     if not unused:
-        return "uses every room below"
+        return "uses every package below"
     if len(unused) < len(used):
-        return f"uses every room below but {', '.join(unused)}"
+        return f"uses every package below but {', '.join(unused)}"
     return f"uses {', '.join(sorted(used))}"
 
 
@@ -122,8 +122,8 @@ def _curve(points: list[tuple[float, float]]) -> str:
     return path
 
 
-def _room(name: str, centre: tuple[float, float], used: set[str]) -> Iterator[str]:
-    """A box with the room's name and a chip for each library that it uses."""
+def _package(name: str, centre: tuple[float, float], used: set[str]) -> Iterator[str]:
+    """A box with the package's name and a chip for each library that it uses."""
     x, y = centre[0] - _BOX[0] / 2, centre[1] - _BOX[1] / 2
     yield _rectangle(x, y, *_BOX, _FILL)
     yield _text(centre[0], centre[1] - 4, name, bold=True)
@@ -137,8 +137,8 @@ def _room(name: str, centre: tuple[float, float], used: set[str]) -> Iterator[st
 
 
 def _foundations(width: float, top: float) -> Iterator[str]:
-    """What every room may use, below: the modules at the root of jobs, and the two libraries."""
-    yield _text(width / 2, top - 12, "every room may use what is below", size=12)
+    """What every package may use, below: the modules at the root of jobs, and the two libraries."""
+    yield _text(width / 2, top - 12, "every package may use what is below", size=12)
     yield _rectangle(_MARGIN, top, width - 2 * _MARGIN, 40, _FILL)
     yield _text(width / 2, top + 25, "modules at the root of jobs", bold=True)
     half = (width - 3 * _MARGIN) / 2
@@ -173,7 +173,7 @@ def _page(parts: list[str], width: float, height: float) -> str:
 
 def main(picture: Path = PICTURE) -> None:
     """Writes the picture."""
-    picture.write_text(draw(room_arrows()), encoding="utf-8")
+    picture.write_text(draw(package_arrows()), encoding="utf-8")
 
 
 if __name__ == "__main__":
