@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +11,36 @@ import torch
 from torch import Tensor
 
 from promptsg_core.config import FieldValue, ModelConfig
-from promptsg_core.errors import CheckpointError
-from promptsg_core.families.recognise import family_of, to_family_h
+from promptsg_core.errors import CheckpointError, ModelError
+from promptsg_core.families.recognise import check_computation, family_of, to_family_h
+from promptsg_core.files.envelope import Weights, read_weights
+from promptsg_core.files.metadata import read_metadata
 from promptsg_core.infer import infer_config
 from promptsg_core.model import PromptSG
-from promptsg_core.phrases import first_few
+from promptsg_core.phrases import first_few, printable
 from promptsg_core.precision import PRECISIONS, resolve_device, resolve_precision
-from promptsg_core.settings import Settings, read_settings
-from promptsg_core.state_dict import read_metadata, read_state_dict
+from promptsg_core.settings import MAP_MODES, Settings, read_settings
+
+logger = logging.getLogger(__name__)
+
+_CHECKED_AT_ONCE = 2**24  # numbers, when looking for those that are not finite
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint holds. `parameters` counts the weights that the model uses; `dtype` names their types."""
+    """What a checkpoint holds. `parameters` counts the weights that the model uses; `dtype` names their types.
+
+    `weights_key` is the path of keys below which the state dict was found, "" at the top of the file. `other_weights`
+    are further state dicts in it, such as an average, which `weights_key=` would take.
+    """
 
     path: Path
     family: str
     config: ModelConfig
     parameters: int
     dtype: str
+    weights_key: str = ""
+    other_weights: tuple[str, ...] = ()
 
 
 def load_model(
@@ -37,12 +49,16 @@ def load_model(
     device: str = "auto",
     precision: str = "auto",
     settings: Settings | str | Path | None = None,
+    weights_key: str | None = None,
     **given: FieldValue,
 ) -> PromptSG:
     """A frozen PromptSG in eval mode from a checkpoint of family H or E. Needs no GPU, no download, no class count.
 
     `settings`, or the path of a YAML file in the training code's own keys, and `given`, fields of ModelConfig such as
-    prompt_mode= or neck_feat=, state what shapes do not tell. Raises CheckpointError or ModelError, naming the file.
+    prompt_mode= or neck_feat=, state what shapes do not tell. `weights_key` takes another state dict of the file, such
+    as "state_dict_ema"; that there is one is logged as a warning.
+
+    Raises CheckpointError or ModelError, naming the file.
 
     >>> from promptsg_core import load_model
     >>> model = load_model("ViT-B-16_60.pth", device="cpu", precision="fp32", neck_feat="after")
@@ -55,17 +71,25 @@ def load_model(
     path = Path(path)
     target = resolve_device(device)
     dtype = PRECISIONS[resolve_precision(precision, target)]
-    checkpoint = _understand(path, settings, given)
-    model = _filled_model(checkpoint, path).requires_grad_(False).eval()
-    return model.float().convert(dtype).to(target)
+    with torch.inference_mode(False):  # tensors that are made in it could never be part of a gradient
+        checkpoint = _understand(path, settings, given, weights_key)
+        if checkpoint.weights.others:
+            taken, others = checkpoint.weights.taken or "the weights at the top", checkpoint.weights.others
+            logger.warning("%s: took %s; it also has %s, which --weights-key takes", path, taken, first_few(others))
+        model = _filled_model(checkpoint, path).requires_grad_(False).eval()
+        return model.float().convert(dtype).to(target)
 
 
 def inspect_checkpoint(
-    path: str | Path, *, settings: Settings | str | Path | None = None, **given: FieldValue
+    path: str | Path,
+    *,
+    settings: Settings | str | Path | None = None,
+    weights_key: str | None = None,
+    **given: FieldValue,
 ) -> CheckpointInfo:
     """Family, configuration and size of a checkpoint, after the same checks as `load_model`, with the same errors."""
     path = Path(path)
-    checkpoint = _understand(path, settings, given)
+    checkpoint = _understand(path, settings, given, weights_key)
     model = _filled_model(checkpoint, path)
     dtypes = {str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values() if t.is_floating_point()}
     return CheckpointInfo(
@@ -74,31 +98,39 @@ def inspect_checkpoint(
         config=checkpoint.config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=", ".join(sorted(dtypes)),
+        weights_key=checkpoint.weights.taken,
+        other_weights=checkpoint.weights.others,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Checkpoint:
-    """A checkpoint that was recognised; `state` has family H's names."""
+    """A checkpoint that was recognised; `state` has family H's names, `weights` the file's own."""
 
     family: str
     config: ModelConfig
     state: dict[str, Tensor]
+    weights: Weights
 
 
-def _understand(path: Path, settings: Settings | str | Path | None, given: Mapping[str, FieldValue]) -> _Checkpoint:
-    """Raises CheckpointError and ModelError; the former name the file."""
+def _understand(
+    path: Path, settings: Settings | str | Path | None, given: Mapping[str, FieldValue], weights_key: str | None
+) -> _Checkpoint:
+    """Raises CheckpointError and ModelError, which name the file."""
     if not isinstance(settings, Settings):
         settings = read_settings(settings)
-    state = read_state_dict(path)
+    weights = read_weights(path, weights_key)
     stated = {**settings.model, **{name: value for name, value in given.items() if value is not None}}
     try:
-        family = family_of(state)
-        state = to_family_h(state, family)
-        config = infer_config(state, {**read_metadata(path), **stated})
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    return _Checkpoint(family=family, config=config, state=state)
+        own = read_metadata(path)
+        family = family_of(weights.tensors)
+        # `promptsg train` computes what is computed here, and says in the file that it wrote it.
+        check_computation(weights.tensors, family, tuple(MAP_MODES) if own else settings.stated_modes)
+        state = to_family_h(weights.tensors, family)
+        config = infer_config(state, {**own, **stated})
+    except ModelError as error:
+        raise type(error)(f"{printable(str(path))}: {printable(str(error))}") from error
+    return _Checkpoint(family=family, config=config, state=state, weights=weights)
 
 
 def _filled_model(checkpoint: _Checkpoint, path: Path) -> PromptSG:
@@ -107,17 +139,27 @@ def _filled_model(checkpoint: _Checkpoint, path: Path) -> PromptSG:
     Raises CheckpointError for a key too many, a missing one, another shape, and a value that is not finite.
     """
     with torch.device("meta"):
-        model = PromptSG(checkpoint.config)
+        model = PromptSG(checkpoint.config)  # every size is that of a tensor in the file
     wanted = model.state_dict()
     # Older files lack this counter, which evaluation never reads.
     counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}
     state = {**counters, **checkpoint.state}
     if problems := _misfits(wanted, state):
-        raise CheckpointError(f"{path}: does not fit the model: {'; '.join(problems)}")
-    if bad := [key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all())]:
-        raise CheckpointError(f"{path}: NaN or infinite values in {first_few(bad)}")
+        raise CheckpointError(printable(f"{path}: does not fit the model: {'; '.join(problems)}"))
+    if bad := [key for key, tensor in state.items() if not _is_finite(tensor)]:
+        raise CheckpointError(printable(f"{path}: NaN or infinite values in {first_few(bad)}"))
+    try:
+        model.prompt_composer.check(checkpoint.config.prompt)
+    except ModelError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     model.load_state_dict(state, strict=True, assign=True)
     return model
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, in pieces: a mapped tensor may be larger than the free memory."""
+    pieces = torch.split(tensor.reshape(-1), _CHECKED_AT_ONCE)
+    return not tensor.is_floating_point() or all(bool(torch.isfinite(piece).all()) for piece in pieces)
 
 
 def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
@@ -134,4 +176,11 @@ def _misfits(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[
     ]
     if wrong:
         problems.append(f"wrong shapes: {first_few(wrong)}")
+    whole = [
+        f"{key} is {str(state[key].dtype).removeprefix('torch.')}"
+        for key, tensor in wanted.items()
+        if key in state and tensor.is_floating_point() and not state[key].is_floating_point()
+    ]
+    if whole:
+        problems.append(f"not floating-point numbers: {first_few(whole)}")
     return problems

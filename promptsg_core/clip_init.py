@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from promptsg_core.config import FieldValue, ModelConfig
 from promptsg_core.errors import CheckpointError
+from promptsg_core.files.envelope import read_weights
 from promptsg_core.model import PromptSG
-from promptsg_core.state_dict import read_state_dict
 
 _HEAD_WIDTH = 64  # of all of CLIP's transformers; the tensors do not tell the number of heads
 _POSITIONS = "image_encoder.positional_embedding"
@@ -50,15 +49,11 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
     Raises CheckpointError, naming the file, for a TorchScript archive, another architecture or an unknown name.
     """
     path = Path(path)
-    if _is_torchscript(path):
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, whose code is not run; save its tensors once: "
-            f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'clip.pth')"
-        )
+    weights = read_weights(path)
     try:
-        return to_tower_names(read_state_dict(path))
+        return to_tower_names(weights.tensors)
     except CheckpointError as error:
-        raise error if str(path) in str(error) else CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def to_tower_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -152,11 +147,3 @@ def _rename(key: str) -> str:
 def _blocks(state: Mapping[str, Tensor], tower: str) -> int:
     pattern = re.compile(rf"^{tower}\.transformer\.resblocks\.(\d+)\.")
     return len({found[1] for key in state if (found := pattern.match(key))})
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether torch.jit.save wrote the file: a zip with code and constants beside the tensors."""
-    if not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -114,9 +114,15 @@ class ModelConfig:
 
     @classmethod
     def fields_from(cls, values: Mapping[str, JsonValue]) -> dict[str, FieldValue]:
-        """What `to_dict` gave, with its lists as tuples again. Raises ModelError on a name that is no field."""
+        """What `to_dict` gave, with its lists as tuples again.
+
+        Raises ModelError on a name that is no field and on a value of another kind than the field's.
+        """
         cls.check_names(values)
         found = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for one in fields(cls):
+            if one.name in found and not _same_kind(found[one.name], one.default):
+                raise ModelError(f"{one.name} is {found[one.name]!r}, expected a value such as {one.default!r}")
         return cast("dict[str, FieldValue]", found)
 
     @classmethod
@@ -129,6 +135,17 @@ class ModelConfig:
     def to_dict(self) -> dict[str, JsonValue]:
         """Plain JSON types, tuples as lists."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _same_kind(value: object, example: object) -> bool:
+    """Whether a value from a file is of the same type as a field's default; numbers may be written as integers."""
+    if isinstance(example, tuple):
+        return isinstance(value, tuple) and len(value) == len(example) and all(map(_same_kind, value, example))
+    if isinstance(example, float):
+        return type(value) in (int, float)
+    if example is None:  # token_rows
+        return value is None or (isinstance(value, tuple) and all(type(token) is int for token in value))
+    return type(value) is type(example)
 
 
 def _check_name(field: str, value: str, valid: Sequence[str]) -> None:

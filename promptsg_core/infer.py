@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
@@ -11,8 +11,11 @@ from torch import Tensor
 from promptsg_core.config import FieldValue, ModelConfig, grid_of
 from promptsg_core.errors import CheckpointError, ModelError
 
-# (image height, image width, stride) in patches, of published models. The first that fits the rows is taken.
-_LAYOUTS = ((16, 8, 1.0), (16, 8, 0.75), (24, 8, 1.0), (16, 16, 1.0))
+# (image height, image width, stride) in patches, of published models.
+_LAYOUTS = (
+    (16, 8, 1.0), (16, 8, 0.75), (16, 8, 0.6875), (24, 8, 1.0), (24, 8, 0.75), (16, 12, 1.0), (16, 16, 1.0),
+    (16, 16, 0.75), (32, 8, 1.0),
+)  # fmt: skip
 _HEAD_WIDTH = 64  # of CLIP's towers; the tensors do not tell the number of heads
 _SMALLEST_TEXT_HEADS = 8  # narrow text towers keep the 8 heads of ViT-B/16's
 
@@ -48,7 +51,7 @@ def infer_config(state: Mapping[str, Tensor], given: Mapping[str, FieldValue]) -
     for name, value in given.items():
         if name in known and known[name] != value:
             raise ModelError(f"{name} is {value} in the configuration, but the checkpoint's tensors say {known[name]}")
-    rows = _shape(state, "image_encoder.positional_embedding")[0] - 1
+    rows = _shape(state, "image_encoder.positional_embedding")[0] - 1  # besides CLS
     image_size, stride = _layout(rows, sizes.patch_size, given)
     # Head counts are CLIP's, unless the user states others.
     assumed: dict[str, FieldValue] = {
@@ -90,34 +93,54 @@ def _layout(rows: int, patch: int, given: Mapping[str, FieldValue]) -> tuple[tup
             f"image size {size} with stride {stride} gives a grid of {h}x{w} = {h * w} patches, "
             f"but the checkpoint's positional embedding has {rows}"
         )
-    for tall, wide, step in _LAYOUTS:
-        size, stride = (tall * patch, wide * patch), round(step * patch)
-        h, w = grid_of(size, patch, stride)
-        if h * w == rows:
-            return size, stride
+    fitting = _fitting(rows, patch)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        listed = " or ".join(f"{_by(grid_of(size, patch, step))} (images of {_by(size)})" for size, step in fitting)
+        (height, width), _ = fitting[0]
+        raise ModelError(
+            f"the positional embedding has {rows} patches, which are {listed}: say which by --image-size "
+            f"{height}x{width} or INPUT.SIZE_TEST '[{height}, {width}]'"
+        )
     raise ModelError(
         f"the positional embedding has {rows} patches, which is no known layout: give the image size and the stride "
         f"(for example INPUT.SIZE_TEST '[256, 128]' MODEL.STRIDE_SIZE '[16, 16]')"
     )
 
 
+def _fitting(rows: int, patch: int) -> list[tuple[tuple[int, int], int]]:
+    """(image size, stride) of the published layouts with so many patches."""
+    found = []
+    for tall, wide, step in _LAYOUTS:
+        size, stride = (tall * patch, wide * patch), max(1, round(step * patch))
+        h, w = grid_of(size, patch, stride)
+        if h * w == rows and (size, stride) not in found:
+            found.append((size, stride))
+    return found
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
 def _shape(state: Mapping[str, Tensor], key: str, dims: int = 2) -> tuple[int, ...]:
     if key not in state:
         raise CheckpointError(f"the tensor {key} is missing")
     shape = tuple(state[key].shape)
-    if len(shape) != dims:
-        raise CheckpointError(f"the tensor {key} has shape {shape}, expected {dims} dimensions")
+    if len(shape) != dims or 0 in shape:
+        raise CheckpointError(f"the tensor {key} has shape {shape}, expected {dims} dimensions, none of them 0")
     return shape
 
 
 def _pair(value: FieldValue) -> tuple[int, int]:
-    if not isinstance(value, Sequence) or len(value) != 2:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or not all(type(v) is int for v in value):
         raise ModelError(f"image_size is {value!r}, expected (height, width)")
     return int(value[0]), int(value[1])
 
 
 def _integer(value: FieldValue) -> int:
-    if not isinstance(value, int):
+    if type(value) is not int or value < 1:
         raise ModelError(f"stride is {value!r}, expected a number of pixels")
     return value
 

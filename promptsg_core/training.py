@@ -227,4 +227,17 @@ def checkpoint_bytes(model: PromptSG, *, half: bool = False, token_rows: Sequenc
     if half:
         state = {key: t.half() if t.is_floating_point() and t.ndim > 1 else t for key, t in state.items()}
     metadata["promptsg.config"] = json.dumps(config)
-    return save({key: tensor.contiguous() for key, tensor in state.items()}, metadata)
+    return _in_order(save({key: tensor.contiguous() for key, tensor in state.items()}, metadata))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its metadata sorted by name: the library writes it in another order in each process.
+
+    A file is the length of its header (8 bytes), the header in JSON, and the tensors.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors begin at a multiple of 8 bytes
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[end:]])

@@ -296,10 +296,11 @@
 
   const palette = data.colours.map((colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16)));
 
-  // The two nearest patches of each pixel and the second one's share: bilinear, a patch's value at its centre.
-  function neighbours(pixels, patches) {
+  // The two nearest patches of each pixel and the second one's share: bilinear, a patch's value at its centre. Centres
+  // are fractions of the image: the first one, and the step from one to the next.
+  function neighbours(pixels, patches, [centre, step]) {
     return Array.from({ length: pixels }, (_, pixel) => {
-      const at = Math.min(patches - 1, Math.max(0, ((pixel + 0.5) * patches) / pixels - 0.5));
+      const at = Math.min(patches - 1, Math.max(0, ((pixel + 0.5) / pixels - centre) / step));
       const first = Math.floor(at);
       return [first, Math.min(patches - 1, first + 1), at - first];
     });
@@ -309,8 +310,8 @@
     const [h, w] = data.grid;
     const context = canvas.getContext("2d");
     const out = context.createImageData(canvas.width, canvas.height);
-    const across = neighbours(canvas.width, w);
-    neighbours(canvas.height, h).forEach(([above, below, down], y) => {
+    const across = neighbours(canvas.width, w, data.centres[1]);
+    neighbours(canvas.height, h, data.centres[0]).forEach(([above, below, down], y) => {
       across.forEach(([left, right, over], x) => {
         const top = levels[above * w + left] * (1 - over) + levels[above * w + right] * over;
         const bottom = levels[below * w + left] * (1 - over) + levels[below * w + right] * over;
@@ -333,7 +334,7 @@
   function shape(row) {
     const [width, height] = [rows.width[row] || 1, rows.height[row] || 2];
     const tall = Math.max(1, Math.min(data.thumb_height, Math.round((3 * data.thumb_height * height) / width)));
-    return [Math.max(1, Math.round((width * tall) / height)), tall];
+    return [Math.max(1, Math.min(6 * data.thumb_height, Math.round((width * tall) / height))), tall];
   }
 
   // As high as the pictures beside it, so that each bar lies level with the stripe that it counts.

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from promptsg_core.errors import CheckpointError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """A family that cannot give these maps: a pattern that one of its keys matches, its name, and the reason."""
-
-    pattern: str
-    family: str
-    reason: str
-
-
-# Tried in this order; the first pattern that matches a key decides.
-REFUSALS = (
-    Refusal(
-        pattern=r"^image_encoder\.layer1\.",
-        family="RN50",
-        reason="a ResNet-50 tower, whose MIM projections were never trained",
-    ),
-    Refusal(pattern=r"^cross_guidance\.", family="A, B or C", reason="cross guidance instead of a MIM"),
-    Refusal(pattern=r"^interaction\.", family="F or G", reason="its maps are uniform or do not lie on patches"),
-    Refusal(
-        pattern=r"^mim\.(cross_norm\.|.*mlp\.2\.)",
-        family="D",
-        reason="its MIM does not re-weight patches and reads another token sequence",
-    ),
-    Refusal(pattern=r"^prompt_learner\.cls_ctx", family="CLIP-ReID", reason="it has no MIM"),
-)
+from promptsg_core.families.signatures import signature_of
+from promptsg_core.settings import MAP_MODES
 
 # Not loaded, since they follow from the template; files hold nothing, an empty tensor or the 77 ids here.
 _BUFFERS = re.compile(r"^prompt_composer\.(tokenized|embed)_(composed|simplified)$")
 # The model discards the output of cross-attention, so these are never used.
 _UNUSED = re.compile(r"^mim\.cross_attn\.(v_proj|out_proj)\.")
+
+_POST_BIAS = re.compile(r"^mim\.post_blocks\.\d+\.attn\.qkv\.bias$")
 
 _FROM_E = (
     (re.compile(r"^(mim\.post_blocks\.\d+)\.ln1\."), r"\1.norm1."),
@@ -53,22 +29,14 @@ _FROM_E = (
 )
 
 
-def strip_parallel_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without the `module.` that DataParallel puts before every key; mixed names are left as they are."""
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    return dict(state)
-
-
 def family_of(keys: Iterable[str]) -> str:
     """The family, "H" or "E", of a checkpoint with these keys.
 
     Raises CheckpointError for a family that cannot give these maps, with its name, and for keys of no known family.
     """
     names = list(keys)
-    for refusal in REFUSALS:
-        if any(re.search(refusal.pattern, name) for name in names):
-            raise CheckpointError(f"a checkpoint of family {refusal.family} is not supported: {refusal.reason}")
+    if refused := signature_of(names):
+        raise CheckpointError(f"a checkpoint of family {refused.family} is not supported: {refused.reason}")
     if "mim.cross_attn.q_proj.weight" in names:
         return "H"
     if "mim.cross_attn.in_proj_weight" in names:
@@ -79,12 +47,54 @@ def family_of(keys: Iterable[str]) -> str:
     )
 
 
+def check_computation(state: Mapping[str, Tensor], family: str, stated_modes: Collection[str] = ()) -> None:
+    """Refuses checkpoints whose names are family H's or E's and whose map was another computation in training.
+
+    `stated_modes` are the keys of MAP_MODES that the user's settings state, each with the value that is computed here.
+    Raises CheckpointError with the tensors that show it.
+    """
+    if family == "E" and (used := _attention_that_is_used(state)):
+        raise CheckpointError(
+            f"{' and '.join(used)} {'is' if len(used) == 1 else 'are'} not 0: not family E, which discards what its "
+            "attention gathers, but the variant of two commits of February 2026 with the same names. There the text "
+            "attends to CLS and patches and the result is added to CLS, so its maps and features are others"
+        )
+    if family == "H" and any(_POST_BIAS.match(key) for key in state):
+        missing = [key for key in MAP_MODES if key not in stated_modes]
+        if missing:
+            raise CheckpointError(
+                "mim.post_blocks have attn.qkv.bias, as checkpoints of IADT's line do, which were trained with other "
+                f"modes; if this one was not, state it in --model-settings or as KEY VALUE: {_as_words(missing)}"
+            )
+
+
+def _attention_that_is_used(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the parts of a family-E MIM that stay exactly 0 in training where the attention's output is unused."""
+    found = []
+    bias = state.get("mim.cross_attn.in_proj_bias")
+    if bias is not None and bias.ndim == 1 and bool(bias[len(bias) // 3 * 2 :].count_nonzero()):
+        found.append("the value third of mim.cross_attn.in_proj_bias")
+    out = state.get("mim.cross_attn.out_proj.bias")
+    if out is not None and bool(out.count_nonzero()):
+        found.append("mim.cross_attn.out_proj.bias")
+    return found
+
+
+def _as_words(keys: Sequence[str]) -> str:
+    return " ".join(f"{key} {str(MAP_MODES[key]).lower()}" for key in keys)
+
+
 def to_family_h(state: Mapping[str, Tensor], family: str) -> dict[str, Tensor]:
-    """The tensors of family H or E under family H's names, without the buffers that are recomputed or never used."""
+    """The tensors of family H or E under family H's names, without the buffers that are recomputed or never used.
+
+    Raises CheckpointError for a joint projection that does not divide into three.
+    """
     converted: dict[str, Tensor] = {}
     for key, tensor in state.items():
         if family == "E" and key in ("mim.cross_attn.in_proj_weight", "mim.cross_attn.in_proj_bias"):
             kind = key.rsplit("_", 1)[1]
+            if tensor.ndim == 0 or len(tensor) % 3:
+                raise CheckpointError(f"the tensor {key} has shape {tuple(tensor.shape)}: not queries, keys and values")
             q, k, _ = tensor.chunk(3)
             converted[f"mim.cross_attn.q_proj.{kind}"], converted[f"mim.cross_attn.k_proj.{kind}"] = q, k
         elif not _BUFFERS.match(key) and not _UNUSED.match(key):

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from promptsg_core import CheckpointError, ModelError, inspect_checkpoint, load_model
+from promptsg_core.settings import MAP_MODES, read_settings
 from tests.support.tiny import TINY, random_images, tiny_checkpoint, tiny_state
 
 # Told, because 8x4 patches are no published layout.
@@ -39,8 +40,9 @@ def test_the_configuration_comes_from_the_tensors(tmp_path: Path) -> None:
     [
         (128, (256, 128), 16, (16, 8)),
         (210, (256, 128), 12, (21, 10)),
-        (192, (384, 128), 16, (24, 8)),
-        (256, (256, 256), 16, (16, 16)),
+        (242, (256, 128), 11, (22, 11)),
+        (310, (384, 128), 12, (31, 10)),
+        (441, (256, 256), 12, (21, 21)),
     ],
 )
 def test_known_grids_follow_from_the_positional_embedding(
@@ -50,6 +52,25 @@ def test_known_grids_follow_from_the_positional_embedding(
     config = inspect_checkpoint(tmp_path / "m.pth").config
     assert (config.image_size, config.stride, config.grid) == (size, stride, grid)
     assert grid[0] * grid[1] == rows
+
+
+@pytest.mark.parametrize(
+    ("size", "others"),
+    [
+        ((384, 128), r"192 patches, which are 24x8 \(images of 384x128\) or 16x12 \(images of 256x192\)"),
+        ((256, 192), r"192 patches, which are 24x8 \(images of 384x128\) or 16x12 \(images of 256x192\)"),
+        ((256, 256), r"256 patches, which are 16x16 \(images of 256x256\) or 32x8 \(images of 512x128\)"),
+        ((512, 128), r"256 patches, which are 16x16 \(images of 256x256\) or 32x8 \(images of 512x128\)"),
+    ],
+)
+def test_rows_that_fit_two_grids_ask_which_and_take_the_answer(
+    tmp_path: Path, size: tuple[int, int], others: str
+) -> None:
+    tiny_checkpoint(tmp_path / "m.pth", image_size=size, patch_size=16, stride=16)
+    with pytest.raises(ModelError, match=rf"m\.pth: the positional embedding has {others}: say which by --image-size"):
+        inspect_checkpoint(tmp_path / "m.pth")
+    config = inspect_checkpoint(tmp_path / "m.pth", image_size=size).config
+    assert (config.image_size, config.stride, config.grid) == (size, 16, (size[0] // 16, size[1] // 16))
 
 
 def test_an_unknown_grid_asks_for_the_image_size_and_takes_it(tmp_path: Path) -> None:
@@ -90,7 +111,13 @@ def as_family_e(state: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = [state[f"mim.cross_attn.{p}_proj.{kind}"] for p in "qkv"]
         out[f"mim.cross_attn.in_proj_{kind}"] = torch.cat(parts)
         out[f"mim.cross_attn.out_proj.{kind}"] = state[f"mim.cross_attn.out_proj.{kind}"]
+    # What attention gathers is discarded in training, so that these keep their first value.
+    out["mim.cross_attn.in_proj_bias"][-len(out["mim.cross_attn.out_proj.bias"]) :] = 0
+    out["mim.cross_attn.out_proj.bias"] = torch.zeros_like(out["mim.cross_attn.out_proj.bias"])
     return out
+
+
+MODES = [word for key, value in MAP_MODES.items() for word in (key, str(value))]
 
 
 def test_family_e_is_the_same_computation(tmp_path: Path) -> None:
@@ -98,10 +125,37 @@ def test_family_e_is_the_same_computation(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "h.pth")
     torch.save(as_family_e(state), tmp_path / "e.pth")
     images = random_images(config, 2)
-    h, e = load(tmp_path / "h.pth"), load(tmp_path / "e.pth")
+    h, e = load(tmp_path / "h.pth", settings=read_settings(None, MODES)), load(tmp_path / "e.pth")
     torch.testing.assert_close(e(images), h(images))
     torch.testing.assert_close(e.get_attention_map(images), h.get_attention_map(images))
     assert inspect_checkpoint(tmp_path / "e.pth", **SIZE).family == "E"
+
+
+@pytest.mark.parametrize(
+    ("key", "row", "named"),
+    [
+        ("mim.cross_attn.out_proj.bias", 3, r"mim\.cross_attn\.out_proj\.bias is not 0"),
+        ("mim.cross_attn.in_proj_bias", -1, r"the value third of mim\.cross_attn\.in_proj_bias is not 0"),
+    ],
+)
+def test_an_attention_whose_result_is_used_is_refused_by_name(tmp_path: Path, key: str, row: int, named: str) -> None:
+    state = as_family_e(tiny_state(mim_qkv_bias=True)[1])
+    state[key][row] = 1e-3
+    torch.save(state, tmp_path / "e.pth")
+    with pytest.raises(CheckpointError, match=rf"e\.pth: {named}: not family E.* attends to CLS and patches"):
+        load(tmp_path / "e.pth")
+
+
+def test_family_h_with_biased_post_blocks_needs_its_modes_stated(tmp_path: Path) -> None:
+    torch.save(tiny_state(mim_qkv_bias=True)[1], tmp_path / "h.pth")
+    with pytest.raises(
+        CheckpointError, match=r"h\.pth: .*attn\.qkv\.bias.* MODEL\.PROMPTSG\.COATTN_TEXT_MODE eot MODEL"
+    ):
+        load(tmp_path / "h.pth")
+    some = read_settings(None, MODES[:-2])
+    with pytest.raises(CheckpointError, match=r"as KEY VALUE: MODEL\.PROMPTSG\.REWEIGHT_CLS false$"):
+        load(tmp_path / "h.pth", settings=some)
+    assert load(tmp_path / "h.pth", settings=read_settings(None, MODES)).config.mim_qkv_bias
 
 
 @pytest.mark.parametrize(

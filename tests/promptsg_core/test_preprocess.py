@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from promptsg_core.errors import ImageError
-from promptsg_core.images import ImageTooLargeError, decode_pixels, plain_jpeg_size
+from promptsg_core.image_formats import format_of, is_surely_image
+from promptsg_core.images import ImageTooLargeError, decode_pixels, plain_jpeg_size, read_header
 from promptsg_core.preprocess import decode_image, normalise, read_image, resize_image
 from tests.support.shard_files import image_bytes, textured_image
 
@@ -227,3 +229,67 @@ def test_the_recorded_batch(golden: Path, market_sample: Path) -> None:
     images = torch.stack([resize_image(read_image(path), (256, 128)) for path in paths])
     found = normalise(images, (0.5,) * 3, (0.5,) * 3, torch.float32)
     np.testing.assert_allclose(found.numpy(), recorded["images"], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["TIFF", "GIF", "AVIF", "PPM"])
+def test_the_other_raster_formats_give_pillows_pixels(form: str) -> None:
+    if form == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    data = encoded(gradient(), form)
+    wanted = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert wanted.std() > 20
+    np.testing.assert_array_equal(decode_pixels(data), wanted)
+    assert format_of(data) == form and (read_header(data).width, read_header(data).height) == (20, 40)
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "jpeg", "tiff_adobe_deflate"])
+def test_a_turned_tiff_is_upright_and_its_header_says_so(compression: str) -> None:
+    turned = gradient(20, 40)
+    data = encoded(turned, "TIFF", compression=compression, tiffinfo={274: 6})
+    pixels, header = decode_pixels(data), read_header(data)
+    assert pixels.shape == (20, 40, 3) and (header.width, header.height) == (40, 20)
+    wanted = np.asarray(turned.transpose(Image.Transpose.ROTATE_270))
+    assert np.abs(pixels.astype(int) - wanted).max() < (30 if compression == "jpeg" else 1)
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF"])
+def test_the_first_frame_of_several_is_read(form: str) -> None:
+    first, second = Image.new("RGB", (8, 8), (0, 96, 192)), Image.new("RGB", (8, 8), (255, 0, 0))
+    data = encoded(first, form, save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert decode_pixels(data)[3, 3].tolist() == [0, 96, 192]
+
+
+def test_no_format_outside_the_list_is_opened_and_no_program_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow's EPS plugin runs the first `gs` on the path, whatever the file is called."""
+    program = tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for form, name in (("EPS", "EPS"), ("ICO", "ICO"), ("ICNS", "ICNS"), ("JPEG2000", "JPEG 2000"), ("DDS", "DDS")):
+        try:
+            data = encoded(gradient(32, 32), form)
+        except OSError:  # this Pillow cannot write it
+            continue
+        with pytest.raises(ImageError, match=rf"^no image format that is known here: {name} is not read here$"):
+            decode_pixels(data)
+        with pytest.raises(OSError, match=name):
+            read_header(data)
+    for form in ("TGA", "PCX", "SGI", "PDF"):
+        with pytest.raises(ImageError, match="no image format that is known here"):
+            decode_pixels(encoded(gradient(32, 32), form))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(ImageError, match="floating-point"):
+        decode_pixels(encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"))
+
+
+def test_texts_that_begin_like_images_are_none() -> None:
+    for text in (b"BMW 320 and other cars", b"P4: a note", b"GIF is a format", b"", b"P"):
+        assert format_of(text) is None and not is_surely_image(text)
+    assert format_of(encoded(gradient(), "PPM")) == "PPM" and not is_surely_image(b"P5 is a section")
+    assert is_surely_image(encoded(gradient(), "BMP"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptsg_core import ModelError
-from promptsg_core.settings import KEYS, read_settings
+from promptsg_core.settings import KEYS, MAP_MODES, read_settings
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -53,6 +53,25 @@ def test_tuples_written_as_the_ecosystem_writes_them(tmp_path: Path) -> None:
         ("MODEL: {STRIDE_SIZE: [16, 12]}", "expected the same stride down and across"),
         ("INPUT: {SIZE_TEST: 256}", r"INPUT.SIZE_TEST is 256, expected a pair of positive integers"),
         ("INPUT: {PIXEL_STD: [1, 2]}", "expected three numbers"),
+        (
+            "MODEL: {PROMPTSG: {COATTN_TEXT_MODE: full}}",
+            "MODEL.PROMPTSG.COATTN_TEXT_MODE is 'full', but only eot is computed",
+        ),
+        ("MODEL: {PROMPTSG: {ATTN_POOL_MODE: max}}", "ATTN_POOL_MODE is 'max', but only mean is computed"),
+        ("MODEL: {PROMPTSG: {INCLUDE_CLS_IN_KV: true}}", "INCLUDE_CLS_IN_KV is True, but only false is computed"),
+        ("MODEL: {PROMPTSG: {KV_MODE: full}}", "KV_MODE is 'full', but only patch is computed"),
+        ("MODEL: {PROMPTSG: {ENABLE_IADT: true}}", "ENABLE_IADT is True, but only false is computed"),
+        ("MODEL: {PROMPTSG: {POST_SEQ_MODE: text}}", "POST_SEQ_MODE is 'text', but only image is computed"),
+        ("MODEL: {PROMPTSG: {REWEIGHT_CLS: true}}", "REWEIGHT_CLS is True, but only false is computed"),
+        ("MODEL: {PROMPTSG: {REWEIGHT_CLS: 0}}", "REWEIGHT_CLS is 0, but only false is computed"),
+        ("MODEL: {PROMPTSG: {REWEIGHT_MODE: add}}", "REWEIGHT_MODE is 'add', expected one of mul_mean1"),
+        (
+            "MODEL: {PROMPTSG: {REWEIGHT: mul, REWEIGHT_MODE: residual}}",
+            "MODEL.PROMPTSG.REWEIGHT is 'mul' and MODEL.PROMPTSG.REWEIGHT_MODE is 'residual', but they are one setting",
+        ),
+        ("MODEL: {PROMPTSG: {KV_MOD: patch}}", "unknown key .*KV_MOD; did you mean MODEL.PROMPTSG.KV_MODE"),
+        ("a: &a {b: *a}", "settings lie deeper than 16 levels"),
+        ("? [1, 2]\n: 3", "not YAML"),
         ("- a list", "not a mapping"),
         ("a: [", "not YAML"),
     ],
@@ -60,6 +79,32 @@ def test_tuples_written_as_the_ecosystem_writes_them(tmp_path: Path) -> None:
 def test_a_wrong_file_says_where_and_what(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ModelError, match=rf"s\.yml.*{message}"):
         read_settings(write(tmp_path, text))
+
+
+COMPUTED = """{COATTN_TEXT_MODE: eot, ATTN_POOL_MODE: mean, ATTN_MAP_MODE: max, INCLUDE_CLS_IN_KV: false,
+    KV_MODE: patch, ENABLE_IADT: false, POST_SEQ_MODE: image, REWEIGHT_CLS: off}"""
+
+
+def test_modes_with_the_value_that_is_computed_pass_and_are_known_as_stated(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, f"MODEL: {{PROMPTSG: {COMPUTED}}}"))
+    assert settings.model == {} and settings.stated_modes == frozenset(MAP_MODES)
+    words = ["MODEL.PROMPTSG.KV_MODE", "patch", "MODEL.PROMPTSG.ATTN_MAP_MODE", "any"]
+    assert read_settings(None, words).stated_modes == {"MODEL.PROMPTSG.KV_MODE"}
+    with pytest.raises(ModelError, match=r"the command line: .*KV_MODE is 'full', but only patch"):
+        read_settings(None, ["MODEL.PROMPTSG.KV_MODE", "full"])
+
+
+def test_the_author_s_name_of_the_reweighting_is_the_same_setting(tmp_path: Path) -> None:
+    one = write(tmp_path, "MODEL: {PROMPTSG: {REWEIGHT_MODE: residual}}")
+    assert read_settings(one).model == {"reweight": "residual"}
+    assert read_settings(one, ["MODEL.PROMPTSG.REWEIGHT", "mul"]).model == {"reweight": "mul"}  # words win
+    both = read_settings(write(tmp_path, "MODEL: {PROMPTSG: {REWEIGHT_MODE: mul, REWEIGHT: mul}}"))
+    assert both.model == {"reweight": "mul"}
+
+
+def test_keys_that_are_no_text_and_keys_of_training_pass(tmp_path: Path) -> None:
+    text = "1: 2\nnull: 3\nMODEL: {1: {2: x}, PROMPTSG: {Q_MODE: x, MAP_MODE: y}, NAME: p}\n2026-01-02: 1\n"
+    assert read_settings(write(tmp_path, text)).model == {}
 
 
 def test_wrong_overrides() -> None:
