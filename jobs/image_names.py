@@ -4,9 +4,32 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+# The formats that promptsg_core.images reads.
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+    ".ppm", ".pgm", ".pbm", ".pnm",
+})  # fmt: skip
+# Images too, but of formats that are not read here.
+OTHER_IMAGE_SUFFIXES = frozenset({
+    ".heic", ".heif", ".jp2", ".j2k", ".jpf", ".jpx", ".jxl", ".ico", ".icns", ".eps", ".svg", ".tga", ".dds", ".psd",
+    ".exr", ".hdr", ".dng", ".cr2", ".nef", ".arw", ".pcx", ".wmf", ".emf",
+})  # fmt: skip
+MASK_SUFFIX = ".mask.png"  # of a sample's mask in a shard, which is not the sample's image
+_CLUTTER_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".localized"})
+_CLUTTER_FOLDERS = frozenset({"__macosx", ".appledouble"})
 
 
 def is_image(path: PurePath) -> bool:
-    """Whether a file's suffix is that of an image, in any case of its letters."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether a file's last suffix is that of an image, in any case of its letters, and it is no hidden clutter."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_clutter(path)
+
+
+def is_hidden_clutter(path: PurePath | str) -> bool:
+    """Whether a file was left by a desktop system: `._*`, `__MACOSX/*`, `Thumbs.db`, `.DS_Store` and the like.
+
+    `._X.jpg` holds what macOS notes of X.jpg. It has an image's suffix and is none.
+    """
+    *folders, name = path.split("/") if isinstance(path, str) else path.parts or ("",)
+    if name.startswith("._") or name.lower() in _CLUTTER_FILES:
+        return True
+    return any(folder.lower() in _CLUTTER_FOLDERS for folder in folders)
