@@ -16,3 +16,9 @@ def first_few(names: Sequence[str], count: int = 8) -> str:
     """`a, b, c and 4 more`: the first names, and how many others there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
+
+
+def printable(text: str, longest: int = 1000) -> str:
+    """Text from a file in one line: control characters escaped, and cut where it is very long."""
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:longest])
+    return shown if len(text) <= longest else f"{shown}..."

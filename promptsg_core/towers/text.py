@@ -91,6 +91,7 @@ class PromptComposer(nn.Module):
         # The row of each token, if the embedding holds only some.
         rows = config.token_rows
         self._row_of = None if rows is None else {token: row for row, token in enumerate(rows)}
+        self._longest = config.context_length
         self._cache: dict[Prompt, _Constant] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
@@ -108,11 +109,21 @@ class PromptComposer(nn.Module):
         return torch.cat([before.expand(rows, -1, -1), words, after.expand(rows, -1, -1)], dim=1)
 
     def check(self, prompt: Prompt) -> None:
-        """Raises ModelError for a prompt with words that a trimmed embedding does not hold."""
+        """Raises ModelError for a prompt that is too long or has words that the embedding does not hold."""
+        if len(prompt.tokens) > self._longest:
+            raise ModelError(
+                f"the prompt {prompt.text!r} has {len(prompt.tokens)} tokens, but this checkpoint's text tower has "
+                f"{self._longest} positions"
+            )
         self._rows(prompt)
 
     def _rows(self, prompt: Prompt) -> tuple[int, ...]:
         if self._row_of is None:
+            if max(prompt.tokens) >= self.token_embedding.num_embeddings:
+                raise ModelError(
+                    f"the prompt {prompt.text!r} has token {max(prompt.tokens)}, but this checkpoint's token embedding "
+                    f"has {self.token_embedding.num_embeddings} rows and does not say which tokens they are"
+                )
             return prompt.tokens
         if missing := [token for token in prompt.tokens if token not in self._row_of]:
             raise ModelError(
