@@ -20,6 +20,7 @@ from cam.extract import extract_maps
 from cam.names import ATTENTION
 from cam.overlay import DEFAULT_ALPHA, DEFAULT_COLORMAP, Picture, denormalize_image, heatmap, overlay_heatmap
 from cam.panels import captioned, column, enlarged, row
+from cam.placement import GridPlacement, placement_of
 from cam.protocol import E, PicturedModel, PixelScale
 from cam.targets import Target
 
@@ -144,10 +145,11 @@ def visualize_gradcam(
     batch, target = _batch(image_tensor), _target(target_category)
     names = map_names(model, method, target_layers, _name_of(target))
     found = extract_maps(model, batch, names, target).maps
+    placement = placement_of(model.config)
     rows = []
     for number, image in enumerate(_pictures(model.config, batch)):
         maps = {name: _numpy(found[name][number], 2) for name in names}
-        rows.append(_draw_row(image, maps, colormap, alpha))
+        rows.append(_draw_row(image, maps, colormap, alpha, placement))
     picture = column(rows)
     if save_path is not None:
         from PIL import Image
@@ -158,13 +160,15 @@ def visualize_gradcam(
     return picture
 
 
-def _draw_row(image: Picture, maps: Mapping[str, Heatmaps], colormap: str, alpha: float) -> Picture:
+def _draw_row(
+    image: Picture, maps: Mapping[str, Heatmaps], colormap: str, alpha: float, placement: GridPlacement | None
+) -> Picture:
     """original | heatmap | overlay for each map of one image."""
     original = enlarged(image, _PANEL_HEIGHT)
     cells = [captioned(original, ["original"])]
     for name, values in maps.items():
-        heat = heatmap(values, original.shape[:2], colormap=colormap)
-        over = overlay_heatmap(original, values, colormap=colormap, alpha=alpha)
+        heat = heatmap(values, original.shape[:2], colormap=colormap, placement=placement)
+        over = overlay_heatmap(original, values, colormap=colormap, alpha=alpha, placement=placement)
         cells.append(captioned(row([heat, over], gap=2), [f"{name}  {values.min():.3g} to {values.max():.3g}"]))
     return row(cells)
 

@@ -1,7 +1,7 @@
 """Measures of a map, in numpy: extremes, mass, entropy, centre of mass, effective area, horizontal stripes.
 
-Legend: B maps of h x w patches. A map is read as a distribution of mass. A map without mass has no shape: all its
-measures but min, max and mass are NaN.
+Legend: B maps of h x w patches. A map is read as a distribution of mass: a patch's mass lies evenly on the patch. A map
+without mass has no shape: all its measures but min, max and mass are NaN.
 """
 
 from __future__ import annotations
@@ -11,21 +11,28 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cam.placement import AxisPlacement, GridPlacement
+
 STRIPES = 6
 MEASURES = (
     "min", "max", "mass", "entropy", "com_x", "com_y", "area50", "area90", *(f"stripe_{i}" for i in range(STRIPES)),
 )  # fmt: skip
 
 
-def measure_maps(maps: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = None) -> dict[str, NDArray[np.float32]]:
     """(B, h, w), >= 0 -> name -> (B,) float32, for each name of MEASURES.
 
-    min, max, mass: extremes and sum. entropy: in nats; it is ln(h*w) for a uniform map. com_x, com_y: the centre of
-    mass as a fraction of width and height, from the left and from the top, with each patch at its centre. area50,
-    area90: the smallest share of patches that holds half, and nine tenths, of the mass. stripe_0 to stripe_5: the
-    shares of the mass in six equal horizontal stripes from the top.
+    `placement` says where the patches lie on the image, by default in equal cells. min, max, mass: extremes and sum.
+    entropy: in nats; it is ln(h*w) for a uniform map. com_x, com_y: the centre of mass as a fraction of the image's
+    width and height, from the left and from the top, with each patch at its centre. area50, area90: the smallest share
+    of patches that holds half, and nine tenths, of the mass; patches are counted, wherever they lie. stripe_0 to
+    stripe_5: the shares of the mass in six equal horizontal stripes of the image from the top.
+
+    Raises CamError for maps that are not of the placement's grid.
     """
     count, h, w = maps.shape
+    placement = placement or GridPlacement.even((h, w))
+    placement.check((h, w))
     flat = maps.reshape(count, h * w).astype(np.float64)
     mass = flat.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -37,11 +44,11 @@ def measure_maps(maps: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         "max": flat.max(axis=1),
         "mass": mass,
         "entropy": entropy(share),
-        "com_x": columns @ ((np.arange(w) + 0.5) / w),
-        "com_y": rows @ ((np.arange(h) + 0.5) / h),
+        "com_x": columns @ placement.columns.centres,
+        "com_y": rows @ placement.rows.centres,
         **dict(zip(("area50", "area90"), effective_areas(share, (0.5, 0.9)), strict=True)),
     }
-    stripes = rows @ stripe_weights(h)
+    stripes = rows @ stripe_weights(placement.rows)
     found |= {f"stripe_{i}": stripes[:, i] for i in range(STRIPES)}
     return {name: values.astype(np.float32) for name, values in found.items()}
 
@@ -62,11 +69,6 @@ def effective_areas(share: NDArray[np.float64], parts: Sequence[float]) -> list[
     return [np.where(np.isnan(share[:, 0]), np.nan, count / share.shape[1]) for count in counts]
 
 
-def stripe_weights(rows: int) -> NDArray[np.float64]:
-    """(rows, 6): the part of each row of patches that lies in each of six equal stripes; a row may lie in two."""
-    edges = np.arange(rows + 1) / rows
-    top, bottom = edges[:-1, None], edges[1:, None]
-    stripes = np.arange(STRIPES + 1) / STRIPES
-    overlap = np.minimum(bottom, stripes[None, 1:]) - np.maximum(top, stripes[None, :-1])
-    shares: NDArray[np.float64] = np.clip(overlap, 0, None) * rows
-    return shares
+def stripe_weights(rows: AxisPlacement) -> NDArray[np.float64]:
+    """(h, 6): the part of each row of patches that lies in each of six equal stripes; a row may lie in two."""
+    return rows.covered(np.arange(STRIPES + 1) / STRIPES)

@@ -1,6 +1,7 @@
 """Draws a map over its image, in numpy and OpenCV only.
 
 Pictures are uint8 RGB (H, W, 3). Maps are (h, w) on the patch grid. Sizes are (height, width). Red is high.
+A `placement` says where the patches of a map lie on the image, by default in equal cells (`cam.placement`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cam.errors import CamError
+from cam.percentiles import percentiles
+from cam.placement import GridPlacement
 from cam.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ COLORMAPS = {
 UPSAMPLE = {"bilinear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST_EXACT, "bicubic": cv2.INTER_CUBIC}
 DEFAULT_COLORMAP = "turbo"  # jet's order of colours without its false edges
 DEFAULT_ALPHA = 0.5
-_PERCENTILES = (1.0, 99.0)
 
 
 def overlay_heatmap(
@@ -40,6 +42,7 @@ def overlay_heatmap(
     colormap: str = DEFAULT_COLORMAP,
     limits: Range | None = None,
     upsample: str = "bilinear",
+    placement: GridPlacement | None = None,
 ) -> Picture:
     """(H, W, 3) image and (h, w) map -> (H, W, 3): the coloured map over the image.
 
@@ -47,7 +50,7 @@ def overlay_heatmap(
     default the map's own extremes. Raises CamError, naming the valid ones, on an unknown colour map or way of resizing.
     """
     height, width = image.shape[:2]
-    heat = heatmap(map, (height, width), colormap=colormap, limits=limits, upsample=upsample)
+    heat = heatmap(map, (height, width), colormap=colormap, limits=limits, upsample=upsample, placement=placement)
     return np.asarray(cv2.addWeighted(heat, alpha, image, 1 - alpha, 0), np.uint8)
 
 
@@ -58,9 +61,10 @@ def heatmap(
     colormap: str = DEFAULT_COLORMAP,
     limits: Range | None = None,
     upsample: str = "bilinear",
+    placement: GridPlacement | None = None,
 ) -> Picture:
     """(h, w) map -> (*size, 3): scaled, resized with each patch's value at the patch's centre, and coloured."""
-    return apply_colormap(resize_map(scale_map(map, limits), size, upsample), colormap)
+    return apply_colormap(resize_map(scale_map(map, limits), size, upsample, placement), colormap)
 
 
 def scale_map(map: Map, limits: Range | None = None) -> Map:
@@ -90,15 +94,25 @@ def range_of(maps: Map, scale: str) -> Range | None:
         return None
     if scale == "shared":
         return float(values.min()), float(values.max())
-    low, high = np.percentile(values, _PERCENTILES)
-    return float(low), float(high)
+    return percentiles([values])
 
 
-def resize_map(map: Map, size: tuple[int, int], upsample: str = "bilinear") -> Map:
-    """(h, w) in [0, 1] -> `size`, in [0, 1] too: what bicubic resizing overshoots is cut off."""
+def resize_map(
+    map: Map, size: tuple[int, int], upsample: str = "bilinear", placement: GridPlacement | None = None
+) -> Map:
+    """(h, w) in [0, 1] -> `size`, in [0, 1] too: what bicubic resizing overshoots is cut off.
+
+    Raises CamError on an unknown way of upsampling, and for a map that is not of the placement's grid.
+    """
     if upsample not in UPSAMPLE:
         raise CamError(f"unknown way of upsampling {upsample!r}; there are {', '.join(UPSAMPLE)}")
-    resized = cv2.resize(map.astype(np.float32), (size[1], size[0]), interpolation=UPSAMPLE[upsample])
+    if placement is not None:
+        placement.check(map.shape)
+    if placement is None or placement.is_even:
+        resized = cv2.resize(map.astype(np.float32), (size[1], size[0]), interpolation=UPSAMPLE[upsample])
+    else:  # OpenCV knows equal cells only
+        down, across = placement.rows.weights(size[0], upsample), placement.columns.weights(size[1], upsample)
+        resized = down @ map.astype(np.float32) @ across.T
     return np.clip(resized, 0, 1)
 
 

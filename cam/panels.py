@@ -16,6 +16,7 @@ from cam.overlay import Picture
 WHITE, BLACK = (255, 255, 255), (20, 20, 20)
 FONT_SIZE = 13
 GAP = 6
+WIDEST = 8  # a picture of a given height is at most this many times as wide
 _ELLIPSIS = "…"
 
 
@@ -61,11 +62,23 @@ def column(pictures: Sequence[Picture], *, gap: int = GAP) -> Picture:
 
 
 def enlarged(picture: Picture, height: int) -> Picture:
-    """A picture at another height, its proportions kept; enlarging is smooth."""
-    if picture.shape[0] == height:
+    """A picture at another height, as `fitting` has it; enlarging is smooth."""
+    size = fitting((picture.shape[0], picture.shape[1]), height)
+    if picture.shape[:2] == size:
         return picture
-    width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def fitting(size: tuple[int, int], height: int, widest: int = WIDEST) -> tuple[int, int]:
+    """(height, width) in the proportions of `size` at a height, or lower, where it would be too wide.
+
+    An image of 20000x1 pixels would be millions of pixels wide at an ordinary height. So the width is about `widest`
+    times `height` at most, never twice as much: where less than a pixel of height is left, proportions are not kept.
+    """
+    own_height, own_width = size
+    most = widest * height
+    lower = max(1, min(height, round(own_height * most / own_width)))
+    return lower, max(1, min(2 * most, round(own_width * lower / own_height)))
 
 
 @lru_cache(maxsize=8)

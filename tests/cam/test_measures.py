@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cam.measures import MEASURES, measure_maps, stripe_weights
+from cam.placement import AxisPlacement
 
 
 def measure(rows: list[list[float]]) -> dict[str, float]:
@@ -45,8 +46,8 @@ def test_stripes_share_a_row_that_lies_across_two() -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 6, 16, 21, 24])
 def test_every_row_gives_all_of_its_mass(rows: int) -> None:
-    np.testing.assert_allclose(stripe_weights(rows).sum(axis=1), 1)
-    np.testing.assert_allclose(stripe_weights(rows).sum(axis=0), rows / 6)
+    np.testing.assert_allclose(stripe_weights(AxisPlacement.even(rows)).sum(axis=1), 1)
+    np.testing.assert_allclose(stripe_weights(AxisPlacement.even(rows)).sum(axis=0), rows / 6)
 
 
 def test_a_map_without_mass_has_no_shape() -> None:
