@@ -1,42 +1,35 @@
-"""Publishing files so that a reader sees a whole file or none: temporary file, fsync, rename, fsync of the folder.
-
-The process that writes a temporary file holds a lock on it until that process ends. So the leftovers of dead processes
-differ from the files of live ones, also when those run on another host.
-"""
+"""Publishing files so that a reader sees a whole file or none: temporary file, fsync, rename, fsync of the folder."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
-import json
 import os
-import secrets
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 from jobs.errors import UserError
+from jobs.leftovers import create_locked, lock, remove_leftovers
+from jobs.phrases import json_text
+from jobs.system_errors import name_file, naming, reason_of
 
-TEMPORARY = ".tmp"
-# Only where the file system has no locks: a process that wrote nothing for so long counts as dead.
-STALE_SECONDS = 6 * 3600
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# What file systems say that have no hard links, and those that do not force a folder to the disk.
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EACCES)
 
 
 class StagedFile:
     """A private temporary file beside `final`. Nothing has the final name before `publish`.
 
-    Use as a context manager: leaving it removes what was not published. Without a buffer, each write goes to the file
-    at once, which takes less time where there is only one.
+    Use as a context manager: leaving it removes what was not published, and an error of the system that leaves it names
+    `final`. Without a buffer, each write goes to the file at once, which takes less time where there is only one.
     """
 
     def __init__(self, final: Path, *, buffered: bool = True) -> None:
         self.final = final
-        self.path, self.file = _create_locked(final, buffered)
+        self.path, self.file = create_locked(final, buffered)
         self._renamed = False
 
     def __enter__(self) -> StagedFile:
@@ -45,25 +38,28 @@ class StagedFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, OSError):
+            name_file(error, self.final)
         self.discard()
 
     def sync(self) -> None:
         """Flushes to the disk. Call it before the file is checked or published."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.final):
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def publish(self, *, durable: bool = True) -> None:
         """Gives the synced file its final name, and replaces a file that has that name.
 
         Without `durable` neither the file nor its name is forced to the disk.
         """
-        if not durable:
-            self.file.flush()
-        self.path.replace(self.final)
-        self._renamed = True
-        if durable:
-            sync_folder(self.final.parent)
-        self.file.close()
+        with naming(self.final):
+            if not durable:
+                self.file.flush()
+            self._rename()
+            if durable:
+                sync_folder(self.final.parent)
+            self.file.close()
 
     def publish_new(self) -> bool:
         """Gives the synced file its final name if no file has it yet. Returns whether it did."""
@@ -71,25 +67,56 @@ class StagedFile:
             os.link(self.path, self.final)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                name_file(error, self.final)
+                raise
+            return self._publish_new_without_links()
         sync_folder(self.final.parent)
         return True
 
     def discard(self) -> None:
-        """Removes the temporary file if it was not published."""
+        """Removes the temporary file if it was not published. One that cannot be removed is left to later commands."""
         with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses again
             self.file.close()
         if not self._renamed:
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+    def _rename(self) -> None:
+        try:
+            self.path.replace(self.final)
+        except OSError as error:  # its own file name is the temporary one
+            raise OSError(error.errno, error.strerror, str(self.final)) from error
+        self._renamed = True
+
+    def _publish_new_without_links(self) -> bool:
+        """As `publish_new`, under a lock of the folder. Only where the folder has no locks either, two may both win."""
+        with _locked_folder(self.final.parent):
+            if self.final.exists():
+                return False
+            self._rename()
+            sync_folder(self.final.parent)
+        return True
 
 
-def publish_together(first: StagedFile, last: StagedFile, lock_file: Path, *, replace: bool = False) -> bool:
+def publish_together(
+    first: StagedFile,
+    last: StagedFile,
+    lock_file: Path,
+    *,
+    replace: bool = False,
+    check: Callable[[], object] = lambda: None,
+) -> bool:
     """Publishes two synced files, of which `last` is the commit. Returns False, and does nothing, if it exists already.
 
     The lock keeps two attempts at the same shard from mixing their files: the first one wins. With `replace` the old
     commit is removed first: a reader or a crash in between finds a pair without its commit, never a mixed pair.
+    `check` is called while the lock is held. What it raises keeps both files from being published.
     """
     with exclusive(lock_file):
-        if last.final.exists():
+        check()
+        if last.final.is_file():
             if not replace:
                 return False
             last.final.unlink()
@@ -116,7 +143,7 @@ def write_whole(final: Path, content: bytes, *, durable: bool = True) -> None:
 
 def write_json(final: Path, content: object) -> None:
     """Writes a value as readable JSON, atomically."""
-    write_whole(final, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_whole(final, (json_text(content) + "\n").encode())
 
 
 def write_once(final: Path, content: bytes) -> bool:
@@ -133,24 +160,36 @@ def write_once(final: Path, content: bytes) -> bool:
 @contextlib.contextmanager
 def exclusive(lock_file: Path) -> Iterator[None]:
     """Holds an exclusive lock. The kernel frees it if this process is killed."""
-    with lock_file.open("ab") as file:
-        _lock(file, block=True)
+    with naming(lock_file):
+        try:
+            descriptor = os.open(lock_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except PermissionError:  # another user's, in a run that a group shares: reading it is enough for most locks
+            descriptor = os.open(lock_file, os.O_RDONLY)
+    with _held(descriptor, lock_file):
         yield
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Removes the temporary files of dead processes, never those of live ones. Returns what was removed."""
-    removed = []
-    for path in sorted(folder.glob(f".*{TEMPORARY}")):
-        with contextlib.suppress(FileNotFoundError):  # its owner has published or removed it in the meantime
-            if _remove_if_dead(path):
-                removed.append(path)
-    return removed
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    with _held(os.open(folder, os.O_RDONLY), folder):
+        yield
+
+
+@contextlib.contextmanager
+def _held(descriptor: int, path: Path) -> Iterator[None]:
+    """Locks an open file or folder, and closes it in the end, which frees the lock also where it reports an error."""
+    try:
+        with naming(path):
+            lock(descriptor, wait=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
@@ -158,71 +197,26 @@ def sha256_of(path: Path) -> str:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Makes renames in a folder durable, where the file system can do that."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            name_file(error, folder)
+            raise
 
 
 def make_folder(folder: Path) -> None:
-    """Creates a folder for output, with its parents. Raises UserError naming it where that fails."""
+    """Creates a folder for output, with its parents, and removes what killed commands left in it.
+
+    Raises UserError naming it where it cannot be created.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot create the folder {folder}: {error.strerror}") from error
-
-
-def _create_locked(final: Path, buffered: bool) -> tuple[Path, IO[bytes]]:
-    """A new temporary file beside `final`, open and locked."""
-    # The name of a shard may be long: 255 bytes are the most in most file systems, and the suffix needs room too.
-    stem = final.name.encode()[:200].decode(errors="ignore")
-    while True:
-        attempt = f"{os.uname().nodename[:24]}.{os.getpid()}.{secrets.token_hex(4)}"
-        path = final.with_name(f".{stem}.{attempt}{TEMPORARY}")
-        file = path.open("x+b", buffering=-1 if buffered else 0)
-        # `remove_leftovers` of another process may have removed the file before it was locked: then start again.
-        if _lock(file, block=False) and os.fstat(file.fileno()).st_nlink:
-            return path, file
-        file.close()
-        path.unlink(missing_ok=True)
-
-
-def _lock(file: IO[bytes], block: bool) -> bool:
-    """Takes the exclusive lock. Returns whether it did; also True where the file system has no locks."""
-    try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if block else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
-
-
-def _remove_if_dead(path: Path) -> bool:
-    """Removes a file whose owner has ended. Holds the file's lock while it does, so that no owner can lock it."""
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            # The file system's clock decides, not this host's: the two may differ, and either may jump.
-            if _now_of(path.parent) - path.stat().st_mtime <= STALE_SECONDS:
-                return False
-        path.unlink()
-    return True
-
-
-def _now_of(folder: Path) -> float:
-    """The time by the clock of the folder's file system, in seconds since 1970."""
-    probe = folder / f".clock.{os.getpid()}.{secrets.token_hex(4)}"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        probe.unlink(missing_ok=True)
+        raise UserError(f"cannot create the folder {folder}: {reason_of(error)}") from error
+    remove_leftovers(folder)

@@ -9,7 +9,9 @@ import sys
 import click
 
 from jobs.errors import EXIT_ERROR, UserError
-from jobs.memory import keep_freed_memory
+from jobs.memory import is_out_of_memory, keep_freed_memory
+from jobs.phrases import shown
+from jobs.system_errors import reason_of
 
 # The name of each command, and its line in `promptsg --help`. jobs.commands.<name> has the click command, `command`.
 COMMANDS: dict[str, str] = {
@@ -61,22 +63,25 @@ class LazyGroup(click.Group):
         except Exception as error:
             if os.environ.get("PROMPTSG_DEBUG") or not _needs_no_traceback(error):
                 raise
-            click.echo(f"promptsg: {_message(error)}", err=True)
+            click.echo(f"promptsg: {shown(_message(error))}", err=True)
             sys.exit(EXIT_ERROR)
 
 
 def _needs_no_traceback(error: Exception) -> bool:
-    """Whether the message is enough: for our own error types, and for the operating system's errors on a named file."""
+    """Whether the message is enough: our own errors, those of files, and where memory does not suffice."""
     from cam.errors import CamError
     from promptsg_core.errors import ModelError
 
-    return isinstance(error, (UserError, ModelError, CamError)) or (isinstance(error, OSError) and bool(error.filename))
+    return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, OSError))
 
 
 def _message(error: Exception) -> str:
     """The error's message on one line; spaces stay as they are, since the message may quote a path."""
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {reason_of(error)}"
+    if is_out_of_memory(error):
+        reason = str(error).split("\n")[0].split(". ")[0] or "memory is used up"
+        return f"not enough memory ({reason}): take a smaller --batch-size or fewer --workers, or ask for more memory"
     return " ".join(str(error).split("\n"))
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from collections.abc import Collection
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 
-_LOOK_SECONDS = 1.0
+_CLOSE_SECONDS = 3.0
 
 
 def available_cores() -> int:
@@ -17,20 +22,38 @@ def available_cores() -> int:
     return os.cpu_count() or 1  # macOS has no affinities
 
 
-def start_worker(parent: int) -> None:
-    """To be called once in each worker process, which then leaves Ctrl-C to `parent` and ends when that has ended.
+def start_worker() -> None:
+    """To be called once in each worker process, which then leaves Ctrl-C to its parent and ends when that has ended.
 
-    `parent` is the process id of the process that the work is for. It is not always the worker's own parent process,
-    which may be a fork server.
+    The parent is the process that the work is for, also where a fork server has started the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True, name="parent watch").start()
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a process of multiprocessing is a worker"
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True, name="parent watch").start()
 
 
-def _end_with(parent: int) -> None:
-    while True:
-        try:
-            os.kill(parent, 0)
-        except (ProcessLookupError, PermissionError):  # it has ended; its number may be another user's process now
-            os._exit(1)
-        time.sleep(_LOOK_SECONDS)
+def end_pool(pool: ProcessPoolExecutor) -> None:
+    """Ends a pool's processes: by asking them, and by force those that have not ended after a few seconds.
+
+    What has not begun is not done. A process that is stopped (SIGSTOP) or hangs would keep this process for ever.
+    """
+    processes = list((pool._processes or {}).values())  # there is no public way before Python 3.14
+    pool.shutdown(wait=False, cancel_futures=True)
+    _join(processes)
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+    _join(processes)
+
+
+def _join(processes: Collection[BaseProcess]) -> None:
+    until = time.monotonic() + _CLOSE_SECONDS
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+
+
+def _end_with(parent_sentinel: int) -> None:
+    """Waits for the end of a pipe that the parent holds open: it also closes where nobody collects a dead parent."""
+    wait([parent_sentinel])
+    os._exit(1)

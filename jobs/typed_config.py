@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean, one_line
+from jobs.text_files import read_text
 
 
 class TypedConfig(BaseModel):
@@ -33,26 +34,26 @@ def gather(file: Path | None, options: Mapping[str, object], assignments: Sequen
     return values | dict(_assignment(text) for text in assignments)
 
 
-def validate(kind: type[C], values: Mapping[str, Any]) -> C:
-    """A configuration of these values. Raises UserError naming the key, the value and what is valid."""
+def validate(kind: type[C], values: Mapping[str, Any], file: Path | None = None) -> C:
+    """A configuration of these values. Raises UserError naming the key, the value, what is valid, and the file."""
+    source = "" if file is None else f" (with the settings of {file})"
     for key in values:
         if key not in kind.model_fields:
             known = list(kind.model_fields)
             hint = did_you_mean(str(key), known) or "."
-            raise UserError(f"unknown setting {key!r}{hint} Settings are {', '.join(known)}")
+            raise UserError(f"unknown setting {key!r}{hint} Settings are {', '.join(known)}{source}")
     try:
         return kind(**values)
     except ValidationError as error:
-        raise UserError("; ".join(_explain(problem) for problem in error.errors())) from error
+        raise UserError("; ".join(_explain(problem) for problem in error.errors()) + source) from error
 
 
 def read_yaml_mapping(file: Path) -> dict[Any, Any]:
     """The mapping in a YAML file, empty for an empty file. Raises UserError naming the file."""
+    text = read_text(file)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also 2026-13-45, which looks like a date
         raise UserError(f"{file} is not YAML: {one_line(error)}") from error
     if content is None:
         return {}
