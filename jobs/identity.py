@@ -1,14 +1,15 @@
 """Who is who: whether an image shows a person, a distractor or junk, and which images show the same person.
 
-This is the one place for that rule. A row that has the columns `role` and `identity` says it itself. For all others
-the default is:
+This is the one place for that rule. The layout of a data set knows it best: it writes `role` and `identity` into the
+JSON of a sample, and the metadata has them as columns. For what is not stated the default is:
 
 - pid -1 is junk.
 - pid 0 is a distractor where the key has the form of Market-1501's or DukeMTMC-reID's names, which use 0 so.
-- Every other image with a pid shows a person, and its identity is its pid, as text.
-- Without a pid nothing is known.
+- Every other image with a pid shows a person, whose identity is the pid as names write it, with at least four digits.
+- Without a pid nothing is known. A stated identity is that of a person.
 
-Only persons have an identity. Distractors, junk and unknown images match no other image.
+Only persons have an identity. Distractors, junk and unknown images match no other image. Runs of the versions that did
+not have the columns follow the same default; there an identity is the number alone, `2` instead of `0002`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
+
+from jobs.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +30,7 @@ Role = Literal["person", "distractor", "junk"]
 PERSON: Role = "person"
 DISTRACTOR: Role = "distractor"
 JUNK: Role = "junk"
+ROLES: tuple[Role, ...] = get_args(Role)
 NOBODY = -1  # the code of an image without identity
 
 _JUNK_PID, _DISTRACTOR_PID = -1, 0
@@ -46,13 +50,54 @@ def role_of(pid: int | None, key: str) -> Role | None:
 
 
 def identity_of(pid: int | None, key: str) -> str | None:
-    """The default identity of an image; None unless it shows a person."""
+    """The identity of an image in a run without the columns; None unless it shows a person."""
     return str(pid) if role_of(pid, key) == PERSON else None
+
+
+@dataclass(frozen=True)
+class Who:
+    """Who is on an image: its role, and its identity, which only persons have. None where it is not known."""
+
+    role: Role | None
+    identity: str | None
+
+
+def who_is(pid: int | None, key: str, role: Role | None = None, identity: str | None = None) -> Who:
+    """Who is on an image: what is stated counts, and the default for the rest."""
+    if role is None:
+        role = PERSON if identity is not None else role_of(pid, key)
+    if role != PERSON:
+        return Who(role, None)
+    if identity is None and pid is not None and pid != _JUNK_PID:
+        identity = identity_name(pid)
+    return Who(role, identity)
+
+
+def identity_name(pid: int) -> str:
+    """The identity of a person who is known by the pid alone: `0002`, as in the names of data sets."""
+    return f"{pid:04d}" if pid >= 0 else str(pid)
 
 
 def training_classes(pids: Iterable[int]) -> dict[int, int]:
     """pid -> class: the rank of each training pid among the sorted distinct ones, from 0 on."""
     return {pid: rank for rank, pid in enumerate(sorted(set(pids)))}
+
+
+def require_own_pids(people: Iterable[tuple[int, str | None]]) -> None:
+    """Raises UserError unless each person among these (pid, identity) has one pid, and no two persons share one."""
+    identity_of_pid: dict[int, str] = {}
+    pid_of_identity: dict[str, int] = {}
+    for pid, identity in people:
+        if identity is None:
+            continue
+        other, first = identity_of_pid.setdefault(pid, identity), pid_of_identity.setdefault(identity, pid)
+        if other != identity:
+            problem = f"the pid {pid} stands for two persons, {other!r} and {identity!r}"
+        elif first != pid:
+            problem = f"the person {identity!r} has two pids, {first} and {pid}"
+        else:
+            continue
+        raise UserError(f"{problem}, but classes are numbered by pid: give each person of the training split one pid")
 
 
 def identity_columns(available: Collection[str]) -> list[str]:
