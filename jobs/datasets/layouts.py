@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from jobs.datasets.folders import files_below
+from jobs.datasets.keys import base_key
 from jobs.datasets.listing import Listing, Record, names_in, path_below
 from jobs.datasets.names import ParsedKey, parse_as
 from jobs.errors import UserError
+from jobs.identity import PERSON, Who
 from jobs.image_names import is_image
+from jobs.phrases import shown
+from jobs.text_files import read_text
 
 FOLDERS = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
 LISTS = {"list_train.txt": "train", "list_val.txt": "val", "list_query.txt": "query", "list_gallery.txt": "gallery"}
@@ -33,37 +39,60 @@ def list_folders(root: Path, *, dataset: str, pattern: str) -> Listing:
     """
     listing = Listing(dataset=dataset)
     for folder, split in FOLDERS.items():
-        if not (root / folder).is_dir():
-            raise UserError(f"{root} has no folder {folder}, which {dataset} needs (it has {names_in(root)})")
-        for path in sorted((root / folder).iterdir()):
-            parsed = parse_as(pattern, path.stem) if is_image(path) else None
-            if parsed is None or not path.is_file():
-                listing.ignored.append(path)
-            else:
+        for path in _in_split(root, folder, dataset):
+            parsed = parse_as(pattern, base_key(path))
+            if path.is_dir():
+                _add_folder(listing, path)
+            elif not is_image(path):
+                listing.add_stray(path)
+            elif parsed is None:
+                listing.unfit.append(path)
+            elif path.is_file():
                 listing.records.append(Record(path=path, split=split, parsed=parsed))
+            else:
+                listing.missing.append(path)
     return listing
+
+
+def _in_split(root: Path, folder: str, dataset: str) -> list[Path]:
+    """What is in the folder of a split. Raises UserError if there is none."""
+    path = root / folder
+    if path.is_dir():
+        return sorted(path.iterdir())
+    if path.is_symlink():
+        raise UserError(f"{path} is a link to {shown(path.readlink())}, which is not a folder; mend the link")
+    raise UserError(f"{root} has no folder {folder}, which {dataset} needs (it has {names_in(root)})")
+
+
+def _add_folder(listing: Listing, folder: Path) -> None:
+    """Counts the images of a folder inside the folder of a split, which has none by its layout."""
+    images = [path for path in files_below(folder) if is_image(path)]
+    listing.unfit.extend(images)
+    if not images:
+        listing.ignored.append(folder)
 
 
 def list_msmt17(root: Path) -> Listing:
     """MSMT17, V1 (train, test) and V2 (mask_train_v2, mask_test_v2): lists of `path pid`.
 
-    The pid is the list's: test pids start again at 0, and only the split tells them from training pids. The camera is
-    the third field of the base name. Raises UserError for a missing list and for a line that is not `path pid`.
+    The pid is the list's. All are persons, also those of pid 0; test pids start again at 0, so identities carry the
+    folder's kind: `train/2` and `test/2`. The camera is the third field of the base name. Raises UserError for a
+    missing list and for a line that is not `path pid`.
     """
     listing = Listing(dataset="msmt17")
     for name, split in LISTS.items():
         file = root / name
         if not file.is_file():
             raise UserError(f"{root} has no {name}, which msmt17 needs (it has {names_in(root)})")
-        folder = _msmt17_folder(root, "train" if split in ("train", "val") else "test")
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
+        kind = "train" if split in ("train", "val") else "test"
+        folder = _msmt17_folder(root, kind)
+        for number, line in enumerate(read_text(file).splitlines(), start=1):
             if not line.strip():
                 continue
-            path, parsed = _msmt17_line(folder, line, f"{file}, line {number}")
-            if path.is_file():
-                listing.records.append(Record(path=path, split=split, parsed=parsed))
-            else:
-                listing.missing.append(path)
+            where = f"{file}, line {number}"
+            path, parsed = _msmt17_line(folder, line, where)
+            who = Who(PERSON, f"{kind}/{parsed.pid}")
+            listing.add_listed(Record(path=path, split=split, parsed=parsed, stated=who), where)
     return listing
 
 
@@ -76,8 +105,8 @@ def _msmt17_folder(root: Path, kind: str) -> Path:
 
 def _msmt17_line(folder: Path, line: str, where: str) -> tuple[Path, ParsedKey]:
     words = line.split()
-    parsed = parse_as("msmt17", PurePosixPath(words[0]).stem)
-    if len(words) != 2 or parsed is None or not words[1].isdigit():
+    parsed = parse_as("msmt17", base_key(PurePosixPath(words[0])))
+    if len(words) != 2 or parsed is None or re.fullmatch("[0-9]{1,9}", words[1]) is None:
         raise UserError(f"{where}: expected `path pid`, got {line!r}")
     path = path_below(folder, words[0], where)
     return path, ParsedKey(pid=int(words[1]), camid=parsed.camid, frame=parsed.frame)
@@ -89,7 +118,7 @@ def _has_training_names(root: Path, *, pattern: str) -> bool:
     if not folder.is_dir():
         return False
     first = islice((path for path in sorted(folder.iterdir()) if is_image(path)), _LOOKED_AT)
-    return any(parse_as(pattern, path.stem) for path in first)
+    return any(parse_as(pattern, base_key(path)) for path in first)
 
 
 def _is_msmt17(root: Path) -> bool:

@@ -22,11 +22,12 @@ class ParsedKey:
 
 
 # Tried in this order; no name fits two. Of the other numbers in a name, those are kept that have a metadata column.
+# Pids have four digits, and more where there are more persons.
 _PATTERNS: Mapping[str, re.Pattern[str]] = {
-    "market1501": re.compile(r"(?P<pid>-1|\d{4})_c(?P<cam>\d+)s(?P<seq>\d+)_(?P<frame>\d+)_\d+"),
-    "dukemtmc": re.compile(r"(?P<pid>\d{4})_c(?P<cam>\d+)_f(?P<frame>\d+)"),
-    "cuhk03-np": re.compile(r"(?P<pid>\d{4})_c(?P<cam>\d+)_\d+"),
-    "msmt17": re.compile(r"(?P<pid>\d{4})_\d{3}_(?P<cam>\d{2})_\d{4}\w+?_(?P<frame>\d+)_\d+(_ex)?"),
+    "market1501": re.compile(r"(?P<pid>-1|\d{4,9})_c(?P<cam>\d+)s(?P<seq>\d+)_(?P<frame>\d+)_\d+"),
+    "dukemtmc": re.compile(r"(?P<pid>\d{4,9})_c(?P<cam>\d+)_f(?P<frame>\d+)"),
+    "cuhk03-np": re.compile(r"(?P<pid>\d{4,9})_c(?P<cam>\d+)_\d+"),
+    "msmt17": re.compile(r"(?P<pid>\d{4,9})_\d{3,}_(?P<cam>\d{2})_\d{4}\w+?_(?P<frame>\d+)_\d+(_ex)?"),
 }
 
 

@@ -25,7 +25,7 @@ def list_dataset(source: Path, dataset: str = "auto") -> Listing:
         raise UserError(f"unknown dataset {dataset!r}; known are {', '.join(LAYOUTS)}, auto")
     listing = LAYOUTS[dataset].list_images(root)
     if not listing.records:
-        seen = first_few((path.name for path in listing.ignored), _SHOWN)
+        seen = first_few((path.name for path in [*listing.unfit, *listing.missing, *listing.ignored]), _SHOWN)
         raise UserError(f"no image of {root} is named as {dataset} names them{f' (seen: {seen})' if seen else ''}")
     return listing
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import IO
 
+from jobs.datasets.keys import member_suffix
+from jobs.datasets.listing import Record
 from jobs.datasets.names import ParsedKey
+from jobs.errors import UserError
+from jobs.identity import Who
+from jobs.phrases import shown
 
 
 def write_members(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
@@ -21,6 +26,26 @@ def write_members(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None
             tar.addfile(info, io.BytesIO(content))
 
 
-def sample_json(parsed: ParsedKey, split: str) -> bytes:
+def member_names(record: Record) -> tuple[str, str]:
+    """The names of a sample's `.json` and of its image."""
+    return f"{record.key}.json", f"{record.key}{member_suffix(record.path)}"
+
+
+def read_members(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of each record's members: `<key>.json`, and `<key>.<suffix>` with the image's bytes untouched.
+
+    Raises UserError naming an image that cannot be read.
+    """
+    for record in records:
+        try:
+            image = record.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {shown(record.path)}: {error.strerror}") from error
+        note, name = member_names(record)
+        yield note, sample_json(record.parsed, record.split, record.who)
+        yield name, image
+
+
+def sample_json(parsed: ParsedKey, split: str, who: Who) -> bytes:
     """The content of a sample's `.json` member."""
-    return json.dumps({**asdict(parsed), "split": split}).encode()
+    return json.dumps({**asdict(parsed), **asdict(who), "split": split}).encode()

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jobs.atomic import StagedFile, make_folder, remove_leftovers, write_once
+from jobs.atomic import StagedFile, make_folder, write_once
 from jobs.datasets.shard_plan import PLAN
 from jobs.datasets.tar_writer import sample_json, write_members
 from jobs.errors import UserError
+from jobs.identity import who_is
+from jobs.image_names import MASK_SUFFIX
+from jobs.leftovers import scratch_folder
 from jobs.pedestrians.crowd import FOLDERS, Counts, Crowd, Shot, count_images
 from jobs.pedestrians.photo import take
-from jobs.shards.samples import MASK_SUFFIX
+from jobs.system_errors import naming
 
 DRAWING_VERSION = 1  # to be raised with every change that makes other pictures of the same request
 
@@ -30,20 +31,17 @@ def make_pedestrians(folder: Path, **sizes: int) -> Counts:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; remove it, or name another folder for the pedestrians")
     make_folder(folder.parent)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
-    try:
-        shots = crowd.shots()
+    shots = crowd.shots()
+    with naming(folder), scratch_folder(folder.parent, folder.name) as scratch:
+        unfinished = scratch / "whole"
         for name in FOLDERS.values():
-            (unfinished / name).mkdir()
+            (unfinished / name).mkdir(parents=True)
             (unfinished / "masks" / name).mkdir(parents=True)
         for shot in shots:
             photo = take(shot, crowd.seed)
             (unfinished / FOLDERS[shot.split] / f"{shot.key}.jpg").write_bytes(photo.jpeg)
             (unfinished / "masks" / FOLDERS[shot.split] / f"{shot.key}.png").write_bytes(photo.mask)
-        unfinished.chmod(0o755)  # mkdtemp's are private
         unfinished.replace(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return count_images(shots)
 
 
@@ -63,7 +61,6 @@ def write_pedestrian_shards(
     plan = _plan(crowd, images_per_shard, splits)
     make_folder(dest)
     _claim(dest, crowd, plan)
-    remove_leftovers(dest)
     for name, shots in plan.items():
         if not (dest / name).exists():
             with StagedFile(dest / name) as staged:
@@ -106,6 +103,6 @@ def _members(shots: Sequence[Shot], seed: int) -> Iterator[tuple[str, bytes]]:
     """The files of the samples, drawn one sample at a time."""
     for shot in shots:
         photo = take(shot, seed)
-        yield f"{shot.key}.json", sample_json(shot.parsed, shot.split)
+        yield f"{shot.key}.json", sample_json(shot.parsed, shot.split, who_is(shot.parsed.pid, shot.key))
         yield f"{shot.key}.jpg", photo.jpeg
         yield f"{shot.key}{MASK_SUFFIX}", photo.mask

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
@@ -358,3 +360,20 @@ def test_drawing_does_not_wait_for_torch() -> None:
         "assert not {'torch', 'webdataset'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shards_say_who_is_a_person(tmp_path: Path) -> None:
+    write_pedestrian_shards(tmp_path, train=1, test=1, cameras=1, images_per_camera=2, distractors=1, junk=1)
+    found = set()
+    for path in tmp_path.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for name in (name for name in tar.getnames() if name.endswith(".json")):
+                note = json.load(tar.extractfile(name))  # type: ignore[arg-type]
+                found.add((note["split"], note["pid"], note["role"], note["identity"]))
+    assert found == {
+        ("train", 1, "person", "0001"),
+        ("query", 2, "person", "0002"),
+        ("gallery", 2, "person", "0002"),
+        ("gallery", 0, "distractor", None),
+        ("gallery", -1, "junk", None),
+    }
