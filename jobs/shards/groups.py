@@ -1,18 +1,43 @@
 """Groups the members of a tar into samples, as WebDataset does: a run of members that share a key (no torch).
 
-A key is a member's path up to the first dot of its base name; what follows the dot is the member's extension.
+A key is a member's path up to the first dot of its base name; what follows the dot is the member's extension. The last
+suffix says whether a member is an image; where it is not known, the content does.
 """
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from jobs.image_names import IMAGE_SUFFIXES
+from jobs.image_names import IMAGE_SUFFIXES, MASK_SUFFIX, OTHER_IMAGE_SUFFIXES, is_hidden_clutter
+from jobs.phrases import counted_kinds
 from jobs.shards.tar import Member
+from promptsg_core.image_formats import is_surely_image
 
-_KEY = re.compile(r"^((?:.*/)?[^/.]+)\.([^/]+)$")
+_LONGEST_SUFFIX = 12
+_MOST_KINDS = 20
+
+
+@dataclass
+class ShardContents:
+    """What a shard holds: how many images and, by kind, how many members of which nothing was made.
+
+    A kind is a suffix such as `.txt`, or a name such as `.DS_Store`. `notes` are the `.json` members of samples.
+    """
+
+    images: int = 0
+    notes: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def pass_over(self, name: str) -> None:
+        """Counts a member of which nothing is made."""
+        kind = _kind_of(name)
+        self.passed_over[kind if kind in self.passed_over or len(self.passed_over) < _MOST_KINDS else "others"] += 1
+
+    def held_instead(self) -> str:
+        """What a shard without images holds, such as `12 .txt, 3 .json`; empty where it holds nothing at all."""
+        return counted_kinds(self.passed_over + Counter({".json": self.notes}))
 
 
 @dataclass
@@ -24,39 +49,87 @@ class Group:
 
     @property
     def images(self) -> list[Member]:
-        """The members whose extension is that of an image."""
-        return [member for extension, member in self.members if f".{extension}" in IMAGE_SUFFIXES]
+        """The members that are images."""
+        return [member for extension, member in self.members if _is_image(extension, member)]
 
     @property
     def notes(self) -> list[Member]:
-        """The `.json` members."""
-        return [member for extension, member in self.members if extension == "json"]
-
-    @property
-    def is_sample(self) -> bool:
-        """Whether the group could be meant as a sample: it has an image or metadata, and is not a lone README.txt."""
-        return bool(self.images or self.notes)
+        """The `.json` members, and the one that is named as the sample's only image is: `X.rgb.json`, `X.rgb.jpg`."""
+        wanted = {"json"}
+        if len(images := [extension for extension, member in self.members if _is_image(extension, member)]) == 1:
+            wanted.add(f"{images[0].rpartition('.')[0]}.json")
+        return [member for extension, member in self.members if extension in wanted]
 
 
-def read_groups(members: Iterable[Member]) -> Iterator[Group]:
-    """The groups that could be samples, in tar order. Members without a key or extension are passed over."""
+def read_groups(members: Iterable[Member], contents: ShardContents | None = None) -> Iterator[Group]:
+    """The groups that could be samples, in tar order. `contents` counts what is in them, and all that is not."""
+    counted = ShardContents() if contents is None else contents
     group: Group | None = None
     for member in members:
-        found = None if _is_hidden(member.name) else _KEY.match(member.name)
-        if found is None:
+        key, extension = _split(member.name)
+        if _is_note_of_others(member.name) or not (extension or _is_image(extension, member)):
+            counted.pass_over(member.name)
             continue
-        key, extension = found[1], found[2].lower()
         if group is None or group.key != key:
-            if group is not None and group.is_sample:
+            if group is not None and _count(group, counted):
                 yield group
             group = Group(key)
         group.members.append((extension, member))
-    if group is not None and group.is_sample:
+    if group is not None and _count(group, counted):
         yield group
 
 
-def _is_hidden(name: str) -> bool:
-    """Whether a member is a macOS resource fork, or a note of WebDataset's own such as `__meta__.json`."""
-    base = name.rsplit("/", 1)[-1]
-    stem = base.partition(".")[0]
-    return base.startswith("._") or (stem.startswith("__") and stem.endswith("__"))
+def key_of(name: str) -> str:
+    """The key of a member: its name up to the first dot of the base name."""
+    return _split(name)[0]
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(key, extension) of a member. A name without a stem before its first dot is a key as a whole."""
+    folder, slash, base = name.rpartition("/")
+    visible = base.lstrip(".")
+    dots = base[: len(base) - len(visible)]
+    stem, _, extension = visible.partition(".")
+    return f"{folder}{slash}{dots}{stem}", extension.lower()
+
+
+def _is_image(extension: str, member: Member) -> bool:
+    """Whether a member is an image by its last suffix or, where that is unknown, by its content."""
+    if f".{extension}".endswith(MASK_SUFFIX):
+        return False
+    last = f".{extension.rpartition('.')[2]}"
+    if last in IMAGE_SUFFIXES or last in OTHER_IMAGE_SUFFIXES:
+        return True
+    return last != ".json" and member.data is not None and is_surely_image(member.data)
+
+
+def _count(group: Group, contents: ShardContents) -> bool:
+    """Counts a group's members. Returns whether it could be meant as a sample: it is not a lone README.txt."""
+    images, notes = group.images, group.notes
+    used = {id(member) for member in (*images, *notes)}
+    contents.images += len(images)
+    contents.notes += len(notes)
+    for extension, member in group.members:
+        is_mask = images and f".{extension}".endswith(MASK_SUFFIX)
+        if id(member) not in used and not is_mask:
+            contents.pass_over(member.name)
+    return bool(used)
+
+
+def _is_note_of_others(name: str) -> bool:
+    """Whether a member was left by a desktop system, or is a note of WebDataset's own such as `__meta__.json`."""
+    stem, _, extension = name.rpartition("/")[2].partition(".")
+    own = stem.startswith("__") and stem.endswith("__") and extension.lower() == "json"
+    return own or is_hidden_clutter(name)
+
+
+def _kind_of(name: str) -> str:
+    """The kind under which a member is counted: its last suffix, or the name of what a desktop system left."""
+    base = name.rpartition("/")[2]
+    if is_hidden_clutter(name):
+        return "._*" if base.startswith("._") else base[:_LONGEST_SUFFIX]
+    stem, dot, last = base.rpartition(".")
+    if not (stem and dot and last):
+        return "without a suffix"
+    is_plain = len(last) <= _LONGEST_SUFFIX and last.isascii() and last.isalnum()
+    return f".{last.lower()}" if is_plain else "others"

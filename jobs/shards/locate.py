@@ -7,16 +7,17 @@ without byte ranges. Such a shard is read from start to end once, and the wanted
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.shards.random_access import Source, SourceRow, changed_error, rows_by_shard
+from jobs.shards.access import ShardAccess
+from jobs.shards.random_access import Source, SourceRow, changed_error, check_crc, rows_by_shard
 from jobs.shards.remote import FileFacts, RemoteError, describe
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
-from jobs.shards.urls import PIPE, Shard, moved_shard
+from jobs.shards.urls import PIPE, Shard
 
 logger = logging.getLogger(__name__)
 _ELSEWHERE = "give the folder of the original with --shards-root, or mine again"
@@ -30,19 +31,19 @@ class _Unpacking:
     rows: list[SourceRow]
 
 
-def locate(
-    shards: Iterable[Shard], rows: Sequence[SourceRow], shards_root: str | Path | None, scratch: Path
-) -> dict[str, Source]:
+def locate(shards: Iterable[Shard], rows: Sequence[SourceRow], access: ShardAccess, scratch: Path) -> dict[str, Source]:
     """Where the images of the rows can be read: shard -> Source. `shards` are those that the run was mined from.
 
-    Shards without offsets are unpacked into the folder `scratch`. Raises UserError for a shard that does not exist or
-    has another size than when it was mined.
+    `access` says where they are now, and which of them may be opened. Shards without offsets are unpacked into the
+    folder `scratch`. Raises UserError for a shard that may not be opened, does not exist, or has another size than when
+    it was mined.
     """
     mined = {shard.name: shard for shard in shards}
     sources: dict[str, Source] = {}
     to_unpack: list[_Unpacking] = []
-    for name, wanted in rows_by_shard(rows).items():
-        shard = moved_shard(mined[name], shards_root)
+    by_shard = rows_by_shard(rows)
+    for shard in access.find(_of_run(mined, name) for name in by_shard):
+        name, wanted = shard.name, by_shard[shard.name]
         has_ranges = _check(shard)
         if has_ranges and all(row["image_offset"] is not None for row in wanted):
             sources[name] = Source(shard=name, url=shard.url, is_local=shard.is_local)
@@ -53,6 +54,12 @@ def locate(
     for one in to_unpack:
         sources[one.shard.name] = unpack(one.shard, one.rows, scratch / f"{one.shard.name}.images")
     return sources
+
+
+def _of_run(mined: Mapping[str, Shard], name: str) -> Shard:
+    if name not in mined:
+        raise UserError(f"a row names the shard {name!r}, which run.json does not list; `promptsg verify` says more")
+    return mined[name]
 
 
 def unpack(shard: Shard, rows: Iterable[SourceRow], scratch: Path) -> Source:
@@ -69,6 +76,7 @@ def unpack(shard: Shard, rows: Iterable[SourceRow], scratch: Path) -> Source:
                 raise changed_error(
                     source, row, f"its sample {sample.tar_index} is {sample.key!r} of {len(data)} bytes"
                 )
+            check_crc(source, row, data)
             offsets[sample.tar_index] = file.tell()
             file.write(data)
     if missing := wanted.keys() - offsets.keys():

@@ -8,22 +8,37 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import hashlib
 import io
 import lzma
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 from types import TracebackType
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from jobs.errors import ShardError
+from jobs.image_names import MASK_SUFFIX, is_image
 from jobs.phrases import one_line
+from jobs.shards.access import ShardAccess
+from jobs.shards.limits import MAX_HEADER_BYTES, MAX_MEMBER_BYTES, MAX_STORED_BYTES, Expanding, shortened
 from jobs.shards.opening import open_shard
+from jobs.shards.plan_beside import ListedTar, listed_tar
 from jobs.shards.remote import RemoteError
+from jobs.shards.shard_bytes import ShardBytes, parts_sha256
 from jobs.shards.urls import Shard
 
 _BLOCK = tarfile.BLOCKSIZE
+# An archive is filled up with zeros to a whole record. A longer tail is of a copy that broke off in a file whose size
+# was set before. `tar -b` with a larger record is told too: its zeros look the same, and packing again costs little.
+_RECORD = tarfile.RECORDSIZE  # 10,240 bytes
+# The headers that are read whole, for the name and attributes of the member after them.
+_NAME_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
 _UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -31,19 +46,23 @@ _UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, 
 class Member:
     """One regular file, or a link or device, which is not followed (`data` None).
 
-    `offset` is where `data` starts in the tar, None if the tar is compressed.
+    `offset` is where `data` starts in the tar, None if the tar is compressed. `too_large` is the size of a file that is
+    not read because it has more bytes than MAX_MEMBER_BYTES (`data` None), else None.
     """
 
     name: str
     offset: int | None
     data: bytes | None
+    too_large: int | None = None
 
 
 class TarReader:
     """Iterates over the members of a shard in tar order; a context manager.
 
     Raises ShardError, naming the shard, the place and what to do, for a tar that is truncated, damaged, unreadable,
-    no tar at all, or followed by another one. `bytes_read` counts what came from the file or stream.
+    no tar at all, followed by another one or by more zeros than a record has, changed while it was read, or other than
+    shards.json beside it says. `bytes_read` counts what came from the file or stream. `whole` tells its bytes from any
+    others, once all members were read.
     """
 
     def __init__(self, shard: Shard) -> None:
@@ -51,6 +70,8 @@ class TarReader:
         self._stream: IO[bytes] | None = None
         self._source: _Source | None = None
         self._last = "the start"
+        self._images = 0
+        self.whole: ShardBytes | None = None
 
     def __enter__(self) -> TarReader:
         return self
@@ -77,34 +98,73 @@ class TarReader:
             raise self._broken_error(one_line(error)) from error
 
     def _members(self) -> Iterator[Member]:
+        before = self._file_facts()
         self._stream = self._open()
         self._source = source = _Source(self._stream)
         if not source.start:
             raise self._broken_error("the file is empty")
         decompress = _decompression(source.start)
-        plain = cast(IO[bytes], source) if decompress is None else decompress(source)
+        plain = cast(IO[bytes], source if decompress is None else Expanding(decompress(source), source))
         with _StrictTarFile.open(fileobj=plain, mode="r|", tarinfo=_StrictTarInfo) as tar:
             for info in tar:
                 vars(tar)["members"] = []  # or the archive's whole index stays in memory
                 if not info.isdir():
                     yield self._member(tar, info, has_offsets=decompress is None)
             self._check_end(tar)
+        while source.read(1 << 16):  # what a compressed stream's reader left
+            pass
+        self.whole = self._whole(source, before)
+        self._compare(listed_tar(Path(self.shard.url)) if self.shard.is_local else None, self.whole)
+
+    def _file_facts(self) -> os.stat_result | None:
+        """The state of a local file; None where there is none, or where it cannot be looked at."""
+        if not self.shard.is_local:
+            return None
+        with contextlib.suppress(OSError):
+            return Path(self.shard.url).stat()
+        return None
+
+    def _whole(self, source: _Source, before: os.stat_result | None) -> ShardBytes:
+        """The bytes that were read. Raises ShardError where the file changed meanwhile."""
+        after, sha256 = self._file_facts(), source.digest.hexdigest()
+        if before is None or after is None or not Path(self.shard.url).is_file():
+            return ShardBytes(size=source.count, sha256=sha256)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or after.st_size != source.count:
+            raise ShardError(f"{self.shard.name}: {self.shard.url} was written while it was read; try again")
+        parts = parts_sha256(Path(self.shard.url), source.count)
+        return ShardBytes(size=source.count, sha256=sha256, modified_ns=after.st_mtime_ns, parts_sha256=parts)
+
+    def _compare(self, listed: ListedTar | None, whole: ShardBytes) -> None:
+        """Raises ShardError where the tar is not the one that shards.json lists."""
+        if listed is None:
+            return
+        if listed.images is not None and self._images < listed.images:
+            raise self._broken_error(f"it has {self._images} images and {listed.plan} lists {listed.images}")
+        if listed.sha256 is not None and whole.sha256 != listed.sha256:
+            raise ShardError(
+                f"{self.shard.name}: {self.shard.url} has other bytes than {listed.plan} lists (SHA-256 differs): "
+                "it was damaged or replaced; pack it again with `promptsg shard`"
+            )
 
     def _open(self) -> IO[bytes]:
         try:
-            return open_shard(self.shard.url)
+            return open_shard(self.shard.url if not self.shard.recorded else ShardAccess().find([self.shard])[0].url)
         except OSError as error:
             reason = error.strerror or one_line(error)
             raise ShardError(f"{self.shard.name}: cannot open {self.shard.url}: {reason}") from error
 
     def _member(self, tar: tarfile.TarFile, info: tarfile.TarInfo, *, has_offsets: bool) -> Member:
-        file = tar.extractfile(info) if info.isreg() else None
+        too_large = info.size if info.isreg() and info.size > MAX_MEMBER_BYTES else None
+        if _stored_bytes(info) > MAX_STORED_BYTES:
+            raise self._broken_error(f"member {shortened(info.name)!r} has {_stored_bytes(info):,} bytes")
+        file = tar.extractfile(info) if info.isreg() and too_large is None else None
         data = None if file is None else file.read()
         if data is not None and len(data) != info.size:
             raise self._broken_error(f"member {info.name!r} breaks off")
-        name = info.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        self._last = f"member {name!r}"
-        return Member(name=name, offset=info.offset_data if has_offsets else None, data=data)
+        name = text_of(info.name)
+        self._last = f"member {shortened(name)!r}"
+        self._images += is_image(PurePath(name)) and not name.lower().endswith(MASK_SUFFIX)
+        return Member(name=name, offset=info.offset_data if has_offsets else None, data=data, too_large=too_large)
 
     def _check_end(self, tar: _StrictTarFile) -> None:
         """The archive must end in two zero blocks, and nothing but zeros may follow."""
@@ -114,9 +174,16 @@ class TarReader:
             raise self._broken_error("a header is damaged" if damaged else "the end-of-archive blocks are missing")
         if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
             raise self._broken_error("the second end-of-archive block is missing")
+        zeros = 2 * _BLOCK
         while rest := tar.fileobj.read(1 << 16):  # a `pipe:` command that failed says so at its end
             if rest.strip(b"\0"):
                 raise self._broken_error("more data follows the end of the archive (several tars in one file?)")
+            zeros += len(rest)
+        if zeros >= _RECORD + 2 * _BLOCK:
+            raise self._broken_error(
+                f"it ends in {zeros:,} bytes of zeros, more than a record's {_RECORD:,}: members are lost, or it was "
+                "packed with a larger `tar -b`"
+            )
 
     def _broken_error(self, reason: str) -> ShardError:
         problem = f"{self.shard.url} is not a whole tar: {reason} ({self._place()})"
@@ -126,6 +193,11 @@ class TarReader:
         return f"after {self._last}, {self.bytes_read:,} bytes read"
 
 
+def text_of(name: str) -> str:
+    """A member's name as text that can be stored: bytes that are not UTF-8 are escaped."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 class _StrictTarFile(tarfile.TarFile):
     """A TarFile that knows why reading headers ended."""
 
@@ -133,8 +205,21 @@ class _StrictTarFile(tarfile.TarFile):
     ended_by: tarfile.HeaderError | None = None
 
 
+def _stored_bytes(info: tarfile.TarInfo) -> int:
+    """The bytes that a member takes in the tar: a sparse one claims more."""
+    parts = cast("list[tuple[int, int]] | None", info.sparse)  # (offset, size)
+    return info.size if parts is None else sum(size for _, size in parts)
+
+
 class _StrictTarInfo(tarfile.TarInfo):
     """Tells its _StrictTarFile why reading headers ended."""
+
+    @classmethod
+    def frombuf(cls, *words: Any) -> _StrictTarInfo:  # noqa: ANN401 -- tarfile's own parameters
+        info = super().frombuf(*words)
+        if info.type in _NAME_HEADERS and info.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header has {info.size:,} bytes")
+        return info
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
@@ -146,13 +231,14 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 
 class _Source(io.RawIOBase):
-    """Counts the bytes of a stream, and shows its first ones without consuming them."""
+    """Counts and hashes the bytes of a stream, and shows its first ones without consuming them."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._ahead = stream.read(6)
         self.start = self._ahead
         self.count = 0
+        self.digest = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         ahead, self._ahead = self._ahead, b""
@@ -163,6 +249,7 @@ class _Source(io.RawIOBase):
             while len(data) < size and (more := self._stream.read(size - len(data))):
                 data += more
         self.count += len(data)
+        self.digest.update(data)
         return data
 
     def readable(self) -> bool:

@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,8 @@ from hypothesis import strategies as st
 
 from jobs.errors import ShardError, UserError
 from jobs.shards import decoding
+from jobs.shards import reader as reader_module
+from jobs.shards import samples as samples_module
 from jobs.shards.decoding import default_workers
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.samples import Sample
@@ -87,12 +92,32 @@ def test_rows_have_all_that_names_and_json_say(tmp_path: Path) -> None:
     (market, duke, other), _, _ = read_one(path, "query-3")
     assert market == Sample(
         key=f"d/{key}", tar_index=0, pid=7, camid=2, seq=2, frame=451, split="query", width=20, height=40,
-        image_offset=512, image_size=len(picture),
+        image_offset=512, image_size=len(picture), image_crc32=zlib.crc32(picture),
     )  # fmt: skip
     assert (duke.pid, duke.camid, duke.frame, duke.tar_index) == (8, 1, 9, 1)
     assert (other.pid, other.camid, other.split) == (5, None, "mine")
     whole = path.read_bytes()
     assert whole[other.image_offset :][: other.image_size] == picture
+
+
+def test_who_is_on_an_image_is_what_the_json_says_or_the_default(tmp_path: Path) -> None:
+    cases: list[tuple[str, dict[str, object], tuple[str | None, str | None]]] = [
+        ("0002_c1s1_000001_00", {}, ("person", "0002")),
+        ("0000_c1s1_000002_00", {}, ("distractor", None)),
+        ("-1_c1s1_000003_00", {}, ("junk", None)),
+        ("0000_000_01_0303morning_0015_0", {}, ("person", "0000")),
+        ("0000_000_01_0303morning_0016_0", {"role": "person", "identity": "test/0"}, ("person", "test/0")),
+        ("a", {"pid": 3, "role": "distractor", "identity": None}, ("distractor", None)),
+        ("b", {"identity": "anna"}, ("person", "anna")),
+        ("c", {"pid": 3, "role": None, "identity": None}, ("person", "0003")),
+        ("d", {"pid": 3, "role": "junk", "identity": "3"}, ("junk", None)),
+        ("e", {}, (None, None)),
+    ]
+    path = write_tar(
+        tmp_path / "a.tar", [m for key, note, _ in cases for m in sample_members(key, image_bytes(), **note)]
+    )
+    samples, _, _ = read_one(path)
+    assert [(s.key, s.status, (s.role, s.identity)) for s in samples] == [(key, "ok", who) for key, _, who in cases]
 
 
 def link(name: str) -> bytes:
@@ -119,6 +144,15 @@ BAD: dict[str, tuple[list[Member], str | None, str]] = {
     "json list": ([("k.json", b"[1]"), ("k.jpg", image_bytes(2))], "metadata_invalid", "is list, not an object"),
     "json text pid": ([("k.json", b'{"pid": "3"}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "pid is '3'"),
     "json bool": ([("k.json", b'{"camid": true}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "camid is True"),
+    "json role": ([("k.json", b'{"role": "human"}'), ("k.jpg", image_bytes(2))], "metadata_invalid",
+                  "role is 'human', expected person, distractor, junk or null"),
+    "json role list": ([("k.json", b'{"role": []}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "role is []"),
+    "json identity": ([("k.json", b'{"identity": 3}'), ("k.jpg", image_bytes(2))], "metadata_invalid",
+                      "identity is 3, expected a string that is not empty, or null"),
+    "json no identity": ([("k.json", b'{"identity": ""}'), ("k.jpg", image_bytes(2))], "metadata_invalid",
+                         "identity is ''"),
+    "json identity, no text": ([("k.json", b'{"identity": "\\udc80"}'), ("k.jpg", image_bytes(2))], "metadata_invalid",
+                               "which is not text"),
     "json float": ([("k.json", b'{"pid": 1.5}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "pid is 1.5"),
     "json huge": ([("k.json", b'{"camid": 9999999999}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "camid"),
     "json split": ([("k.json", b'{"split": 3}'), ("k.jpg", image_bytes(2))], "metadata_invalid", "split is 3"),
@@ -269,12 +303,58 @@ def test_decoding_processes_do_not_outlive_a_killed_parent(tmp_path: Path, shard
     assert parent.stdout is not None
     children = [int(word) for word in parent.stdout.readline().split()]
     assert children
-    parent.kill()
-    parent.wait()
+    parent.kill()  # and nobody waits for it: it stays as a zombie, whose number is still in use
     deadline = time.monotonic() + 15
     while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(_alive(pid) for pid in children)
+    parent.wait()
+
+
+def test_a_stopped_decoding_process_holds_up_neither_a_request_to_stop_nor_the_end(shards: list[Shard]) -> None:
+    stop_now = threading.Event()
+    with reader(batch_size=1, workers=2) as source:
+        items = source.read(itertools.cycle(shards), stop=stop_now.is_set)
+        next(items)
+        assert source._decoder is not None and source._decoder._pool is not None
+        workers = list(source._decoder._pool._processes)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        stop_now.set()
+        started = time.monotonic()
+        assert len(list(itertools.islice(items, 10_000))) < 10_000
+    assert time.monotonic() - started < 12 and not any(_alive(pid) for pid in workers)
+
+
+def test_a_decoding_process_that_hangs_is_said(shards: list[Shard], monkeypatch: pytest.MonkeyPatch) -> None:
+    with reader(batch_size=1, workers=1) as source:
+        items = source.read(itertools.cycle(shards))
+        next(items)  # the processes have started
+        monkeypatch.setattr(decoding, "_STALLED_SECONDS", 0.1)
+        assert source._decoder is not None and source._decoder._pool is not None
+        for pid in source._decoder._pool._processes:
+            os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(UserError, match=r"a batch was not decoded in .* minutes: the decoding process hangs"):
+            for _ in itertools.islice(items, 10_000):
+                pass
+
+
+def test_a_shard_that_raises_anything_is_that_shard_s_failure(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_samples(tar: object, name: str, *rest: object) -> Iterator[object]:
+        if name == "s-1":
+            raise MemoryError
+        if name == "s-2":
+            raise KeyError("odd")
+        yield from samples_module.read_samples(tar, name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(reader_module, "read_samples", read_samples)
+    with reader(batch_size=4, workers=0) as source:
+        ends = {item.shard.name: item.error for item in source.read(shards) if isinstance(item, ShardEnd)}
+    assert ends["s-0"] is None and ends["s-3"] is None
+    assert str(ends["s-1"]) == f"s-1: reading {shards[1].url} failed: not enough memory"
+    assert str(ends["s-2"]) == f"s-2: reading {shards[2].url} failed: KeyError: 'odd'"
 
 
 def _alive(pid: int) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
+import json
 import lzma
 import os
+import subprocess
 import tarfile
 import time
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import ShardError
+from jobs.shards.shard_bytes import parts_sha256
 from jobs.shards.tar import Member, TarReader
 from jobs.shards.urls import Shard, expand_shards
 from tests.support.shard_files import Member as Pair
@@ -159,3 +163,73 @@ def test_a_file_that_is_gone_is_that_shards_error(tmp_path: Path) -> None:
     shard = Shard(name="s-0", url=str(tmp_path / "gone.tar"), size=1)
     with pytest.raises(ShardError, match=r"^s-0: cannot open .*gone\.tar: No such file"), TarReader(shard) as tar:
         list(tar)
+
+
+def test_the_whole_tar_is_hashed_while_it_is_read(tmp_path: Path) -> None:
+    plain = write_tar(tmp_path / "s.tar", [*MEMBERS, ("big.jpg", bytes(range(256)) * 2000)])
+    packed = tmp_path / "s.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    for path in (plain, packed):
+        data = path.read_bytes()
+        with TarReader(shard_of(path)) as tar:
+            next(iter(tar))
+            assert tar.whole is None
+        with TarReader(shard_of(path)) as tar:
+            list(tar)
+        assert tar.whole is not None and tar.whole.sha256 == hashlib.sha256(data).hexdigest()
+        assert (tar.whole.size, tar.whole.modified_ns) == (len(data), path.stat().st_mtime_ns)
+    data, middle = plain.read_bytes(), plain.stat().st_size // 2 - (1 << 15)
+    parts = data[: 1 << 16] + data[middle : middle + (1 << 16)] + data[-(1 << 16) :]
+    assert parts_sha256(plain, len(data)) == hashlib.sha256(parts).hexdigest()
+
+
+def test_a_long_tail_of_zeros_is_a_copy_that_broke_off(tmp_path: Path) -> None:
+    many: list[Pair] = [(f"{n}.jpg", b"x" * 700) for n in range(40)]
+    whole = tar_bytes(many)
+    path = tmp_path / "s.tar"
+    cut = 10 * 1536  # ten members of a header and two blocks each
+    path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
+    with pytest.raises(ShardError, match=r"s-0: .* ends in [\d,]+ bytes of zeros, more than a record's 10,240"):
+        read(path)
+    path.write_bytes(gzip.compress(whole[:cut] + bytes(len(whole) - cut)))
+    with pytest.raises(ShardError, match="bytes of zeros"):
+        read(path)
+
+
+@pytest.mark.parametrize("blocks", range(1, 42))
+def test_the_padding_of_every_archive_is_allowed(tmp_path: Path, blocks: int) -> None:
+    """Python's and GNU's own: whatever is left of the last record, at most 20 blocks and the end's two."""
+    path = write_tar(tmp_path / "s.tar", [("a.jpg", b"x" * 512 * blocks)])
+    assert path.stat().st_size % 10240 == 0 and len(read(path)) == 1
+    subprocess.run(["tar", "cf", "t.tar", "s.tar"], cwd=tmp_path, check=True)
+    assert len(read(tmp_path / "t.tar")) == 1
+
+
+def listed(folder: Path, entry: object) -> None:
+    (folder / "shards.json").write_text(json.dumps({"shards": [entry]}))
+
+
+def test_a_tar_must_be_what_shards_json_lists(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", MEMBERS)  # two images
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    for entry in ({"images": 2}, {"images": 2, "sha256": sha256}, {"images": 1}, {}):
+        listed(tmp_path, {"file": "s.tar", **entry})
+        assert len(read(path)) == 3
+    listed(tmp_path, {"file": "s.tar", "images": 3})
+    with pytest.raises(ShardError, match=r"it has 2 images and .*shards\.json lists 3"):
+        read(path)
+    listed(tmp_path, {"file": "s.tar", "images": 2, "sha256": "0" * 64})
+    with pytest.raises(ShardError, match=r"other bytes than .*shards\.json lists \(SHA-256 differs\): it was damaged"):
+        read(path)
+    listed(tmp_path, {"file": "other.tar", "images": 9})
+    assert len(read(path)) == 3
+    for damaged in (b"[]", b"{", b'{"shards": [1]}', b'{"shards": 5}', b"\xff", b"[" * 99999):
+        (tmp_path / "shards.json").write_bytes(damaged)
+        assert len(read(path)) == 3
+
+
+def test_a_tar_that_is_written_while_it_is_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", MEMBERS)
+    with pytest.raises(ShardError, match="was written while it was read; try again"), TarReader(shard_of(path)) as tar:
+        for _ in tar:
+            os.utime(path, ns=(1, 1))

@@ -42,6 +42,7 @@ def test_webdataset_reads_our_shards(market: Path, tmp_path: Path) -> None:
         number = int(sample["__key__"][:4])
         assert json.loads(sample["json"]) == {
             "pid": number, "camid": number % 6, "seq": 1, "frame": number,
+            "role": "person", "identity": f"{number:04d}",
             "split": Path(sample["__url__"]).name.partition("-")[0],
         }  # fmt: skip
 
