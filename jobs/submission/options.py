@@ -34,10 +34,10 @@ class ArrayOptions:
     """What is requested of SLURM.
 
     `tasks` elements each mine a block of the shards, of which `max_running` may run at a time (None: all). With
-    `gpus_per_task` 0 they mine on CPUs. `time` (such as 4:00:00), `partition` and `account` are for both jobs.
-    `sbatch` are further options of the array job, and `finalize` those of the job after it. An element that is
-    interrupted goes back to the queue at most `max_requeues` times. It is asked to stop `drain_seconds` before its time
-    limit.
+    `gpus_per_task` 0 they mine on CPUs. `time` (such as 4:00:00) is the limit of an element, `finalize_time` that of
+    the job after the array; `partition` and `account` are for both jobs. `sbatch` are further options of the array job,
+    and `finalize` those of the job after it. An element that is interrupted goes back to the queue at most
+    `max_requeues` times. It is asked to stop `drain_seconds` before its time limit.
     """
 
     tasks: int
@@ -45,6 +45,7 @@ class ArrayOptions:
     gpus_per_task: int = 1
     cpus_per_task: int | None = None
     time: str | None = None
+    finalize_time: str | None = None
     partition: str | None = None
     account: str | None = None
     sbatch: SbatchOptions = field(default_factory=dict)
@@ -60,17 +61,21 @@ class ArrayOptions:
             own["cpus-per-task"] = str(self.cpus_per_task)
         if self.gpus_per_task:
             own["gpus-per-node"] = str(self.gpus_per_task)
-        return {**own, **self._of_both, **self.sbatch}
+        return {**own, **_given({"time": self.time}), **self._of_both, **self.sbatch}
 
     @property
     def for_finalize(self) -> SbatchOptions:
         """The options of the finalize job."""
-        return {**self._of_both, **self.finalize}
+        return {**_given({"time": self.finalize_time}), **self._of_both, **self.finalize}
 
     @property
     def _of_both(self) -> SbatchOptions:
-        shared = {"time": self.time, "partition": self.partition, "account": self.account}
-        return {name: value for name, value in shared.items() if value is not None}
+        return _given({"partition": self.partition, "account": self.account})
+
+
+def _given(options: SbatchOptions) -> SbatchOptions:
+    """The options that have a value."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def sbatch_options(flag: str, words: Sequence[str]) -> SbatchOptions:

@@ -53,7 +53,7 @@ def dry_run(config: Path, *words: str) -> str:
 def test_dry_run_prints_the_script_and_touches_nothing(tmp_path: Path) -> None:
     words = ["--array-tasks", "4", "--max-running", "2", "--gpus-per-task", "4", "--cpus-per-task", "32"]
     words += ["--time", "4:00:00", "--partition", "gpu", "--account", "reid", "--sbatch-arg", "mem=128G"]
-    words += ["--sbatch-arg", "exclusive", "--finalize-arg", "mem=64G"]
+    words += ["--sbatch-arg", "exclusive", "--finalize-time", "1:00:00", "--finalize-arg", "mem=64G"]
     printed = dry_run(write_config(tmp_path), *words)
     assert not (tmp_path / "RUN").exists()
     for place, name in ((tmp_path, "/DATA"), (Path.cwd(), "/WORK"), (Path(sys.executable).parent, "/BIN")):
@@ -101,6 +101,20 @@ def test_every_path_arrives_as_text(tmp_path: Path, gpus: int) -> None:
     assert not list(tmp_path.rglob("HIT"))
 
 
+def test_each_job_has_its_own_time_limit(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    for words, array, finalize in [
+        (["--time", "0:30:00"], "0:30:00", None),
+        (["--finalize-time", "2:00:00"], None, "2:00:00"),
+        (["--time", "0:30:00", "--finalize-time", "2:00:00"], "0:30:00", "2:00:00"),
+        (["--finalize-time", "2:00:00", "--finalize-arg", "time=3:00:00"], None, "3:00:00"),
+    ]:
+        printed = dry_run(config, "--array-tasks", "2", *words)
+        scripts = printed.split("#!/usr/bin/env bash\n")[1:]
+        limits = [re.findall(r"^#SBATCH --time=(.*)$", script, flags=re.MULTILINE) for script in scripts]
+        assert limits == [[array] if array else [], [finalize] if finalize else []]
+
+
 def sbatch_reads(line: str) -> str:
     """A directive's value as sbatch's own parser takes it apart (get_argument in its proc_args.c)."""
     value, quote, escaped = "", "", False
@@ -120,14 +134,14 @@ def sbatch_reads(line: str) -> str:
     return value
 
 
-@pytest.mark.parametrize("option", ["--time", "--partition", "--account", "--sbatch-arg"])
+@pytest.mark.parametrize("option", ["--time", "--finalize-time", "--partition", "--account", "--sbatch-arg"])
 def test_every_option_arrives_as_text(tmp_path: Path, option: str) -> None:
-    name = "comment" if option == "--sbatch-arg" else option.removeprefix("--")
+    name = "comment" if option == "--sbatch-arg" else option.removeprefix("--").removeprefix("finalize-")
     value = EVIL + "\\"
     words = [option, f"comment={value}" if option == "--sbatch-arg" else value]
     printed = dry_run(write_config(tmp_path), "--array-tasks", "2", *words)
     lines = [line for line in printed.splitlines() if line.startswith(f"#SBATCH --{name}=")]
-    assert len(lines) == (1 if option == "--sbatch-arg" else 2)
+    assert len(lines) == (2 if option in ("--partition", "--account") else 1)
     assert {sbatch_reads(line.partition("=")[2]) for line in lines} == {value}
     code = [line for line in printed.splitlines() if not line.startswith("#")]
     assert not any("HIT" in line for line in code)
@@ -251,9 +265,10 @@ def test_a_drained_element_requeues_itself(
         time.sleep(0.02)
     time.sleep(0.2)
     assert shell.poll() is None and not (run / "drain" / "7_1").exists()
-    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+    for number, file in [(signal.SIGUSR2, ""), (signal.SIGTERM, "SIGTERM\n"), (signal.SIGUSR2, "SIGTERM\n")]:
         shell.send_signal(number)
         time.sleep(0.1)
+        assert (run / "drain" / "7_1").read_text() == file
     printed, _ = shell.communicate(timeout=30)
     assert shell.returncode == status, printed
     assert (tmp_path / "requeued").exists() is requeued
