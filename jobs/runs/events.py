@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -10,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+
+from jobs.phrases import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ class ShardReport:
     """What became of one shard: counts, or the error because of which nothing of it was published.
 
     `failed` counts the rows without maps by reason. `partial` counts, by reason, the rows that lack only the target's
-    maps. `zero_maps` counts the maps that are zero everywhere, by name.
+    maps. `zero_maps` counts the maps that are zero everywhere, by name. `passed_over` counts, by kind, the members of
+    the tar of which nothing was made.
     """
 
     shard: str
@@ -28,6 +30,7 @@ class ShardReport:
     failed: dict[str, int] = field(default_factory=dict)
     partial: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
     seconds_reading: float = 0.0
     seconds_model: float = 0.0
     seconds_writing: float = 0.0
@@ -59,7 +62,7 @@ class EventLog:
 
     def shard(self, report: ShardReport) -> None:
         """Records what became of a shard. It only warns if it cannot: a full disk must not end the job here."""
-        line = json.dumps({"time": time.time(), **asdict(report)}, ensure_ascii=False)
+        line = json_text({"time": time.time(), **asdict(report)}, indent=None)
         try:
             self._file.write(line + "\n")
             self._file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +9,18 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.atomic import StagedFile, remove_leftovers
+from jobs.atomic import StagedFile
 from jobs.errors import UserError
+from jobs.leftovers import remove_leftovers, scratch_folder
 from jobs.phrases import one_line
-from jobs.runs.footer import read_footer
-from jobs.runs.manifest import Manifest
+from jobs.runs.integrity.seal import KEY as SEAL
+from jobs.runs.integrity.seal import UNSEALED, seal
 from jobs.runs.run import Run, open_run
+from jobs.system_errors import reason_of
 
 ORDER = ("pid", "camid", "key", "shard", "tar_index")  # the last two make the order of equal rows definite
+JOINED = "metadata.parquet"
+FINGERPRINT = "promptsg.fingerprint"  # of its key-value metadata
 _ROWS_AT_A_TIME = 50_000
 _MEMORY = "768MB"
 
@@ -35,37 +38,32 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
 
     `memory` is what the sort may take, as DuckDB reads it; beyond that it uses the disk, in RUN/logs.
 
-    Raises UnfinishedRunError if a shard is not done, and UserError if another run made a shard or the file cannot be
+    Raises UnfinishedRunError if a shard is not done, and UserError if a file is not its shard's or the result cannot be
     written.
     """
     opened = open_run(run)
     names = [shard.name for shard in opened.manifest.shards]
-    done = opened.layout.done()
+    done = set(opened.published())
     if missing := [name for name in names if name not in done]:
         raise UnfinishedRunError(opened.layout.root, missing, len(names))
     paths = [opened.layout.shard_metadata(name) for name in names]
-    expected = sum(_rows_of(path, opened.manifest) for path in paths)
+    expected = sum(footer.rows for footer in opened.footers.all_of(names))
     remove_leftovers(opened.layout.root)
-    final = opened.layout.root / "metadata.parquet"
+    final = opened.layout.root / JOINED
     try:
-        with tempfile.TemporaryDirectory(dir=opened.layout.logs, prefix=".sort.") as spill:
-            _write(final, _sorted(paths, opened.schema, memory, Path(spill)), _schema_of(opened), expected)
+        with scratch_folder(opened.layout.logs, "sort") as spill:
+            _write(final, _sorted(paths, opened.schema, memory, spill), _schema_of(opened), expected)
     except (OSError, duckdb.Error) as error:
-        raise UserError(f"cannot write {final}: {one_line(error)}") from error
+        if isinstance(error, duckdb.Error):
+            opened.refuse_damaged(names)
+        reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"cannot write {final}: {reason}") from error
     return expected
-
-
-def _rows_of(path: Path, manifest: Manifest) -> int:
-    """A shard's number of rows by its footer. Raises UserError if another run made it."""
-    footer = read_footer(path)
-    if footer.fingerprint != manifest.fingerprint:
-        raise UserError(f"{path} was made by another run; `promptsg verify` says more")
-    return footer.rows
 
 
 def _schema_of(run: Run) -> pa.Schema:
     """The columns of the run, with its fingerprint."""
-    return run.schema.with_metadata({"promptsg.fingerprint": run.manifest.fingerprint})
+    return run.schema.with_metadata({FINGERPRINT: run.manifest.fingerprint, SEAL: UNSEALED})
 
 
 def _sorted(paths: Sequence[Path], schema: pa.Schema, memory: str, spill: Path) -> pa.RecordBatchReader:
@@ -90,6 +88,7 @@ def _write(final: Path, batches: pa.RecordBatchReader, schema: pa.Schema, expect
             for batch in batches:
                 writer.write_batch(batch)
                 rows += len(batch)
+        seal(staged.file)
         staged.sync()
         if rows != expected or pq.read_metadata(staged.path).num_rows != expected:
             raise UserError(f"{final}: {rows} rows came out of {expected}; is the run still being written?")

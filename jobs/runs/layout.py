@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from jobs.shards.names import is_file_name
 
 
 @dataclass(frozen=True)
@@ -49,4 +52,6 @@ class RunLayout:
         """Names of the shards whose metadata is published. Lists one folder once."""
         if not self.metadata.is_dir():
             return set()
-        return {p.name.removesuffix(".parquet") for p in self.metadata.iterdir() if p.name.endswith(".parquet")}
+        with os.scandir(self.metadata) as entries:
+            files = [entry.name for entry in entries if entry.name.endswith(".parquet") and not entry.is_dir()]
+        return {name for file in files if is_file_name(name := file.removesuffix(".parquet"))}

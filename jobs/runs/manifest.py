@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import secrets
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, ValidationError
 
+from cam.placement import GridPlacement
 from jobs.atomic import make_folder, write_once
 from jobs.errors import UserError
+from jobs.reading import read_json_object
 from jobs.runs.layout import RunLayout
 from jobs.runs.request import (
+    LabelAgreement,
     Recorded,
     RecordedShard,
     RequestedSettings,
     ResolvedSettings,
     RunRequest,
+    canonical_sha256,
     setting_differences,
     shard_differences,
 )
-from jobs.runs.schema import SCHEMA_VERSION, metadata_schema
+from jobs.runs.restart import may_have_changed
+from jobs.runs.schema import PLACED_SINCE, SCHEMA_VERSION, metadata_schema
 from jobs.shards.urls import Shard
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_RUN_REMEDY = "put its copy back, or mine the run again with --overwrite"
 
 
 class Manifest(Recorded):
     """The content of run.json.
 
     `fingerprint` is the SHA-256 of everything that decides the results: shards with the same fingerprint may be mixed.
-    `checkpoint` is the path of the checkpoint when the run was started.
+    `checkpoint` is the path of the checkpoint when the run was started, and `device` the kind of device then.
+    `label_agreement` is what was found then for the target `label`. `run_id` tells the run from another one that was
+    started in the same folder with the same request. `sha256` is the hash of all the rest, which `verify` compares.
+    Earlier versions kept neither.
     """
 
     schema_version: int
@@ -40,8 +51,12 @@ class Manifest(Recorded):
     recorded_shards: tuple[RecordedShard, ...] = Field(alias="shards")
     resolved: ResolvedSettings
     checkpoint: str | None = None
+    device: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
+    label_agreement: LabelAgreement | None = None
+    run_id: str | None = None
     fingerprint: str
+    sha256: str | None = None
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -54,6 +69,16 @@ class Manifest(Recorded):
         return metadata_schema(self.maps, self.schema_version)
 
     @property
+    def placement(self) -> GridPlacement | None:
+        """Where the patches of every map lie on an image; None where it is not known, and equal cells are assumed."""
+        return self.resolved.placement
+
+    @property
+    def measured_placement(self) -> GridPlacement | None:
+        """Where the stored measures take the patches to lie: runs of earlier versions keep to equal cells."""
+        return self.placement if self.schema_version >= PLACED_SINCE else None
+
+    @property
     def has_heads(self) -> bool:
         """Whether the attention of each head is stored beside the mean."""
         return self.asked.attention_heads == "all"
@@ -61,26 +86,41 @@ class Manifest(Recorded):
     @property
     def shards(self) -> tuple[Shard, ...]:
         """The whole shard list, sorted by name."""
-        return tuple(Shard(name=entry.name, url=entry.url, size=entry.size) for entry in self.recorded_shards)
+        return tuple(recorded.shard for recorded in self.recorded_shards)
 
 
 def read_manifest(layout: RunLayout) -> Manifest:
-    """The manifest of an existing run. Raises UserError naming the file if it is missing or malformed."""
-    try:
-        content = json.loads(layout.manifest.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{layout.root} is not a run: it has no run.json (mine one with `promptsg mine`)") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {layout.manifest}: {error}") from error
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version not in range(1, SCHEMA_VERSION + 1):
+    """The manifest of an existing run.
+
+    Raises UserError naming the file if it is missing or malformed, lists a shard twice, or has other settings or shards
+    than the fingerprint of the run is of.
+    """
+    if not layout.manifest.exists() and not layout.manifest.is_symlink():
+        raise UserError(f"{layout.root} is not a run: it has no run.json (mine one with `promptsg mine`)")
+    content = read_json_object(layout.manifest, "the manifest of a run", _RUN_REMEDY)
+    version = content.get("schema_version")
+    if type(version) is not int or version not in range(1, SCHEMA_VERSION + 1):
         raise UserError(f"{layout.manifest} has schema version {version}; this program reads 1 to {SCHEMA_VERSION}")
     try:
-        return Manifest.model_validate(content)
+        manifest = Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"cannot read {layout.manifest}: {where}: {first['msg']}") from error
+        raise UserError(f"cannot read {layout.manifest}: {where}: {first['msg']}; {_RUN_REMEDY}") from error
+    _refuse_altered(layout, manifest)
+    return manifest
+
+
+def _refuse_altered(layout: RunLayout, manifest: Manifest) -> None:
+    """Raises UserError where run.json is not as it was written, as far as its shards and its fingerprint tell."""
+    counts = Counter(shard.name for shard in manifest.recorded_shards)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise UserError(f"{layout.manifest} lists the shard {twice[0]!r} twice; {_RUN_REMEDY}")
+    request = RunRequest(asked=manifest.asked, shards=manifest.recorded_shards)
+    if fingerprint_of(request, manifest.resolved) != manifest.fingerprint:
+        raise UserError(
+            f"{layout.manifest} was altered: its settings or shards are not those of its fingerprint; {_RUN_REMEDY}"
+        )
 
 
 def create_manifest(
@@ -89,12 +129,15 @@ def create_manifest(
     resolved: ResolvedSettings,
     *,
     checkpoint: str | None = None,
+    device: str | None = None,
     versions: Mapping[str, str] | None = None,
+    retry_failed: bool = False,
+    label_agreement: LabelAgreement | None = None,
 ) -> Manifest:
     """Writes run.json once, or reads the one that another worker wrote first.
 
-    `checkpoint` and `versions` are not part of the fingerprint. Raises UserError if the existing run was requested with
-    other settings or shards.
+    `checkpoint`, `device`, `versions` and `label_agreement` are not part of the fingerprint. Raises UserError if the
+    existing run was requested with other settings or shards.
     """
     for folder in (layout.root, layout.maps, layout.metadata, layout.logs):
         make_folder(folder)
@@ -105,14 +148,18 @@ def create_manifest(
         "resolved": resolved.as_json(),
     }
     content |= {} if checkpoint is None else {"checkpoint": checkpoint}
+    content |= {} if device is None else {"device": device}
     content |= {} if versions is None else {"versions": dict(versions)}
+    content |= {} if label_agreement is None else {"label_agreement": label_agreement.as_json()}
+    content["run_id"] = secrets.token_hex(8)
     content["fingerprint"] = fingerprint_of(request, resolved)
+    content["sha256"] = canonical_sha256(content)
     refuse_orphans(layout)
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if write_once(layout.manifest, text.encode()):
         return Manifest.model_validate(content)
     manifest = read_manifest(layout)
-    refuse_other(layout, manifest, request, resolved)
+    refuse_other(layout, manifest, request, resolved, retry_failed=retry_failed)
     return manifest
 
 
@@ -128,23 +175,49 @@ def refuse_orphans(layout: RunLayout) -> None:
 
 def fingerprint_of(request: RunRequest, resolved: ResolvedSettings) -> str:
     """SHA-256 of the canonical JSON of what decides the results. It does not depend on where local shards are."""
-    decisive = {
+    decisive: dict[str, JsonValue] = {
         "asked": request.asked.as_json(),
         "resolved": resolved.as_json(),
         "shards": [shard.identity for shard in request.shards],
     }
-    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return canonical_sha256(decisive)
+
+
+def _refuse_other_precision(layout: RunLayout, manifest: Manifest, resolved: ResolvedSettings) -> None:
+    """Raises UserError where two machines of different kinds have started a run with `auto` at the same moment."""
+    there, here = manifest.resolved.precision, resolved.precision
+    if manifest.asked.precision == "auto" and there != here:
+        raise UserError(
+            f"precision auto became {there} on {manifest.device or 'the machine'} that started {layout.root} a moment "
+            f"ago, and {here} here: give the same command again, and it takes {there}"
+        )
 
 
 def refuse_other(
-    layout: RunLayout, manifest: Manifest, request: RunRequest, resolved: ResolvedSettings | None = None
+    layout: RunLayout,
+    manifest: Manifest,
+    request: RunRequest,
+    resolved: ResolvedSettings | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> None:
-    """Raises UserError if this request differs from run.json. The message lists both values and says what to do."""
+    """Raises UserError if this request differs from run.json. The message lists both values and says what to do.
+
+    A shard that is not done may have changed, and one that is done with failed images, if `retry_failed`.
+    """
     differences = setting_differences(manifest.asked.as_json(), request.asked.as_json())
     if resolved is not None:
-        differences += setting_differences(manifest.resolved.as_json(), resolved.as_json())
-    differences += shard_differences(manifest.recorded_shards, request.shards)
+        _refuse_other_precision(layout, manifest, resolved)
+        there, here = manifest.resolved.as_json(), resolved.as_json()
+        if "label_map" in there and "label_map" in here:  # learned by two workers at once: the first one's counts
+            here["label_map"] = there["label_map"]
+        differences += setting_differences(there, here)
+    done = layout.done()
+
+    def may_differ(shard: RecordedShard) -> bool:
+        return shard.name not in done or may_have_changed(layout, shard.name, shard.size, retry_failed=retry_failed)
+
+    differences += shard_differences(manifest.recorded_shards, request.shards, may_differ)
     if differences:
         raise UserError(
             f"{layout.root} holds another run: {'; '.join(differences)}. Request the same, choose another --output, "

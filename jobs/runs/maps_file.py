@@ -13,9 +13,11 @@ import h5py
 import numpy as np
 
 from jobs.arrays import Float32Array
-from jobs.errors import ShardError
+from jobs.errors import ShardError, UserError
+from jobs.system_errors import reason_of
 
 MAPS, FEATURES, KEY = "maps", "features", "key"
+TAR = "tar_sha256"  # an attribute of the file: the SHA-256 of the tar that was mined
 HEADS = "mim_attention_heads"  # (N, heads, h, w), beside the maps where it was requested
 _CHUNK_ROWS = 256  # reads a random row in microseconds and all rows at disk speed (measured against 1 and 4096)
 _CHUNK_BYTES = 1 << 18
@@ -24,6 +26,30 @@ _CHUNK_CACHE = 16 << 20  # must hold the unfinished chunk of every dataset, or e
 
 WritableBuffer: TypeAlias = bytearray | memoryview
 ReadableBuffer: TypeAlias = bytes | WritableBuffer
+
+
+def stored(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset whose values are in this very file.
+
+    Raises KeyError where there is none of that name, and UserError where a link, a virtual dataset or external storage
+    would have HDF5 read another file: a run may come from anybody.
+    """
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        if file.id.links.get_info("/".join(parts[:depth]).encode()).type != h5py.h5l.TYPE_HARD:
+            raise _elsewhere_error(file, name)
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
+        raise KeyError(name)
+    if dataset.is_virtual or dataset.external:
+        raise _elsewhere_error(file, name)
+    return dataset
+
+
+def _elsewhere_error(file: h5py.File, name: str) -> UserError:
+    return UserError(
+        f"{file.filename}: {name} leads to another file, which `promptsg mine` never writes; do not trust it"
+    )
 
 
 class ForgivingFile:
@@ -119,8 +145,10 @@ class ShardMapsWriter:
         self.rows += len(keys)
         self._check()
 
-    def close(self) -> None:
-        """Writes the keys and closes the HDF5 file. The underlying file stays open."""
+    def close(self, tar_sha256: str | None = None) -> None:
+        """Writes the keys, and the hash of the tar, and closes the HDF5 file. The underlying file stays open."""
+        if tar_sha256 is not None:
+            self._h5.attrs[TAR] = tar_sha256
         longest = max((len(key) for key in self._keys), default=1)
         keys = np.array(self._keys, dtype=f"S{longest}").astype(h5py.string_dtype("utf-8", longest))
         self._h5.create_dataset(KEY, data=keys, maxshape=(None,), chunks=(_CHUNK_ROWS,), fletcher32=True)
@@ -153,7 +181,7 @@ class ShardMapsWriter:
 
 def disk_error(path: Path, error: OSError, needed: int | None = None) -> ShardError:
     """The error for a file that the disk does not take: the path, the reason, the bytes needed and the bytes free."""
-    message = f"cannot write {path}: {error.strerror or error}"
+    message = f"cannot write {path}: {reason_of(error)}"
     try:
         free = shutil.disk_usage(path.parent).free
     except OSError:

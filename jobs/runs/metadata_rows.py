@@ -47,6 +47,7 @@ class MetadataRows:
         self.stored = 0
         self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
         self._schema = manifest.columns
+        self._placement = manifest.measured_placement
         self._columns: dict[str, list[object]] = {name: [] for name in self._schema.names}
 
     def __len__(self) -> int:
@@ -59,7 +60,7 @@ class MetadataRows:
         are stored, and they get the next h5 rows, in their order.
         """
         rows = [result_rows.get(sample.tar_index) for sample in samples]
-        of_model = {} if results is None else self._columns_of(results)
+        of_model = {} if results is None else self._columns_of(results, sorted(result_rows.values()))
         for name, column in self._columns.items():
             if name == "shard":
                 column += [self.shard] * len(samples)
@@ -87,8 +88,11 @@ class MetadataRows:
         """All rows, with this key-value metadata. Raises ArrowException or ValueError if a value does not fit."""
         return pa.table(self._columns, schema=self._schema.with_metadata(metadata))
 
-    def _columns_of(self, results: Results) -> dict[str, list[float] | list[float | None]]:
-        """The columns that come from the model, one value for each row of the results. NaN becomes null."""
+    def _columns_of(self, results: Results, stored: list[int]) -> dict[str, list[float] | list[float | None]]:
+        """The columns that come from the model, one value for each row of the results. NaN becomes null.
+
+        Of the `stored` rows, the maps that are zero everywhere are counted.
+        """
         size = len(results.score)
         h, w = next(iter(results.maps.values())).shape[1:]
         columns: dict[str, list[float] | list[float | None]] = {
@@ -99,8 +103,8 @@ class MetadataRows:
             "grid_w": [w] * size,
         }
         for name, maps in results.maps.items():
-            measured = measure_maps(maps)
-            self.zero_maps[name] += int((measured["max"] == 0).sum())
+            measured = measure_maps(maps, self._placement)
+            self.zero_maps[name] += int((measured["max"][stored] == 0).sum())
             for measure in MEASURES:
                 columns[f"{column_of(name)}_{measure}"] = nullable(measured[measure])
         return columns

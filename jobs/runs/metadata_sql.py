@@ -1,15 +1,21 @@
 """SQL over a run's metadata: the connection, the check of a user's expression, and the message for an SQL error.
 
-Uses DuckDB over the Parquet files. A user's SQL sees neither files, nor the network, nor Python's variables.
+Uses DuckDB over the Parquet files, which it reads itself: it keeps no footers, of which those of 10,000 files take
+gigabytes. A user's SQL sees neither other files, nor the network, nor Python's variables. What it may take is bounded:
+`repeat('x', 1000000000)` or a join of the samples with themselves ends with one line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from jobs.errors import UserError
+from jobs.memory import limited_growth, machine_memory
 from jobs.phrases import did_you_mean
 
 if TYPE_CHECKING:
@@ -20,25 +26,107 @@ if TYPE_CHECKING:
 
 SAMPLES = "samples"
 POSITION = "position_in_list"  # an internal column: the place in the list; messages do not show it
-_SETTINGS = ("python_enable_replacements = false", "enable_external_access = false", "lock_configuration = true")
+# Without a folder for it DuckDB does not move a join of everything with everything to the disk, which would fill it.
+_SETTINGS = (
+    "temp_directory = ''",
+    "python_enable_replacements = false",
+    "enable_external_access = false",
+    "lock_configuration = true",
+)
 _UNKNOWN_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|has no column) "([^"]+)"')
 _COLUMNS_SHOWN = 8
+_MEMORY, _SECONDS = 2 << 30, 300.0  # what a query may take on a small run
+_BYTES_A_SECOND = 5_000_000  # of Parquet files; a large run may take longer by so much
+_AGAIN = 0.2  # seconds after which an interrupt is repeated: DuckDB forgets one that comes while it plans a query
+_NOT_TRACKED = 256 << 20  # bytes beside those that DuckDB counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class SqlLimits:
+    """The bytes of memory and the seconds that one query may take."""
+
+    memory: int
+    seconds: float
+
+    @classmethod
+    def of_files(cls, size: int) -> SqlLimits:
+        """Those for metadata of `size` bytes: a selection of everything must fit, on a machine that can hold it."""
+        memory, there = _MEMORY + size, machine_memory()
+        return cls(
+            memory=memory if there is None else min(memory, there * 3 // 4),
+            seconds=_SECONDS + size / _BYTES_A_SECOND,
+        )
 
 
 def connect_metadata(run: Run) -> duckdb.DuckDBPyConnection:
     """A connection that sees the run's metadata as the table `samples`, and nothing else.
 
-    Raises UserError if no shard of the run is done.
+    Raises UserError if no shard of the run is done, or naming a file that is damaged.
     """
     import duckdb
 
-    if not run.layout.done():
+    files = run.metadata_files()
+    if not files:
         raise UserError(f"{run.layout.root} has no finished shard; see `promptsg status {run.layout.root}`")
-    connection = duckdb.connect(":memory:")
-    connection.register(SAMPLES, run.metadata())
+    memory = SqlLimits.of_files(run.metadata_size()).memory
+    connection = duckdb.connect(":memory:", config={"memory_limit": f"{memory >> 20}MiB"})
+    connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET enable_external_file_cache = false")  # each file is read once, and keeping it costs a third
+    connection.execute(f"SET allowed_paths = {_literals(files)}")
+    create_samples(connection, SAMPLES, run, files)
     for setting in _SETTINGS:
         connection.execute(f"SET {setting}")
     return connection
+
+
+def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, files: Iterable[str]) -> None:
+    """A view of the rows of some of the run's files, with the columns of its metadata."""
+    columns = ", ".join(f'"{column}"' for column in run.schema.names)
+    source = f"read_parquet({_literals(files)}, hive_partitioning = false)"
+    connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
+
+
+def _literals(texts: Iterable[str]) -> str:
+    """A list of texts in SQL."""
+    quoted = (text.replace("'", "''") for text in texts)
+    return "[" + ", ".join(f"'{text}'" for text in quoted) + "]"
+
+
+@contextlib.contextmanager
+def bounded(connection: duckdb.DuckDBPyConnection, limits: SqlLimits, option: str) -> Iterator[None]:
+    """Ends what the connection does inside when it takes too long or too much memory.
+
+    Raises UserError then, which calls the user's SQL `option`. DuckDB's own limit does not count the texts that an
+    expression makes, so that the process is limited too.
+    """
+    import duckdb
+
+    done = threading.Event()
+    watch = threading.Thread(target=_interrupt_late, args=(connection, limits.seconds, done), daemon=True)
+    watch.start()
+    try:
+        with limited_growth(limits.memory + _NOT_TRACKED):
+            yield
+    except duckdb.InterruptException as error:
+        raise UserError(
+            f"{option} took more than {limits.seconds:.0f} seconds and was stopped; give a simpler expression"
+        ) from error
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        raise UserError(
+            f"{option} needs more than {limits.memory / 1e9:.1f} GB of memory and was stopped; give a simpler "
+            "expression, or select fewer images"
+        ) from error
+    finally:
+        done.set()
+        watch.join()
+
+
+def _interrupt_late(connection: duckdb.DuckDBPyConnection, seconds: float, done: threading.Event) -> None:
+    """Interrupts a connection that is not done in time."""
+    wait = seconds
+    while not done.wait(wait):
+        connection.interrupt()
+        wait = _AGAIN
 
 
 def check_expression(
@@ -51,8 +139,7 @@ def check_expression(
     """
     import duckdb
 
-    if not text.strip():
-        raise UserError(f"{option} is empty; give an SQL expression, such as 'pid = 12'")
+    refuse_blank(text, option)
     rows = connection.view(source)
     try:  # DuckDB parses the text as one expression and nothing else; it runs nothing before rows are fetched
         if kind == "condition":
@@ -61,6 +148,12 @@ def check_expression(
             rows.order(text)
     except duckdb.Error as error:
         raise sql_error(error, rows.columns, option) from error
+
+
+def refuse_blank(text: str, option: str) -> None:
+    """Raises UserError for an expression without content: a variable that a script forgot to set must not mean all."""
+    if not text.strip():
+        raise UserError(f"{option} is empty; give an SQL expression, such as 'pid = 12'")
 
 
 def condition(where: str | None) -> str:
@@ -73,9 +166,20 @@ def run_sql(connection: duckdb.DuckDBPyConnection, run: Run, sql: str, option: s
     import duckdb
 
     try:
-        return connection.sql(sql).to_arrow_table()
+        with bounded(connection, SqlLimits.of_files(run.metadata_size()), option):
+            return connection.sql(sql).to_arrow_table()
     except duckdb.Error as error:
+        if _may_be_damage(error):
+            run.refuse_damaged()
         raise sql_error(error, run.schema.names, option) from error
+
+
+def _may_be_damage(error: Exception) -> bool:
+    """Whether an error may come from a file; then all are looked at, which takes time."""
+    import duckdb
+
+    of_the_query = (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError)
+    return not isinstance(error, of_the_query) or isinstance(error, duckdb.InvalidInputException)
 
 
 def sql_error(error: Exception, columns: Sequence[str], option: str) -> UserError:

@@ -73,6 +73,17 @@ def select_rows(
     return rows_at(run, places, columns)
 
 
+def warn_of_unfinished(run: Run) -> None:
+    """Warns where a run has shards that are not done: what is drawn or computed is without their images."""
+    done = run.layout.done()
+    names = [shard.name for shard in run.manifest.recorded_shards]
+    if missing := [name for name in names if name not in done]:
+        logger.warning(
+            "%s: %d of %d shards are not done, and their images are left out: %s",
+            run.layout.root, len(missing), len(names), first_few(missing),
+        )  # fmt: skip
+
+
 def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
     """Status -> how many rows that meet a condition have it. DuckDB counts, since there may be many millions.
 

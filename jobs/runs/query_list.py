@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
-from jobs.phrases import one_line
+from jobs.phrases import shown
+from jobs.reading import reading
+from jobs.tables import csv_rows
+from jobs.text_files import read_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +45,14 @@ def read_keys(lines: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
+def read_csv_keys(lines: Iterable[str], name: str) -> list[str]:
+    """The keys in the column `key` of a CSV file, each once. Raises UserError naming the file if it has none."""
+    rows = csv_rows(lines)
+    if rows and "key" not in rows[0]:
+        raise UserError(f"--keys {name} has no column key; it has {', '.join(map(shown, rows[0]))}")
+    return list(dict.fromkeys(row["key"] for row in rows if row["key"]))
+
+
 def read_queries(path: Path, *, ranked: bool) -> QueryList:
     """The queries in queries.parquet, or those in a list of keys.
 
@@ -53,9 +64,9 @@ def read_queries(path: Path, *, ranked: bool) -> QueryList:
     if path.suffix == ".parquet":
         return QueryList(table=_read_table(path, ranked))
     try:
-        keys = tuple(read_keys(path.read_text(encoding="utf-8").splitlines()))
-    except UnicodeDecodeError as error:
-        raise UserError(f"--queries {path} is neither Parquet nor a list of keys") from error
+        keys = tuple(read_keys(read_text(path).splitlines()))
+    except UserError as error:
+        raise UserError(f"--queries {path} is neither Parquet nor a list of keys ({error})") from error
     if not ranked:
         return QueryList(keys=keys)
     beside = path.with_name(QUERIES)
@@ -65,13 +76,10 @@ def read_queries(path: Path, *, ranked: bool) -> QueryList:
 
 
 def _read_table(path: Path, ranked: bool) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"--queries {path} is not a Parquet file: {one_line(error)}") from error
+    with reading(path, "queries of --queries", "run `promptsg evaluate` again"):
+        table = pq.ParquetFile(path).read()
     if missing := sorted((_NEEDED_RANKED if ranked else _NEEDED) - set(table.column_names)):
         raise UserError(f"--queries {path} has no column {', '.join(missing)}; `promptsg evaluate` writes it")
     return table

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
+from cam.placement import GridPlacement
 from jobs.phrases import counted, first_few
+from jobs.shards.names import is_file_name
+from jobs.shards.urls import Shard
 
 _LONGEST = 80
 
@@ -26,6 +30,7 @@ class RequestedSettings(Recorded):
     """The settings that decide a run's numbers, as they were requested.
 
     Files are recorded by the SHA-256 of their bytes, not by their paths, and the reference run by its fingerprint.
+    `label_map` is `auto` where the run's own was learned.
     `overrides` are KEY VALUE words of the training code's settings.
     """
 
@@ -45,22 +50,69 @@ class RequestedSettings(Recorded):
     interpolation: str = "bilinear"
     max_image_pixels: int | None = None
     checkpoint_sha256: str | None = None
+    weights_key: str | None = None
+    image_size: tuple[int, int] | None = None
     overrides: tuple[str, ...] = ()
 
 
 class ResolvedSettings(Recorded):
-    """What `auto` became on the machine that started the run, and the configuration of the checkpoint's model."""
+    """What `auto` became on the machine that started the run, and the configuration of the checkpoint's model.
+
+    `label_map` is pid -> class where that was learned from the model's predictions.
+    """
 
     precision: str | None = None
     model: dict[str, JsonValue] = Field(default_factory=dict)
+    label_map: dict[int, int] | None = None
+
+    @property
+    def placement(self) -> GridPlacement | None:
+        """Where the model's patches lie on an image; None where its sizes are not recorded."""
+        match self.model:
+            case {"image_size": [int(height), int(width)], "patch_size": int(patch), "stride": int(stride)}:
+                return GridPlacement.of_patches((height, width), patch, stride)
+        return None
+
+
+class LabelAgreement(Recorded):
+    """How a model's predictions on training images compare with the labels, 0 to 1 each.
+
+    agreement: the share of `images` whose prediction is their label. same_class: the share of the pairs of two images
+    of one person that have the same prediction; None without such pairs. own_class: the share of `persons` whose most
+    frequent prediction is no other person's. confidence: the median probability of the predicted class.
+    """
+
+    images: int
+    persons: int
+    classes: int
+    agreement: float
+    same_class: float | None
+    own_class: float
+    confidence: float
 
 
 class RecordedShard(Recorded):
-    """A shard of the list: its name, its address, and its size in bytes if it was a local file."""
+    """A shard of the list: its name, its address, and of a local file the size in bytes and when it was written.
+
+    `modified_ns` is in nanoseconds since 1970. Earlier versions did not keep it.
+    """
 
     name: str
     url: str
     size: int | None
+    modified_ns: int | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _names_files(cls, name: str) -> str:
+        if not is_file_name(name):
+            raise ValueError(f"{name!r} cannot be the name of a shard's files")
+        return name
+
+    @property
+    def shard(self) -> Shard:
+        """The shard as the rest of the program knows it."""
+        return Shard(name=self.name, url=self.url, size=self.size, modified_ns=self.modified_ns, recorded=True)
 
     @property
     def identity(self) -> dict[str, JsonValue]:
@@ -90,8 +142,15 @@ def setting_differences(there: Mapping[str, JsonValue], here: Mapping[str, JsonV
     return found
 
 
-def shard_differences(there: Sequence[RecordedShard], here: Sequence[RecordedShard]) -> list[str]:
-    """Which shards are no longer listed, which are new, and which have changed, each in one phrase."""
+def shard_differences(
+    there: Sequence[RecordedShard],
+    here: Sequence[RecordedShard],
+    may_differ: Callable[[RecordedShard], bool] = lambda _: False,
+) -> list[str]:
+    """Which shards are no longer listed, which are new, and which have changed, each in one phrase.
+
+    A changed shard does not count where `may_differ` says so of it as it is now.
+    """
     old = {shard.name: shard for shard in there}
     new = {shard.name: shard for shard in here}
     found = []
@@ -99,10 +158,18 @@ def shard_differences(there: Sequence[RecordedShard], here: Sequence[RecordedSha
         found.append(f"{counted(len(gone), 'shard is', 'shards are')} no longer listed ({first_few(gone)})")
     if added := sorted(new.keys() - old.keys()):
         found.append(f"{counted(len(added), 'shard is', 'shards are')} new ({first_few(added)})")
-    if changed := sorted(name for name in old.keys() & new.keys() if old[name].identity != new[name].identity):
+    both = sorted(old.keys() & new.keys())
+    changed = [name for name in both if old[name].identity != new[name].identity and not may_differ(new[name])]
+    if changed:
         sizes = first_few(f"{name}: {old[name].size} then, {new[name].size} bytes now" for name in changed)
         found.append(f"{counted(len(changed), 'shard')} changed ({sizes})")
     return found
+
+
+def canonical_sha256(content: Mapping[str, JsonValue]) -> str:
+    """The SHA-256 of the canonical JSON of a content, which does not depend on spaces or on the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: JsonValue) -> str:

@@ -1,24 +1,38 @@
-"""Starting a run again: what `--overwrite` deletes, and which shards `--retry-failed` mines again."""
+"""Starting a run again: what is deleted, which shards are mined again, and which tars are no longer what was mined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from jobs.atomic import TEMPORARY, remove_leftovers
+from jobs.atomic import exclusive, make_folder
 from jobs.errors import UserError
-from jobs.runs.footer import read_footer
+from jobs.leftovers import in_use, remove_leftovers
+from jobs.phrases import counted, first_few
+from jobs.runs.footer import read_facts
 from jobs.runs.layout import RunLayout
+from jobs.shards.shard_bytes import change_since
+from jobs.shards.urls import Shard
 
 
 def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
     """Deletes the files of a run, the commits first, and nothing else in its folder.
 
     `tell` is called with a line before each group of files is deleted. Raises UserError, and deletes nothing, while
-    another process writes into the run.
+    another process writes into the run. A process that is about to publish a shard does so before, and the shard is
+    deleted, or it waits and then finds no run.json: both hold the same lock.
     """
+    make_folder(layout.logs)
+    with exclusive(layout.lock):
+        _discard_files(layout, tell)
+
+
+def _discard_files(layout: RunLayout, tell: Callable[[str], None]) -> None:
     for folder in (layout.maps, layout.metadata):
         remove_leftovers(folder)
-        if live := list(folder.glob(f".*{TEMPORARY}")):
+        if live := in_use(folder):
             raise UserError(f"{layout.root} is being written by another job ({live[0].name}); stop it first")
     for folder, ending in ((layout.metadata, ".parquet"), (layout.maps, ".h5"), (layout.logs, ".jsonl")):
         paths = [path for path in folder.iterdir() if path.suffix == ending] if folder.is_dir() else []
@@ -34,4 +48,77 @@ def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
 
 def has_failed_rows(layout: RunLayout, shard: str) -> bool:
     """Whether a published shard has images without maps, by its footer. Raises UserError if the footer is damaged."""
-    return bool(read_footer(layout.shard_metadata(shard)).failed)
+    return bool(read_facts(layout.shard_metadata(shard)).failed)
+
+
+def may_have_changed(layout: RunLayout, shard: str, size: int | None, *, retry_failed: bool) -> bool:
+    """Whether a shard that is done may have another size than when the run was started.
+
+    It may if it had its size of now when it was mined, or if it is mined again because it has failed images. Raises
+    UserError if its footer is damaged.
+    """
+    footer = read_facts(layout.shard_metadata(shard))
+    if footer.tar is not None and footer.tar.size == size:
+        return True
+    return retry_failed and bool(footer.failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedShard:
+    """A shard that is done and whose tar is not what was mined: `how` it differs."""
+
+    name: str
+    how: str
+
+
+def changed_shards(
+    layout: RunLayout, listed: Sequence[Shard], now: Iterable[Shard], *, thorough: bool = False, whole: bool = False
+) -> Iterator[ChangedShard]:
+    """Which of the done shards among `now` are not what was mined, as far as a look at local files can tell.
+
+    `listed` are the shards of run.json. A file of the same size and time of writing counts as unchanged. Of any other,
+    parts are compared with what was mined. With `thorough`, parts of every file are compared, with `whole` every file
+    is read to its end. A file that is gone has not changed: data sets move. Raises UserError if a footer is damaged.
+    """
+    then = {shard.name: shard for shard in listed}
+    for shard in now:
+        if not shard.is_local or shard.size is None:
+            continue
+        known = then.get(shard.name)
+        as_listed = known is not None and (known.size, known.modified_ns) == (shard.size, shard.modified_ns)
+        if (as_listed and not (thorough or whole)) or not layout.shard_metadata(shard.name).exists():
+            continue
+        read = read_facts(layout.shard_metadata(shard.name)).tar
+        if read is not None:
+            how = change_since(shard, read, trust_time=not thorough, whole=whole)
+        else:  # an earlier version kept nothing but the size
+            same = known is None or known.size == shard.size
+            how = None if same or known is None else f"{known.size:,} bytes then, {shard.size:,} now"
+        if how is not None:
+            yield ChangedShard(name=shard.name, how=how)
+
+
+def refuse_changed(layout: RunLayout, listed: Sequence[Shard], now: Iterable[Shard], *, retry_failed: bool) -> None:
+    """Raises UserError where tars are no longer what was mined of them. Those that are mined again do not count."""
+    changed = [
+        shard
+        for shard in changed_shards(layout, listed, now)
+        if not (retry_failed and has_failed_rows(layout, shard.name))
+    ]
+    if changed:
+        shown = first_few(f"{shard.name}: {shard.how}" for shard in changed)
+        raise UserError(
+            f"{counted(len(changed), 'shard')} of {layout.root} changed after being mined ({shown}). Put the tars back "
+            f"that were mined, or delete the shards' files in {layout.metadata} to mine them as they are now"
+        )
+
+
+def as_it_is_now(shard: Shard) -> Shard | None:
+    """A local shard with its size and time of writing as they are now; None where it cannot be looked at."""
+    try:
+        facts = Path(shard.url).stat()
+    except (OSError, ValueError):
+        return None
+    if not (shard.is_local and stat.S_ISREG(facts.st_mode)):  # reading a named pipe may never end
+        return None
+    return replace(shard, size=facts.st_size, modified_ns=facts.st_mtime_ns)

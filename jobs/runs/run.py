@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -16,10 +17,16 @@ from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean
 from jobs.runs.footer import read_rows
+from jobs.runs.integrity.belonging import refuse_unlisted, unreadable
+from jobs.runs.integrity.footers import RunFooters
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
-from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS
+from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS, stored
+from jobs.shards.names import is_file_name
+from jobs.shards.urls import Shard
 
+# An option of newer versions of pyarrow.
+_FORGET_FOOTERS = {"cache_metadata": False} if int(pa.__version__.partition(".")[0]) >= 20 else {}
 _DENSE = 8  # one slice is faster than picking rows, up to so many rows of the slice for each row that is wanted
 
 
@@ -33,13 +40,19 @@ class _OpenFile:
 
 
 class Run:
-    """A run on disk, finished or still growing. Only published shards are seen."""
+    """A run on disk, finished or still growing. Only published shards are seen.
+
+    Where a shard's files are not its own, such as another run's, every method that reads them raises UserError naming
+    the file. `footers` has what the files say of themselves.
+    """
 
     def __init__(self, root: Path) -> None:
         self.layout = RunLayout(root)
         self.manifest: Manifest = read_manifest(self.layout)
+        self.footers = RunFooters(self.layout, self.manifest.fingerprint)
         self._files: list[_OpenFile] | None = None  # those of the last dataset
         self._dataset: ds.Dataset | None = None
+        self._checked: set[_OpenFile] = set()  # files whose footers were seen to be their shards' own
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -51,21 +64,76 @@ class Run:
         """The columns of the metadata."""
         return self.manifest.columns
 
+    def published(self) -> list[str]:
+        """Names of the shards that are done. Raises UserError where a Parquet file is there that is not a shard's."""
+        done = self.layout.done()
+        refuse_unlisted(self.layout, done, (shard.name for shard in self.manifest.recorded_shards))
+        return sorted(done)
+
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """The metadata of all published shards, or of the named ones: one row for each sample, failures included.
 
         Shards are in the order of their names, and rows in tar order. As long as the files stay the same, the same
-        dataset is returned, which has read their footers before.
+        dataset is returned, which has read their footers before. Raises UserError naming a file that is damaged, or
+        that is not its shard's.
         """
-        files = []
-        for name in sorted(self.layout.done() if shards is None else shards):
-            path = self.layout.shard_metadata(name)
-            state = path.stat()
-            files.append(_OpenFile(str(path), state.st_mtime_ns, state.st_size))
+        files = self._checked_files(shards)
         if self._files != files:
             self._dataset = ds.dataset([file.path for file in files], schema=self.schema, format="parquet")
             self._files = files
         return self._dataset
+
+    def metadata_files(self, shards: Iterable[str] | None = None) -> list[str]:
+        """The paths of the Parquet files, in the order of the shards' names. Raises as `metadata`."""
+        return [file.path for file in self._checked_files(shards)]
+
+    def metadata_size(self) -> int:
+        """The bytes of all metadata files that were looked at so far."""
+        return sum(file.size for file in self._checked)
+
+    def _checked_files(self, shards: Iterable[str] | None) -> list[_OpenFile]:
+        """The published or named files as they are now. Raises UserError naming one that is not its shard's."""
+        names = self.published() if shards is None else sorted(shards)
+        files = []
+        for name in names:
+            path = self.layout.shard_metadata(name)
+            state = path.stat()
+            files.append(_OpenFile(str(path), state.st_mtime_ns, state.st_size))
+        self.footers.forget(name for name, file in zip(names, files, strict=True) if file not in self._checked)
+        self.footers.all_of(names)
+        self._checked.update(files)
+        return files
+
+    def mined_shards(self, names: Iterable[str]) -> list[Shard]:
+        """The named shards; local ones with the size that their tars had when they were mined.
+
+        A tar may change between the start of a run and its own turn. Raises UserError where a footer is damaged.
+        """
+        wanted = set(names)
+        return [self._as_mined(shard) for shard in self.manifest.shards if shard.name in wanted]
+
+    def _as_mined(self, shard: Shard) -> Shard:
+        # Only a local file has a size before it is read.
+        if shard.size is None or not self.layout.shard_metadata(shard.name).exists():
+            return shard
+        tar = self.footers.of(shard.name).tar
+        return shard if tar is None else replace(shard, size=tar.size, modified_ns=tar.modified_ns)
+
+    def read_metadata(
+        self, columns: Sequence[str], shards: Iterable[str] | None = None, where: ds.Expression | None = None
+    ) -> pa.Table:
+        """Columns of the metadata, of all rows or of those that meet a condition. Raises UserError as `metadata`."""
+        try:
+            # A dataset would keep the footers that it reads: with 10,000 files they take gigabytes.
+            return self.metadata(shards).to_table(columns=list(columns), filter=where, **_FORGET_FOOTERS)
+        except (pa.ArrowException, OSError):
+            self.refuse_damaged(shards)
+            raise
+
+    def refuse_damaged(self, shards: Iterable[str] | None = None) -> None:
+        """Raises UserError naming the first file of which not all rows can be read: an error of pyarrow does not."""
+        for name in sorted(self.layout.done() if shards is None else shards):
+            read_rows(self.layout.shard_metadata(name))
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
         """The named maps, each once. Raises UserError for one that the run lacks, naming the nearest and all."""
@@ -93,8 +161,8 @@ class Run:
 
     def read_keys(self, shard: str) -> list[str]:
         """The keys of a shard's h5 rows."""
-        with self._open(shard) as file:
-            return [key.decode() for key in file[KEY][:]]
+        with self.open_maps(shard) as file:
+            return [key.decode() for key in stored(file, KEY)[:]]
 
     def maps_of(self, name: str, rows: pa.Table | Sequence[Mapping[str, object]]) -> Float32Array:
         """(N, h, w) float32 maps of metadata rows, in their order.
@@ -115,20 +183,38 @@ class Run:
             found[positions] = maps
         return found
 
-    def _open(self, shard: str) -> h5py.File:
+    @contextlib.contextmanager
+    def open_maps(self, shard: str, *, cache: int | None = None) -> Iterator[h5py.File]:
+        """The HDF5 file of a shard, open for reading. `cache` are the bytes of chunks that are kept, by default HDF5's.
+
+        Raises UserError if the shard is not done, or if the file is missing, damaged or another shard's, also where
+        that shows only when something in it is read.
+        """
         _require_done(self.layout, shard)
-        # Published files never change, so no lock is needed; locks fail on NFS and Lustre.
-        return h5py.File(self.layout.shard_maps(shard), "r", locking=False)
+        with self.footers.open_maps(shard, cache=cache) as file:
+            try:
+                yield file
+            except (
+                OSError,
+                KeyError,
+                RuntimeError,
+                ValueError,
+                TypeError,
+                AttributeError,
+            ) as error:  # on damaged files
+                raise unreadable(self.layout, shard, error) from error
 
     def _read(self, name: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:
-        with self._open(shard) as file:
-            if name not in file:  # a shard in which all images failed has no maps
+        with self.open_maps(shard) as file:
+            try:
+                dataset = stored(file, name)
+            except KeyError:  # a shard in which all images failed has no maps
                 return np.empty((0, 0) if name == FEATURES else (0, 0, 0), np.float32)
             if rows is None:
-                return np.asarray(file[name][:])
+                return np.asarray(dataset[:])
             if isinstance(rows, slice):
-                return np.asarray(file[name][rows])
-            return _read_rows(file[name], np.asarray(rows, np.int64))
+                return np.asarray(dataset[rows])
+            return _read_rows(dataset, np.asarray(rows, np.int64))
 
 
 def open_run(root: str | Path) -> Run:
@@ -202,6 +288,7 @@ def _read_rows(dataset: h5py.Dataset, rows: Int64Array) -> Float32Array:
 
 def _shard_rows(run: Run, shard: str, columns: Sequence[str] | None) -> pa.Table:
     _require_done(run.layout, shard)
+    run.footers.of(shard)  # refuses a file that is not the shard's
     return read_rows(run.layout.shard_metadata(shard), columns)
 
 
@@ -211,5 +298,7 @@ def _no_rows(run: Run, columns: Sequence[str] | None) -> pa.Table:
 
 
 def _require_done(layout: RunLayout, shard: str) -> None:
+    if not is_file_name(shard):  # rows come from data: a name must not lead out of the folders
+        raise UserError(f"{layout.root} has rows of a shard {shard!r}, which cannot be the name of its files")
     if not layout.shard_metadata(shard).is_file():
         raise UserError(f"the shard {shard!r} is not done in {layout.root}")

@@ -9,8 +9,10 @@ import pyarrow as pa
 from cam.measures import MEASURES
 from cam.names import column_of
 
-SCHEMA_VERSION = 2
-_SINCE = {"area90": 2}  # the version of the schema that a measure came with; all others came with version 1
+SCHEMA_VERSION = 3
+# The version of the schema that a column or a measure came with; all others came with version 1.
+_SINCE = {"area90": 2, "role": 3, "identity": 3, "image_crc32": 3}
+PLACED_SINCE = 3  # the version whose measures place overlapping patches where they are, instead of in equal cells
 
 SAMPLE_FIELDS = (
     pa.field("shard", pa.string(), nullable=False),
@@ -20,6 +22,8 @@ SAMPLE_FIELDS = (
     pa.field("status", pa.string(), nullable=False),
     pa.field("error", pa.string()),
     pa.field("pid", pa.int64()),
+    pa.field("role", pa.string()),
+    pa.field("identity", pa.string()),
     pa.field("camid", pa.int32()),
     pa.field("seq", pa.int32()),
     pa.field("frame", pa.int64()),
@@ -28,6 +32,7 @@ SAMPLE_FIELDS = (
     pa.field("height", pa.int32()),
     pa.field("image_offset", pa.int64()),
     pa.field("image_size", pa.int64()),
+    pa.field("image_crc32", pa.uint32()),
 )
 RESULT_FIELDS = (
     pa.field("predicted", pa.int32()),
@@ -40,6 +45,7 @@ RESULT_FIELDS = (
 
 def metadata_schema(maps: Sequence[str], version: int = SCHEMA_VERSION) -> pa.Schema:
     """The schema of a run with these maps: columns of the sample, of the result, then the measures map by map."""
+    of_sample = [field for field in SAMPLE_FIELDS if _SINCE.get(field.name, 1) <= version]
     known = [measure for measure in MEASURES if _SINCE.get(measure, 1) <= version]
     measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in known]
-    return pa.schema([*SAMPLE_FIELDS, *RESULT_FIELDS, *measures])
+    return pa.schema([*of_sample, *RESULT_FIELDS, *measures])

@@ -5,7 +5,8 @@ Legend: N rows of the metadata, M of them with maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ import pyarrow.parquet as pq
 from cam.names import MapName
 from jobs.arrays import BoolArray, Int64Array
 from jobs.atomic import sha256_of
+from jobs.errors import UserError
 from jobs.phrases import one_line
 from jobs.runs.footer import ShardFooter
+from jobs.runs.integrity.belonging import identity_problem
+from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS
-from jobs.shards.samples import KEPT, OK
+from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS, stored
+from jobs.shards.samples import KEPT, NOT_FINITE, OK
 
 _ROWS_AT_A_TIME = 4096
 
@@ -38,10 +42,14 @@ class CheckedShard:
 
 def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShard:
     """Reads both files of a shard whole and compares them with what was written."""
+    path = layout.shard_metadata(name)
     try:
-        table = pq.read_table(layout.shard_metadata(name), page_checksum_verification=True)
+        # A run that keeps a hash of its run.json was started by a version that seals every shard.
+        if problem := seal_problem(path, required=manifest.sha256 is not None):
+            return CheckedShard(rows=0, problems=(f"{name}: {problem}",))
+        table = pq.read_table(path, page_checksum_verification=True)
         problems = [f"{name}: {problem}" for problem in _problems(name, table, layout, manifest)]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # what h5py and pyarrow raise on damaged files
+    except (OSError, ValueError, KeyError, RuntimeError, UserError) as error:  # of h5py, pyarrow and ours
         return CheckedShard(rows=0, problems=(f"{name}: unreadable: {one_line(error)}",))
     return CheckedShard(rows=len(table), problems=tuple(problems))
 
@@ -54,13 +62,18 @@ def _problems(name: str, table: pa.Table, layout: RunLayout, manifest: Manifest)
     footer = ShardFooter.from_metadata(table.schema.metadata, len(table))
     if footer.fingerprint != manifest.fingerprint:
         yield f"was made by another run (fingerprint {footer.fingerprint})"
+    if footer.shard != name:
+        yield f"holds the shard {footer.shard!r} by its footer"
     if damage := _damage(maps, footer):
         yield damage
         return
     rows = _Rows.of(table)
     yield from _row_problems(name, rows, footer)
     with h5py.File(maps, "r", locking=False) as file:
-        yield from _maps_problems(file, rows, manifest)
+        if (footer.shard, footer.fingerprint) == (name, manifest.fingerprint):
+            problem = identity_problem(file, name, footer)
+            yield from [] if problem is None else [f"{maps.name} {problem}"]
+        yield from _maps_problems(file, rows, manifest, footer)
 
 
 def _damage(maps: Path, footer: ShardFooter) -> str | None:
@@ -81,7 +94,7 @@ class _Rows:
 
     shard (N,) and key (N,): texts. tar_index (N,) int64. h5_row (M,) int64: the rows that have one. has_maps (N,) bool:
     whether a row has one. kept (N,) bool: whether the status is one of a row with maps. whole (N,) bool: whether the
-    status is that of a row with all maps.
+    status is that of a row with all maps. statuses: the number of rows by status.
     """
 
     shard: list[str]
@@ -91,6 +104,7 @@ class _Rows:
     has_maps: BoolArray
     kept: BoolArray
     whole: BoolArray
+    statuses: Mapping[str, int]
 
     @classmethod
     def of(cls, table: pa.Table) -> _Rows:
@@ -103,6 +117,7 @@ class _Rows:
             has_maps=table["h5_row"].is_valid().to_numpy(),
             kept=pc.is_in(status, pa.array(sorted(KEPT))).to_numpy(),
             whole=pc.equal(status, OK).to_numpy(),
+            statuses=Counter(status.to_pylist()),
         )
 
 
@@ -118,6 +133,13 @@ def _row_problems(name: str, rows: _Rows, footer: ShardFooter) -> Iterator[str]:
         yield f"{wrong} rows have a status and an h5_row that contradict each other"
     if without_maps != sum(footer.failed.values()):
         yield f"{without_maps} rows failed, the footer counts {sum(footer.failed.values())}"
+    else:
+        failed = {status: count for status, count in rows.statuses.items() if status not in KEPT}
+        if not wrong and failed != footer.failed:
+            yield f"its rows failed as {failed}, the footer counts {footer.failed}"
+    partial = {status: count for status, count in rows.statuses.items() if status in KEPT and status != OK}
+    if partial != footer.partial:
+        yield f"its rows lack a target as {partial}, the footer counts {footer.partial}"
     if any(shard != name for shard in rows.shard):
         yield "has rows of another shard"
 
@@ -126,10 +148,10 @@ def _counts_from_zero(numbers: Int64Array) -> bool:
     return np.array_equal(numbers, np.arange(len(numbers)))
 
 
-def _maps_problems(file: h5py.File, rows: _Rows, manifest: Manifest) -> Iterator[str]:
+def _maps_problems(file: h5py.File, rows: _Rows, manifest: Manifest, footer: ShardFooter) -> Iterator[str]:
     """Compares keys and values. Reading them also compares each chunk with its checksum."""
     keys = [key for key, has_maps in zip(rows.key, rows.has_maps.tolist(), strict=True) if has_maps]
-    if [key.decode() for key in file[KEY][:]] != keys:
+    if [key.decode() for key in stored(file, KEY)[:]] != keys:
         yield "the keys of maps and metadata differ"
     if not keys:
         return
@@ -140,14 +162,28 @@ def _maps_problems(file: h5py.File, rows: _Rows, manifest: Manifest) -> Iterator
         finite[f"{MAPS}/{HEADS}"] = always
     for name in manifest.maps:
         finite[f"{MAPS}/{name}"] = whole if MapName.parse(name).needs_target else always
+    zeros = _zero_maps(manifest, footer)
     for dataset, expected in finite.items():
-        if problem := _value_problem(file, dataset, expected):
+        if problem := _value_problem(file, dataset, expected, zeros.get(dataset)):
             yield problem
 
 
-def _value_problem(file: h5py.File, dataset: str, finite: BoolArray) -> str | None:
-    """What is wrong with a dataset (M, ...), whose rows must be finite exactly where `finite` (M,) says so."""
-    values = file[dataset]
+def _zero_maps(manifest: Manifest, footer: ShardFooter) -> dict[str, int]:
+    """Dataset -> how many of its maps must be all zero.
+
+    Earlier versions also counted maps of rows that they then did not keep: where there are such rows, nothing is known.
+    """
+    if manifest.sha256 is None and NOT_FINITE in footer.failed:
+        return {}
+    return {f"{MAPS}/{name}": count for name, count in footer.zero_maps.items()}
+
+
+def _value_problem(file: h5py.File, dataset: str, finite: BoolArray, zeros: int | None) -> str | None:
+    """What is wrong with a dataset (M, ...), whose rows must be finite exactly where `finite` (M,) says so.
+
+    `zeros` is the number of its rows that must be zero everywhere, None where that is not known.
+    """
+    values, found = stored(file, dataset), 0
     if len(values) != len(finite):
         return f"{dataset} has {len(values)} rows instead of {len(finite)}"
     for start in range(0, len(finite), _ROWS_AT_A_TIME):
@@ -155,4 +191,5 @@ def _value_problem(file: h5py.File, dataset: str, finite: BoolArray) -> str | No
         part = values[start : start + _ROWS_AT_A_TIME].reshape(len(expected), -1)
         if not np.array_equal(np.isfinite(part).all(axis=1), expected):
             return f"{dataset} has non-finite values, or maps in rows without a target"
-    return None
+        found += int((part.max(axis=1, initial=0) == 0).sum())
+    return f"{dataset} has {found} all-zero maps, the footer counts {zeros}" if zeros not in (None, found) else None

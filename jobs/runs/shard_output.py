@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,15 @@ from jobs.errors import ShardError
 from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ShardFooter
+from jobs.runs.integrity.run_json import refuse_replaced
+from jobs.runs.integrity.seal import KEY as SEAL
+from jobs.runs.integrity.seal import UNSEALED, seal
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import FEATURES, KEY, MAPS, ShardMapsWriter, disk_error
 from jobs.runs.metadata_rows import MetadataRows, Results
 from jobs.shards.samples import KEPT, NOT_FINITE, OK, Sample
+from jobs.shards.shard_bytes import ShardBytes
 
 
 class Committed(NamedTuple):
@@ -36,7 +41,8 @@ class Committed(NamedTuple):
 class ShardOutput:
     """The two unpublished files of one shard. To be used by one thread.
 
-    Every method raises ShardError, which means that nothing of the shard can be published.
+    Every method raises ShardError, which means that nothing of the shard can be published. `commit` also raises
+    RunReplacedError, which means that no shard can be: the job's run is no longer in the folder.
     """
 
     def __init__(
@@ -66,17 +72,21 @@ class ShardOutput:
             self._h5.append([imaged[row].key for row in kept.values()], maps, results.features[finite])
         self._rows.add(samples, results, kept)
 
-    def commit(self) -> Committed:
-        """Checks both files, and publishes the HDF5 file first and the Parquet file last."""
-        report = self._report()
+    def commit(self, tar: ShardBytes | None = None, passed_over: Mapping[str, int] | None = None) -> Committed:
+        """Checks both files, and publishes the HDF5 file first and the Parquet file last.
+
+        `tar` are the bytes that were mined. `passed_over` counts, by kind, the members of which nothing was made.
+        """
+        report = self._report(passed_over or {})
         self._refuse_too_many_failures(Counter(report.failed))
-        self._h5.close()
+        self._h5.close(None if tar is None else tar.sha256)
         try:
             self._maps.sync()
             _check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
             with _stage(self.layout.shard_metadata(self.shard)) as rows:
-                self._write_rows(rows, report)
-                published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace)
+                self._write_rows(rows, report, tar)
+                check = partial(refuse_replaced, self.layout, self.manifest)
+                published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace, check=check)
                 return Committed(published, report)
         except OSError as error:
             raise disk_error(self._maps.final, error) from error
@@ -88,7 +98,7 @@ class ShardOutput:
         self._h5.abandon()
         self._maps.discard()
 
-    def _report(self) -> ShardReport:
+    def _report(self, passed_over: Mapping[str, int]) -> ShardReport:
         statuses = self._rows.statuses()
         return ShardReport(
             shard=self.shard,
@@ -96,6 +106,7 @@ class ShardOutput:
             failed={status: count for status, count in statuses.items() if status not in KEPT},
             partial={status: count for status, count in statuses.items() if status in KEPT and status != OK},
             zero_maps=dict(self._rows.zero_maps),
+            passed_over=dict(passed_over),
         )
 
     def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
@@ -106,7 +117,7 @@ class ShardOutput:
                 f"max_failed_fraction {self.max_failed_fraction:g} allows; the first is {self._rows.first_failure()}"
             )
 
-    def _write_rows(self, staged: StagedFile, report: ShardReport) -> None:
+    def _write_rows(self, staged: StagedFile, report: ShardReport, tar: ShardBytes | None) -> None:
         footer = ShardFooter(
             fingerprint=self.manifest.fingerprint,
             shard=self.shard,
@@ -116,9 +127,12 @@ class ShardOutput:
             failed=report.failed,
             partial=report.partial,
             zero_maps=report.zero_maps,
+            passed_over=report.passed_over,
+            tar=tar,
         )
-        table = self._rows.table(footer.as_metadata())
+        table = self._rows.table({**footer.as_metadata(), SEAL: UNSEALED})
         pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
+        seal(staged.file)
         staged.sync()
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):

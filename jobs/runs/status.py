@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.errors import UserError
-from jobs.runs.events import ShardReport, read_events
-from jobs.runs.footer import read_footer, read_rows
+from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
+from jobs.runs.events import read_events
+from jobs.runs.footer import ShardFooter, read_facts, read_rows
+from jobs.runs.integrity.belonging import check_pair, unlisted_problem
+from jobs.runs.integrity.footers import look_at
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest
+from jobs.runs.restart import as_it_is_now, changed_shards
 from jobs.runs.speed import speed_of
 from jobs.shards.samples import KEPT
+from jobs.shards.urls import Shard
 
 SHARD_FAILED = "shard_failed"
+METADATA_DAMAGED = "metadata_damaged"
+MAPS_DAMAGED = "maps_damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
     """Counts over a run.
 
-    Each shard is done, or failed (its name, and why its last attempt failed), or missing. `images` have maps.
+    Each shard is done, or failed (its name, and why its last attempt failed), or missing. `damaged` are done shards
+    whose metadata cannot be read, whose maps are missing or cut, or whose files are another's, and Parquet files that
+    are no shard's: their names, and an error with the file and what to do. `images` have maps.
     `failed_images` counts those without maps by reason. `partial_images` counts, by reason, those that lack only the
-    target's maps. `zero_maps` counts the maps that are zero everywhere, by name.
+    target's maps. `zero_maps` counts the maps that are zero everywhere, by name. `changed` has the done shards whose
+    tars are no longer what was mined, and how they differ.
 
     `rate` is in images per second, all workers together, lately. `seconds_left` is the time that the rest takes at that
     rate. `idle` is the number of seconds since the last shard ended. None means unknown.
@@ -37,17 +47,24 @@ class RunStatus:
     failed: dict[str, str]
     missing: list[str]
     images: int
+    damaged: dict[str, str] = field(default_factory=dict)
     failed_images: dict[str, int] = field(default_factory=dict)
     partial_images: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, str] = field(default_factory=dict)
     rate: float | None = None
     seconds_left: float | None = None
     idle: float | None = None
 
+    @property
+    def exit_status(self) -> int:
+        """1 where files are damaged, else 0: a run that is not finished is no error."""
+        return EXIT_ERROR if self.damaged else EXIT_OK
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailedInput:
-    """A failed shard, whose `input` is its address, or a failed image, whose `input` is `address#key`."""
+    """A failed or damaged shard, whose `input` is its address, or a failed image, whose `input` is `address#key`."""
 
     shard: str
     input: str
@@ -58,18 +75,19 @@ class FailedInput:
 def status(run: str | Path) -> RunStatus:
     """The state of a run. Raises UserError if the folder is not a run.
 
-    A shard is done if its files are published. The counts come from the event log, or from the footer of a shard's
-    metadata where the worker died before it could write to the log.
+    A shard is done if its files are published. The counts come from the footer of each shard's metadata.
     """
     layout = RunLayout(Path(run))
-    shards = read_manifest(layout).shards
+    manifest = read_manifest(layout)
+    shards = manifest.shards
     published = layout.done()
     done = [shard for shard in shards if shard.name in published]
     undone = {shard.name: shard for shard in shards if shard.name not in published}
     events = read_events(layout.logs)
-    succeeded = {event.shard: event for event in events if event.error is None}
     errors = {event.shard: event.error for event in events if event.error is not None}
-    reports = [succeeded.get(shard.name) or _report_of_footer(layout, shard.name) for shard in done]
+    footers, damaged = _footers_of_done(layout, manifest.fingerprint, [shard.name for shard in done])
+    unlisted = sorted(published.difference(shard.name for shard in shards))
+    damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
     speed = speed_of(events, done, list(undone.values()), time.time())
     return RunStatus(
         root=str(run),
@@ -77,10 +95,12 @@ def status(run: str | Path) -> RunStatus:
         done=len(done),
         failed={name: error for name, error in errors.items() if name in undone},
         missing=[name for name in undone if name not in errors],
-        images=sum(report.images for report in reports),
-        failed_images=_total([report.failed for report in reports]),
-        partial_images=_total([report.partial for report in reports]),
-        zero_maps={name: count for name, count in _total([report.zero_maps for report in reports]).items() if count},
+        damaged=damaged,
+        images=sum(footer.images for footer in footers),
+        failed_images=_total([footer.failed for footer in footers]),
+        partial_images=_total([footer.partial for footer in footers]),
+        zero_maps={name: count for name, count in _total([footer.zero_maps for footer in footers]).items() if count},
+        changed=_changed(layout, done),
         rate=speed.rate,
         seconds_left=speed.seconds_left,
         idle=speed.idle,
@@ -88,34 +108,56 @@ def status(run: str | Path) -> RunStatus:
 
 
 def failed_inputs(status: RunStatus) -> Iterator[FailedInput]:
-    """First each failed shard of a run, then each failed image of the shards that are done.
-
-    Raises UserError where a shard's metadata is damaged.
-    """
+    """First each failed shard of a run, then each failed image of the shards that are done, and each damaged shard."""
     layout = RunLayout(Path(status.root))
     urls = {shard.name: shard.url for shard in read_manifest(layout).shards}
     for name, error in status.failed.items():
         yield FailedInput(shard=name, input=urls[name], status=SHARD_FAILED, error=error)
-    for name in sorted(layout.done() & urls.keys()):
-        yield from _failed_images(layout, name, urls[name])
+    for name in sorted(layout.done()):
+        yield from _failed_or_damaged(layout, name, urls.get(name), status.damaged.get(name))
 
 
-def _report_of_footer(layout: RunLayout, shard: str) -> ShardReport:
-    """The report of a published shard by the footer of its metadata."""
-    try:
-        footer = read_footer(layout.shard_metadata(shard))
-    except UserError:  # `verify` names the damage; the other shards still count
-        return ShardReport(shard=shard, failed={"metadata_damaged": 1})
-    return ShardReport(
-        shard=shard,
-        images=footer.images,
-        failed=dict(footer.failed),
-        partial=dict(footer.partial),
-        zero_maps=dict(footer.zero_maps),
-    )
+def _failed_or_damaged(layout: RunLayout, shard: str, url: str | None, damage: str | None) -> Iterator[FailedInput]:
+    """The failed images of a done shard, and its damage. A Parquet file that is no shard's has no `url`."""
+    path = layout.shard_metadata(shard)
+    if url is not None:
+        try:
+            yield from list(_failed_images(path, shard, url))
+        except UserError as error:
+            damage = damage or str(error)
+    if damage is not None:
+        # Errors begin with the file that they are about.
+        kind = MAPS_DAMAGED if damage.startswith(str(layout.shard_maps(shard))) else METADATA_DAMAGED
+        yield FailedInput(shard=shard, input=url or str(path), status=kind, error=damage)
 
 
-def _total(counts: list[dict[str, int]]) -> dict[str, int]:
+def _footers_of_done(
+    layout: RunLayout, fingerprint: str, done: Sequence[str]
+) -> tuple[list[ShardFooter], dict[str, str]]:
+    """The footers of the published shards that are whole, and the others with the error of each."""
+
+    def look(name: str) -> ShardFooter | UserError:
+        try:
+            return check_pair(layout, name, fingerprint)
+        except UserError as error:
+            return error
+
+    found = list(zip(done, look_at(done, look), strict=True))
+    footers = [footer for _, footer in found if isinstance(footer, ShardFooter)]
+    return footers, {name: str(error) for name, error in found if isinstance(error, UserError)}
+
+
+def _changed(layout: RunLayout, done: list[Shard]) -> dict[str, str]:
+    """The done shards whose local tars changed since, and how. One whose footer is damaged is left to `verify`."""
+    found: dict[str, str] = {}
+    for shard in done:
+        now = as_it_is_now(shard)
+        with contextlib.suppress(UserError):
+            found.update((one.name, one.how) for one in changed_shards(layout, [shard], [now] if now else []))
+    return found
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """The sums of several counts, name by name."""
     total: Counter[str] = Counter()
     for count in counts:
@@ -123,9 +165,8 @@ def _total(counts: list[dict[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _failed_images(layout: RunLayout, shard: str, url: str) -> Iterator[FailedInput]:
-    path = layout.shard_metadata(shard)
-    if not read_footer(path).failed:
+def _failed_images(path: Path, shard: str, url: str) -> Iterator[FailedInput]:
+    if not read_facts(path).failed:
         return
     for row in read_rows(path, ["key", "status", "error"]).to_pylist():
         if row["status"] not in KEPT:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED
-from jobs.runs.run import open_run
+from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
+from jobs.phrases import one_line, shown
+from jobs.runs.finalize import FINGERPRINT, JOINED
+from jobs.runs.footer import read_footer
+from jobs.runs.integrity.run_json import content_problem
+from jobs.runs.integrity.seal import seal_problem
+from jobs.runs.layout import RunLayout
+from jobs.runs.restart import as_it_is_now, changed_shards
+from jobs.runs.run import Run, open_run
 from jobs.runs.shard_check import check_shard
+from jobs.shards.urls import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +28,9 @@ class Verdict:
     """What was found in a run of `shards` shards.
 
     `intact` shards have no problem. `images` are the rows of the metadata that can be read. `problems` are lines that
-    name the shard. `missing` are the shards that are not done.
+    name the shard. `missing` are the shards that are not done. `changed` are lines that name the shards whose tars are
+    no longer what was mined. `not_compared` counts the done shards whose tars could not be looked at: they are not
+    local, are elsewhere now, or were mined by a version that kept no hash.
     """
 
     root: str
@@ -26,17 +39,22 @@ class Verdict:
     images: int
     problems: list[str]
     missing: list[str]
+    changed: list[str]
+    not_compared: int
 
     @property
     def exit_status(self) -> int:
-        """0: all shards are intact. 1: some are damaged. 3: none is damaged, but some are missing."""
-        if self.problems:
+        """0: all shards are intact. 1: some are damaged or changed. 3: none is, but some are missing."""
+        if self.problems or self.changed:
             return EXIT_ERROR
         return EXIT_SOME_SHARDS_FAILED if self.missing else EXIT_OK
 
 
-def verify(run: str | Path, *, show_progress: bool = False) -> Verdict:
-    """Checks every published shard: hashes, checksums, counts, keys and values. Raises UserError if it is not a run."""
+def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = False) -> Verdict:
+    """Checks every published shard: hashes, checksums, counts, keys and values, and whether its tar is what was mined.
+
+    Parts of each tar are compared, or with `whole_tars` all of it. Raises UserError if it is not a run.
+    """
     opened = open_run(run)
     names = [shard.name for shard in opened.manifest.shards]
     published = opened.layout.done()
@@ -45,12 +63,56 @@ def verify(run: str | Path, *, show_progress: bool = False) -> Verdict:
         check_shard(name, opened.layout, opened.manifest)
         for name in tqdm(done, unit=" shards", disable=not show_progress)
     ]
-    unlisted = [f"{name}: is not in run.json" for name in sorted(published.difference(names))]
+    tars = [
+        _compare(shard, opened.layout, whole=whole_tars)
+        for shard in tqdm(opened.manifest.shards, unit=" tars", disable=not (show_progress and whole_tars))
+        if shard.name in published
+    ]
+    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(published.difference(names))]
     return Verdict(
         root=str(run),
         shards=len(names),
         intact=sum(not check.problems for check in checks),
         images=sum(check.rows for check in checks),
-        problems=[*unlisted, *(problem for check in checks for problem in check.problems)],
+        problems=[*_run_problems(opened), *unlisted, *(problem for check in checks for problem in check.problems)],
         missing=[name for name in names if name not in published],
+        changed=[change for tar in tars for change in tar or ()],
+        not_compared=tars.count(None),
     )
+
+
+def _run_problems(opened: Run) -> Iterator[str]:
+    """What is wrong with run.json and with metadata.parquet, which `finalize` may have written."""
+    if problem := content_problem(opened.layout):
+        yield problem
+    joined = opened.layout.root / JOINED
+    if not joined.exists():
+        return
+    try:
+        problem = seal_problem(joined, required=False) or _joined_problem(joined, opened)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        problem = f"{JOINED} is unreadable: {one_line(error)}"
+    if problem:
+        yield f"{problem}; write it again with `promptsg finalize`"
+
+
+def _joined_problem(joined: Path, opened: Run) -> str | None:
+    """How metadata.parquet differs from the rows of this run's shards, by its footer and the sums of its pages."""
+    with pq.ParquetFile(joined, page_checksum_verification=True) as file:
+        facts = file.schema_arrow.metadata or {}
+        if facts.get(FINGERPRINT.encode(), b"").decode(errors="replace") != opened.manifest.fingerprint:
+            return f"{JOINED} was made of another run"
+        written, rows = file.metadata.num_rows, sum(len(batch) for batch in file.iter_batches())
+    return None if rows == written else f"{JOINED} has {rows} rows, {written} were written"
+
+
+def _compare(shard: Shard, layout: RunLayout, *, whole: bool) -> tuple[str, ...] | None:
+    """How the tar of a done shard differs from what was mined; None where it cannot be compared."""
+    now = as_it_is_now(shard)
+    try:
+        if now is None or read_footer(layout.shard_metadata(shard.name)).tar is None:
+            return None
+        changed = changed_shards(layout, [shard], [now], thorough=True, whole=whole)
+        return tuple(f"{one.name}: {one.how}" for one in changed)
+    except UserError:  # the footer is damaged, which `check_shard` has said
+        return None

@@ -6,16 +6,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jobs.errors import ShardError
+from jobs.errors import ShardError, UserError
+from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.metadata_rows import Results
 from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import Sample
+from jobs.shards.shard_bytes import ShardBytes
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class _End:
     error: str | None
     seconds_reading: float
     seconds_model: float
+    tar: ShardBytes | None
+    passed_over: Mapping[str, int]
 
 
 _Message = _Begin | _Add | _End
@@ -83,9 +87,17 @@ class Writer:
         """Hands over one batch. Waits only while the queue is full."""
         self._put(_Add(samples, results))
 
-    def end(self, error: str | None = None, seconds_reading: float = 0.0, seconds_model: float = 0.0) -> None:
-        """Commits the open shard, or drops it if there is an error."""
-        self._put(_End(error, seconds_reading, seconds_model))
+    def end(
+        self,
+        error: str | None = None,
+        seconds_reading: float = 0.0,
+        seconds_model: float = 0.0,
+        *,
+        tar: ShardBytes | None = None,
+        passed_over: Mapping[str, int] | None = None,
+    ) -> None:
+        """Commits the open shard with what is known of its tar, or drops it if there is an error."""
+        self._put(_End(error, seconds_reading, seconds_model, tar, passed_over or {}))
 
     def _put(self, message: _Message) -> None:
         self._raise_crash()
@@ -135,8 +147,8 @@ class _OpenShard:
         self._error: str | None = None
         try:
             self._output = open_output(name)
-        except ShardError as error:
-            self._error = str(error)
+        except Exception as error:  # noqa: BLE001 - see _reason_of
+            self._error = _reason_of(error, name)
         self._seconds = time.perf_counter() - started
 
     def add(self, batch: _Add) -> None:
@@ -144,14 +156,14 @@ class _OpenShard:
         if self._output is not None and self._error is None:
             try:
                 self._output.add(batch.samples, batch.results)
-            except ShardError as error:
-                self._error = str(error)
+            except Exception as error:  # noqa: BLE001 - see _reason_of
+                self._error = _reason_of(error, self._name)
         self._seconds += time.perf_counter() - started
 
     def end(self, end: _End) -> ShardReport:
         """Commits or drops the shard."""
         started = time.perf_counter()
-        report = self._finish(self._error or end.error)
+        report = self._finish(self._error or end.error, end)
         return replace(
             report,
             seconds_reading=end.seconds_reading,
@@ -164,16 +176,29 @@ class _OpenShard:
         if self._output is not None:
             self._output.discard()
 
-    def _finish(self, error: str | None) -> ShardReport:
+    def _finish(self, error: str | None, end: _End) -> ShardReport:
         if self._output is None or error is not None:
             self.discard()
             return ShardReport(shard=self._name, error=error)
         try:
-            published, report = self._output.commit()
-        except ShardError as failure:
-            return ShardReport(shard=self._name, error=str(failure))
+            published, report = self._output.commit(end.tar, end.passed_over)
+        except Exception as failure:  # noqa: BLE001 - see _reason_of
+            return ShardReport(shard=self._name, error=_reason_of(failure, self._name))
         finally:
             self.discard()
         if not published:
             logger.info("%s: another worker had published it already; its result stands", self._name)
         return report
+
+
+def _reason_of(error: Exception, shard: str) -> str:
+    """Why a shard cannot be written. An error that was not foreseen costs the shard alone, too, and shows its type.
+
+    Raises the error again where it concerns the run.
+    """
+    if isinstance(error, ShardError):
+        return str(error)
+    if isinstance(error, UserError):
+        raise error
+    logger.debug("%s: writing failed", shard, exc_info=True)
+    return f"{shard}: it cannot be written: {type(error).__name__}: {one_line(error)}"

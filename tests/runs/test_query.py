@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import logging
+import resource
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from jobs.commands.options import selection_options
 from jobs.errors import UserError
+from jobs.runs import footer
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.metadata_rows import Results
-from jobs.runs.metadata_sql import connect_metadata
+from jobs.runs.metadata_sql import SqlLimits, connect_metadata
 from jobs.runs.query import RowSelection, keys_in_several_shards, select_rows
-from jobs.runs.query_list import QueryList, read_keys, read_queries
+from jobs.runs.query_list import QueryList, read_csv_keys, read_keys, read_queries
 from jobs.runs.run import Run, open_run, rows_by_key
 from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import OK, read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import expand_shards
+from jobs.tables import csv_text
 from promptsg_core.images import read_header
 from tests.support.shard_files import market_key, market_shard
 
@@ -187,6 +194,61 @@ def test_sql_sees_neither_files_nor_variables_nor_settings(run: Run, tmp_path: P
             connect_metadata(run).execute(f"SET {setting}")
 
 
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("length(repeat(key, 100000000)) > 3", "the selection needs more than 0.3 GB of memory and was stopped"),
+        ("len(range(1000000000 + pid)) > 3", "the selection needs more than 0.3 GB of memory and was stopped"),
+        ("pid IN (SELECT sum(a.i) FROM range(1000000) a(i), range(1000000) b, range(1000000) c)", "(took|needs) more"),
+        (
+            "pid IN (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT 1 FROM t) SELECT n FROM t)",
+            "took more than 1 sec",
+        ),
+    ],
+)
+def test_sql_that_explodes_ends_with_one_line(
+    run: Run, where: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.runs.metadata_sql._SECONDS", 1.0)
+    monkeypatch.setattr("jobs.runs.metadata_sql._MEMORY", 256 << 20)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(UserError, match=message) as caught:
+        select_rows(run, RowSelection(where=where), option="--where")
+    assert "\n" not in str(caught.value)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+    assert len(select_rows(run, RowSelection(where="pid = 3"))) == sum(row["pid"] == 3 for row in everything(run))
+
+
+def test_what_a_query_may_take_grows_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.runs.metadata_sql.machine_memory", lambda: 16 << 30)
+    assert SqlLimits.of_files(0) == SqlLimits(memory=2 << 30, seconds=300)
+    assert SqlLimits.of_files(10**9) == SqlLimits(memory=(2 << 30) + 10**9, seconds=500)
+    assert SqlLimits.of_files(10**11).memory == 12 << 30
+    monkeypatch.setattr("jobs.runs.metadata_sql.machine_memory", lambda: None)
+    assert SqlLimits.of_files(10**11).memory == (2 << 30) + 10**11
+
+
+def test_a_selection_keeps_no_footers_and_opens_only_the_files_of_its_rows(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pyarrow dataset would keep the footers of all files: gigabytes where there are 10,000."""
+    read = []
+    monkeypatch.setattr("pyarrow.dataset.dataset", lambda *_, **__: pytest.fail("a dataset was made"))
+    read_rows = footer.read_rows
+    monkeypatch.setattr("jobs.runs.run.read_rows", lambda path, columns: read.append(path) or read_rows(path, columns))
+    row = everything(run)[7]
+    found = select_rows(open_run(run.layout.root), RowSelection(where=f"key = '{row['key']}'"))
+    assert [r["key"] for r in found.to_pylist()] == [row["key"]] and [path.stem for path in read] == [row["shard"]]
+
+
+def test_a_run_in_a_folder_with_any_name_is_queried(run: Run, tmp_path: Path) -> None:
+    """Quotes, glob characters, and what would be a partition of a data set."""
+    root = tmp_path / "pid=7" / "it's [a] *run? {b,c}"
+    shutil.copytree(run.layout.root, root)
+    found = select_rows(open_run(root), RowSelection(order_by="key DESC", limit=3))
+    assert found.equals(select_rows(run, RowSelection(order_by="key DESC", limit=3)))
+
+
 def test_rows_by_key_finds_the_rows_with_maps(run: Run) -> None:
     rows = everything(run)
     wanted = [rows[50], rows[3]]
@@ -242,3 +304,24 @@ def test_a_run_without_a_finished_shard_says_so(tmp_path: Path) -> None:
     create_manifest(RunLayout(tmp_path / "RUN"), RunRequest.model_validate(asked), ResolvedSettings())
     with pytest.raises(UserError, match="no finished shard"):
         select_rows(open_run(tmp_path / "RUN"))
+
+
+def test_keys_come_from_a_column_of_a_csv_too() -> None:
+    text = csv_text(["n", "key"], [[-1, "=a"], [2, "b,c"], [3, "'d"], [4, "=a"], [5, ""]])
+    assert read_csv_keys(text.splitlines(), "k.csv") == ["=a", "b,c", "'d"]
+    assert read_csv_keys([], "k.csv") == []
+    with pytest.raises(UserError, match=r"--keys k.csv has no column key; it has n, m"):
+        read_csv_keys(["n,m\n", "1,2\n"], "k.csv")
+
+
+def test_the_option_keys_takes_lists_and_csv_files(tmp_path: Path) -> None:
+    @click.command()
+    @selection_options()
+    def show(selection: RowSelection) -> None:
+        click.echo(selection.keys)
+
+    (tmp_path / "k.csv").write_text(csv_text(["key"], [["=a"], ["b"]]))
+    (tmp_path / "k.txt").write_text("'=a\nb\n")
+    assert CliRunner().invoke(show, ["--keys", str(tmp_path / "k.csv")]).output == "('=a', 'b')\n"
+    assert CliRunner().invoke(show, ["--keys", str(tmp_path / "k.txt")]).output == """("'=a", 'b')\n"""
+    assert CliRunner().invoke(show, ["--keys", "-"], input="x\n").output == "('x',)\n"

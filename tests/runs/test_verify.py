@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.atomic import sha256_of
+from jobs.runs.integrity.seal import KEY, UNSEALED, seal
 from jobs.runs.verify import verify
 from tests.runs.conftest import NAMES, promptsg
 from tests.support.made_runs import made_manifest, made_samples, made_shard
@@ -47,7 +48,15 @@ def rewrite(root: Path, name: str, rows: pa.Table | None = None, **facts: object
     footer = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     footer |= {"promptsg.h5_size": str(maps.stat().st_size), "promptsg.h5_sha256": sha256_of(maps)}
     footer |= {f"promptsg.{key}": str(value) for key, value in facts.items()}
-    pq.write_table((table if rows is None else rows).replace_schema_metadata(footer), metadata)
+    write_sealed((table if rows is None else rows).replace_schema_metadata(footer), metadata)
+
+
+def write_sealed(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file whose hash is right, as a program that wrote other values would."""
+    footer = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    pq.write_table(table.replace_schema_metadata({**footer, KEY: UNSEALED}), path)
+    with path.open("r+b") as file:
+        seal(file)
 
 
 def with_column(root: Path, name: str, column: str, values: dict[int, object]) -> pa.Table:
@@ -81,7 +90,8 @@ def test_verify_compares_keys(made: Path) -> None:
     ],
 )
 def test_verify_compares_rows(made: Path, column: str, values: dict[int, object], problems: list[str]) -> None:
-    rewrite(made, NAMES[1], with_column(made, NAMES[1], column, values))
+    facts = {"partial": '{"no_label": 1}'} if "no_label" in values.values() else {}
+    rewrite(made, NAMES[1], with_column(made, NAMES[1], column, values), **facts)
     assert verify(made).problems == [f"{NAMES[1]}: {problem}" for problem in problems]
 
 
@@ -132,7 +142,7 @@ def test_verify_compares_values(tmp_path: Path) -> None:
 
 def test_verify_names_shards_that_are_not_listed_and_other_columns(made: Path) -> None:
     metadata = made / "metadata"
-    pq.write_table(
+    write_sealed(
         pq.read_table(metadata / f"{NAMES[0]}.parquet").drop_columns(["seq"]), metadata / f"{NAMES[0]}.parquet"
     )
     (metadata / "train-7.parquet").write_bytes(b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 from pathlib import Path
 
 import h5py
@@ -11,16 +12,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.identity import identities
 from jobs.runs.events import ShardReport
+from jobs.runs.finalize import finalize
 from jobs.runs.footer import read_footer
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import ForgivingFile
 from jobs.runs.metadata_rows import Results
 from jobs.runs.run import open_run
+from jobs.runs.schema import metadata_schema
 from jobs.runs.writer import Writer
 from jobs.shards.samples import NO_LABEL, Sample
-from tests.support.made_runs import made_manifest
+from tests.support.made_runs import made_manifest, made_shard
 
 MAPS = ("mim_attention", "gradcam/mim")
 
@@ -145,3 +149,38 @@ def test_hdf5_closes_on_a_full_disk_and_the_error_is_kept() -> None:
     file.seek(700_000)
     assert file.readinto(buffer) == 6 and buffer == bytes(6)  # what was never written reads as zeros
     assert file.write(b"dropped") == 7 and file.truncate(10) == 10
+
+
+def test_the_metadata_says_who_is_on_each_image(tmp_path: Path, manifest: Manifest) -> None:
+    samples, results = batch(0, "oofo")
+    samples[1].role, samples[1].identity = "person", "train/2"
+    samples[3].role, samples[3].identity = "distractor", None
+    samples[0].image_crc32 = 0xFFFFFFFF
+    with Writer(RunLayout(tmp_path), manifest, 0.5, lambda _: None) as writer:
+        writer.begin("a")
+        writer.add(samples, results)
+        writer.end()
+    rows = pq.read_table(tmp_path / "metadata" / "a.parquet")
+    assert rows["role"].to_pylist() == ["person", "person", "person", "distractor"]
+    assert rows["identity"].to_pylist() == ["0007", "train/2", "0007", None]
+    assert rows["image_crc32"].to_pylist() == [0xFFFFFFFF, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("version", "new"),
+    [(1, set()), (2, {"mim_attention_area90"}), (3, {"mim_attention_area90", "role", "identity", "image_crc32"})],
+)
+def test_a_run_of_an_earlier_version_goes_on_with_its_own_columns(tmp_path: Path, version: int, new: set[str]) -> None:
+    made_manifest(tmp_path, ["a", "b"])
+    content = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, "schema_version": version}))
+    manifest = made_manifest(tmp_path, ["a", "b"])  # as `mine` does when it is called again
+    assert manifest.schema_version == version and content["schema_version"] == 3
+    for name in ("a", "b"):
+        made_shard(tmp_path, manifest, name, [Sample(key="0002_c1s1_000001_00", tar_index=0, pid=2)])
+    everything = {"mim_attention_area90", "role", "identity", "image_crc32"}
+    assert set(open_run(tmp_path).metadata().to_table().column_names) & everything == new
+    assert finalize(tmp_path) == 2
+    table = pq.read_table(tmp_path / "metadata.parquet")
+    assert table.schema.names == metadata_schema(["mim_attention"], version).names
+    assert identities(table).to_pylist() == ["0002" if version == 3 else "2"] * 2
