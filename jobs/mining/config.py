@@ -11,6 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from cam.names import ATTENTION, parse_names
 from jobs.launch.environment import Environment
+from jobs.mining.labels import AUTO
+from jobs.mining.model_options import parse_image_size
 from jobs.typed_config import TypedConfig, gather, validate
 from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
 from promptsg_core.settings import WEIGHT, read_settings
@@ -31,17 +33,20 @@ _VALID_NAMES: Mapping[str, Sequence[str]] = {
 class MineConfig(TypedConfig):
     """What to mine, with which model, into which folder. An unknown key is an error.
 
-    `prompts` are texts by name; each adds the map `mim_attention:NAME`. `workers` None means: by the machine. A shard
-    fails if more than `max_failed_fraction` of its images fail. Relative paths become absolute.
+    `weights_key` is the path of keys of the state dict to take where the checkpoint has several. `image_size` is
+    (height, width) in pixels. `prompts` are texts by name; each adds the map `mim_attention:NAME`. `workers` None
+    means: by the machine. The `label_map` `auto` is learned from predictions. A shard fails if more than
+    `max_failed_fraction` of its images fail. Relative paths become absolute.
     """
 
     shards: tuple[str, ...] = Field(min_length=1)
     checkpoint: Path
+    weights_key: str | None = None
     output: Path
     prompts: dict[str, str] = Field(default_factory=dict)
     maps: tuple[str, ...] = Field(DEFAULT_MAPS, validate_default=True)
     target: Literal["predicted", "label", "feature", "similarity"] = "predicted"
-    label_map: Path | None = None
+    label_map: Path | Literal["auto"] | None = None
     reference: Path | None = None
     reference_split: str | None = None
     attention_heads: Literal["mean", "all"] = "mean"
@@ -51,6 +56,7 @@ class MineConfig(TypedConfig):
     batch_size: int = Field(64, ge=1, le=65536)
     workers: int | None = Field(None, ge=0, le=256)
     model_settings: Path | None = None
+    image_size: tuple[int, int] | None = None
     prompt_mode: str | None = None
     neck_feat: str | None = None
     reweight: str | None = None
@@ -58,10 +64,23 @@ class MineConfig(TypedConfig):
     max_image_pixels: int = Field(DEFAULT_MAX_IMAGE_PIXELS, ge=1)
     max_failed_fraction: float = Field(0.01, ge=0, le=1)
 
+    @field_validator("label_map", mode="before")
+    @classmethod
+    def _path_or_auto(cls, value: object) -> object:
+        """A file called auto is ./auto."""
+        if value is not None and not isinstance(value, (str, Path)):
+            raise ValueError(f"expected a path or {AUTO}")
+        return Path(value) if isinstance(value, str) and value != AUTO else value
+
     @field_validator("shards", "maps", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _height_by_width(cls, value: object) -> object:
+        return parse_image_size(value) if isinstance(value, str) else value
 
     @field_validator("prompts", mode="before")
     @classmethod
@@ -90,8 +109,8 @@ class MineConfig(TypedConfig):
 
     @field_validator("checkpoint", "output", "model_settings", "label_map", "reference")
     @classmethod
-    def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+    def _absolute(cls, value: Path | str | None) -> Path | str | None:
+        return value.expanduser().absolute() if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +143,7 @@ def build_config(
         stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are not pairs
         if stated.weight is not None:
             values.setdefault("checkpoint", stated.weight)
-    return validate(MineConfig, values)
+    return validate(MineConfig, values, file)
 
 
 def without_weight(overrides: Sequence[str]) -> list[str]:

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from reprlib import repr as shortened
 
 from jobs.errors import UserError
-from jobs.identity import PERSON, role_of, training_classes
-from jobs.shards.samples import read_samples
+from jobs.identity import PERSON, identity_name, require_own_pids, training_classes
+from jobs.phrases import one_line
+from jobs.shards.person_sample import PersonSample
+from jobs.shards.samples import Sample, read_samples, split_of
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import Shard
 
+AUTO = "auto"  # instead of a label map's path: learn it from the model's predictions
+_TRAINING_SPLITS = ("train", "val", None)
+_PID = re.compile(r"-?[0-9]{1,18}")  # ASCII digits, and no more than an int64 holds
 
-def labels_for(shards: Sequence[Shard], label_map: Path | None, num_classes: int) -> Mapping[int, int]:
-    """pid -> class for a head of `num_classes`. Raises UserError, naming both numbers, where they do not agree."""
+
+def labels_for(
+    shards: Sequence[Shard], label_map: Path | None, num_classes: int, drawn: PersonSample | None = None
+) -> Mapping[int, int]:
+    """pid -> class for a head of `num_classes`. Raises UserError, naming both numbers, where they do not agree.
+
+    The training images of persons with a label are offered to `drawn`. Without it, a label map makes reading the shards
+    unnecessary.
+    """
     if label_map is not None:
         labels = read_label_map(label_map)
-        if labels and max(labels.values()) >= num_classes:
+        if max(labels.values()) >= num_classes:
             raise UserError(
                 f"the label map {label_map} names {len(labels)} pids and class {max(labels.values())}, "
                 f"but the checkpoint has {num_classes} classes"
             )
+        if drawn is not None:
+            training_pids(shards, drawn, labels)
         return labels
-    labels = training_classes(training_pids(shards))
+    labels = training_classes(training_pids(shards, drawn))
     if len(labels) != num_classes:
         raise UserError(
             f"the training shards have {len(labels)} pids, but the checkpoint has {num_classes} classes: list all "
@@ -34,33 +50,68 @@ def labels_for(shards: Sequence[Shard], label_map: Path | None, num_classes: int
 
 def read_label_map(path: Path) -> dict[int, int]:
     """pid -> class of a JSON object such as {"2": 0, "7": 1}. Raises UserError naming the file and the entry."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the label map {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the label map {path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f'the label map {path} is not an object of pids to classes, such as {{"2": 0}}')
-    found = {}
-    for pid, label in content.items():
-        if not pid.lstrip("-").isdigit() or type(label) is not int or label < 0:
-            raise UserError(f"the label map {path} has the entry {pid!r}: {label!r}; expected a pid and a class number")
-        found[int(pid)] = label
+    found: dict[int, int] = {}
+    for pid, label in _entries(path):
+        if not _PID.fullmatch(pid) or type(label) is not int or label < 0:
+            entry = f"{shortened(pid)}: {shortened(label)}"
+            raise UserError(f"the label map {path} has the entry {entry}; expected a pid and a class number")
+        if found.setdefault(int(pid), label) != label:
+            raise UserError(f"the label map {path} gives pid {int(pid)} two classes, {found[int(pid)]} and {label}")
+    if not found:
+        raise UserError(f"the label map {path} names no pid")
     return found
 
 
-def training_pids(shards: Sequence[Shard]) -> set[int]:
+def _entries(path: Path) -> list[tuple[str, object]]:
+    """The entries of the JSON object in a file, in their order, those of equal names too."""
+    pairs: list[list[tuple[str, object]]] = []
+
+    def note(entries: list[tuple[str, object]]) -> dict[str, object]:
+        pairs.append(entries)
+        return dict(entries)
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=note)
+    except OSError as error:
+        raise UserError(f"cannot read the label map {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the label map {path} is not JSON: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f'the label map {path} is not an object of pids to classes, such as {{"2": 0}}')
+    return pairs[-1]  # the outermost object ends last
+
+
+def training_pids(
+    shards: Sequence[Shard], drawn: PersonSample | None = None, only: Container[int] | None = None
+) -> set[int]:
     """The pids of all persons of the training split, without distractors and junk.
 
-    Reads the training shards once and decodes no image.
+    Their images are offered to `drawn`, or those of the pids in `only`. Reads the shards once and decodes no image. A
+    shard may hold several splits: only where its name says another one, and its first sample too, it is not read on.
+    Raises UserError where a pid does not stand for one person.
     """
-    pids: set[int] = set()
+    people: set[tuple[int, str | None]] = set()
     for shard in shards:
         with TarReader(shard) as tar:
-            for sample, _ in read_samples(tar, shard.name):
-                if sample.split != "train":
-                    break  # all samples of a shard are of one split
-                if sample.pid is not None and role_of(sample.pid, sample.key) == PERSON:
-                    pids.add(sample.pid)
-    return pids
+            for sample, data in read_samples(tar, shard.name):
+                if sample.split != "train" and sample.tar_index == 0 and split_of(shard.name) not in (None, "train"):
+                    break
+                if sample.split != "train" or sample.pid is None or sample.role != PERSON:
+                    continue
+                people.add((sample.pid, sample.identity))
+                if drawn is not None and data is not None and (only is None or sample.pid in only):
+                    drawn.offer(str(sample.pid), sample, data)
+    require_own_pids(sorted(people, key=str))
+    return {pid for pid, _ in people}
+
+
+def class_of(sample: Sample, labels: Mapping[int, int]) -> int | None:
+    """The class of the person on an image, by `labels` (pid -> class); None where it is not one of them.
+
+    A pid stands for a person of the training split. Elsewhere it does only if the identity is the pid itself: some data
+    sets give the same pids to other persons there.
+    """
+    if sample.pid is None or sample.role != PERSON:
+        return None
+    training = sample.split in _TRAINING_SPLITS
+    return labels.get(sample.pid) if training or sample.identity == identity_name(sample.pid) else None

@@ -9,21 +9,22 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from jobs.atomic import remove_leftovers
 from jobs.launch.drain import Drain
 from jobs.launch.environment import Environment
 from jobs.launch.placement import idle_because, refuse_overwrite_by_many
 from jobs.launch.ranks import Counter, Ranks
+from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
 from jobs.progress import Progress
+from jobs.runs.integrity.footers import refuse_damaged_pairs
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
 from jobs.runs.request import RunRequest
-from jobs.runs.restart import discard_run
+from jobs.runs.restart import discard_run, refuse_changed
 from jobs.shards.urls import Shard, expand_shards
 
 if TYPE_CHECKING:
@@ -64,17 +65,28 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     _refuse_conflict(layout, request, options)
     block = _block_of_this_process(shards, options.environment)
     pending = PendingShards(block, layout, retry_failed=options.retry_failed)
+    if not options.overwrite and layout.manifest.exists():
+        done = layout.done()
+        fingerprint = read_manifest(layout).fingerprint
+        refuse_damaged_pairs(layout, fingerprint, [shard.name for shard in block if shard.name in done])
     todo = block if options.overwrite else pending.listed()
     if not todo:
+        for folder in (layout.root, layout.maps, layout.metadata):
+            remove_leftovers(folder)
         return MiningSummary(run=layout.root, done=len(block), total=len(block), nothing_to_do=True)
-    from jobs.mining.model import load  # takes seconds: torch
-
-    loaded = load(config, options.overrides, shards, options.environment)
+    loaded = _load(config, options, shards, layout)
     deleted = _delete_run(layout) if options.overwrite else ()
     manifest = create_manifest(
-        layout, request, loaded.resolved, checkpoint=str(config.checkpoint), versions=_versions()
+        layout,
+        request,
+        loaded.resolved,
+        checkpoint=str(config.checkpoint),
+        device=loaded.kind,
+        versions=_versions(),
+        retry_failed=options.retry_failed,
+        label_agreement=loaded.label_agreement,
     )
-    _remove_leftovers(layout)
+    loaded = loaded.of_run(manifest)
     logger.info("%d shards to do on %s in %s; %s", len(todo), loaded.device, manifest.resolved.precision,
                 ", ".join(config.maps))  # fmt: skip
     progress = Progress(_bytes_of(todo, options.environment.world_size))
@@ -90,12 +102,33 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     )
 
 
+def _load(config: MineConfig, options: MineOptions, shards: Sequence[Shard], layout: RunLayout) -> LoadedModel:
+    """The model, in the precision of the run that goes on."""
+    from jobs.mining.model import load  # takes seconds: torch
+
+    before = _started(layout, options)
+    loaded = load(config, options.overrides, shards, options.environment, before)
+    now = _started(layout, options)
+    if before is None and now is not None and now.resolved.precision != loaded.resolved.precision:
+        # A node of another kind has started the run while this one was loading.
+        loaded = load(config, options.overrides, shards, options.environment, now)
+    return loaded
+
+
+def _started(layout: RunLayout, options: MineOptions) -> Manifest | None:
+    """The run that goes on, if there is one and it is not to be deleted."""
+    return read_manifest(layout) if layout.manifest.exists() and not options.overwrite else None
+
+
 def _refuse_conflict(layout: RunLayout, request: RunRequest, options: MineOptions) -> None:
     """Raises UserError where the folder holds another run, or where several processes would overwrite it."""
     if options.overwrite:
         refuse_overwrite_by_many(options.environment)
     elif layout.manifest.exists():
-        refuse_other(layout, read_manifest(layout), request)
+        earlier = read_manifest(layout)
+        refuse_other(layout, earlier, request, retry_failed=options.retry_failed)
+        now = [recorded.shard for recorded in request.shards]
+        refuse_changed(layout, earlier.shards, now, retry_failed=options.retry_failed)
     else:
         refuse_orphans(layout)
 
@@ -118,12 +151,6 @@ def _delete_run(layout: RunLayout) -> tuple[str, ...]:
 
     discard_run(layout, tell)
     return tuple(deleted)
-
-
-def _remove_leftovers(layout: RunLayout) -> None:
-    for folder in (layout.maps, layout.metadata):
-        for path in remove_leftovers(folder):
-            logger.info("removed %s, left by an attempt that died", path)
 
 
 def _bytes_of(shards: Sequence[Shard], ranks: int) -> int | None:
@@ -160,7 +187,7 @@ def _run_worker(
             drain=drain,
             replace=options.retry_failed,
         )
-        return worker.run(drawn, workers)
+        return worker.run(drawn, workers, environment.local_world_size)
 
 
 def _versions() -> dict[str, str]:

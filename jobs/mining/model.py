@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,57 +13,108 @@ from cam.names import parse_names
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
 from jobs.mining.config import MineConfig
+from jobs.mining.found_labels import find_labels
+from jobs.mining.labels import AUTO
 from jobs.mining.model_options import load_with_prompts
-from jobs.mining.targets import TargetSource, target_source
-from jobs.runs.request import ResolvedSettings
+from jobs.mining.targets import LabelTarget, TargetSource, target_source
+from jobs.runs.manifest import Manifest
+from jobs.runs.request import LabelAgreement, ResolvedSettings
 from jobs.shards.urls import Shard
 from promptsg_core.model import PromptSG
-from promptsg_core.precision import resolve_device, resolve_precision
+from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
 from promptsg_core.settings import read_settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """A model that is ready to mine, and its target.
 
-    `resolved` records the precision that `auto` became on this machine, and the model's configuration.
+    `resolved` records the precision that `auto` became on this machine, the model's configuration, and the label map
+    if it was learned. `label_agreement` is what a check of the labels found, None where there was none.
     """
 
     model: PromptSG
     targets: TargetSource
     resolved: ResolvedSettings
+    label_agreement: LabelAgreement | None = None
+
+    @property
+    def kind(self) -> str:
+        """What its device is, for people."""
+        return device_kind(self.device)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.image_encoder.proj.device
 
+    def of_run(self, manifest: Manifest) -> LoadedModel:
+        """With the labels that the run has, where they were learned: another worker may have been the first."""
+        if manifest.resolved.label_map is None:
+            return self
+        return replace(self, targets=LabelTarget(manifest.resolved.label_map))
+
 
 def load(
-    config: MineConfig, overrides: Sequence[str], shards: Sequence[Shard], environment: Environment | None = None
+    config: MineConfig,
+    overrides: Sequence[str],
+    shards: Sequence[Shard],
+    environment: Environment | None = None,
+    started: Manifest | None = None,
 ) -> LoadedModel:
     """Loads the model and checks that every map is possible, before anything is written.
 
-    `overrides` are KEY VALUE words. Raises UserError, ModelError or CamError, each naming what does not fit.
+    `overrides` are KEY VALUE words. `started` is the run that goes on: its precision and labels count.
+    Raises UserError, ModelError or CamError, each naming what does not fit.
     """
     device = device_of_rank(config.device, environment or Environment())
-    precision = resolve_precision(config.precision, device)
+    precision = precision_on(device, config, started)
     model = load_with_prompts(
         config.checkpoint,
         config.prompts,
         device=str(device),
         precision=precision,
         settings=read_settings(config.model_settings, overrides),
+        weights_key=config.weights_key,
+        image_size=config.image_size,
         prompt_mode=config.prompt_mode,
         neck_feat=config.neck_feat,
         reweight=config.reweight,
     )
     check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus)
+    found = find_labels(config, shards, model, started) if config.target == "label" else None
+    resolved = ResolvedSettings(precision=precision, model=model.config.to_dict())
+    if found is not None and config.label_map == AUTO:
+        resolved = resolved.model_copy(update={"label_map": dict(found.labels)})
     return LoadedModel(
         model=model,
-        targets=target_source(config, shards, model),
-        resolved=ResolvedSettings(precision=precision, model=model.config.to_dict()),
+        targets=target_source(config, model, None if found is None else found.labels),
+        resolved=resolved,
+        label_agreement=None if found is None else found.agreement,
     )
+
+
+def precision_on(device: torch.device, config: MineConfig, started: Manifest | None) -> str:
+    """The precision to compute in: what the configuration states, or what `auto` became where the run was started.
+
+    Raises UserError where this device cannot compute in that.
+    """
+    own = resolve_precision(config.precision, device)
+    of_run = None if started is None else started.resolved.precision
+    if config.precision != "auto" or started is None or of_run is None or of_run == own:
+        return own
+    there = started.device or "a machine of another kind"
+    if not can_compute(of_run, device):
+        raise UserError(
+            f"{config.output} was started on {there}, where precision auto became {of_run}, and {device_kind(device)} "
+            f"cannot compute in {of_run}: go on with it on nodes of the first kind, or mine into another --output with "
+            "--precision fp16 or fp32, which all nodes can compute"
+        )
+    logger.info("precision auto is %s, as on %s, where %s was started; by itself it would be %s on %s",
+                of_run, there, config.output, own, device_kind(device))  # fmt: skip
+    return of_run
 
 
 def device_of_rank(name: str, environment: Environment, gpus: int | None = None) -> torch.device:

@@ -19,10 +19,13 @@ class ModelOptions:
     """A checkpoint, the device and precision to run it in, what its tensors cannot tell, and further prompts.
 
     `model_settings` is the training code's YAML file and `model_set` has KEY VALUE pairs that win over it. A prompt is
-    `TEXT` or `NAME=TEXT`. Without `checkpoint` the settings' TEST.WEIGHT names it.
+    `TEXT` or `NAME=TEXT`. Without `checkpoint` the settings' TEST.WEIGHT names it. `weights_key` is the path of keys of
+    the state dict to take where the file has several. `image_size` is (height, width) in pixels.
     """
 
     checkpoint: Path | None = None
+    weights_key: str | None = None
+    image_size: tuple[int, int] | None = None
     device: str = "auto"
     precision: str = "auto"
     model_settings: Path | None = None
@@ -46,9 +49,19 @@ class ModelOptions:
             device=self.device,
             precision=self.precision,
             settings=settings,
+            weights_key=self.weights_key,
+            image_size=self.image_size,
             prompt_mode=self.prompt_mode,
             neck_feat=self.neck_feat,
         )
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """`384x128`, height times width in pixels, as numbers. Raises UserError."""
+    height, _, width = text.partition("x")
+    if not (height.isascii() and height.isdigit() and width.isascii() and width.isdigit()):
+        raise UserError(f"image size {text!r}: give height and width in pixels, such as 384x128")
+    return int(height), int(width)
 
 
 def load_with_prompts(
@@ -58,6 +71,8 @@ def load_with_prompts(
     device: str,
     precision: str,
     settings: Settings,
+    weights_key: str | None = None,
+    image_size: tuple[int, int] | None = None,
     prompt_mode: str | None = None,
     neck_feat: str | None = None,
     reweight: str | None = None,
@@ -75,6 +90,8 @@ def load_with_prompts(
         device=device,
         precision=precision,
         settings=settings,
+        weights_key=weights_key,
+        image_size=image_size,
         prompt_mode=prompt_mode,
         neck_feat=neck_feat,
         reweight=reweight,

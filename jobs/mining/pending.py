@@ -27,16 +27,24 @@ class PendingShards:
         """
         if not self.layout.shard_metadata(shard.name).exists():
             return True
-        return self.retry_failed and has_failed_rows(self.layout, shard.name)
+        return self._is_mined_again(shard)
 
     def listed(self) -> list[Shard]:
-        """All shards that are to be mined now. One listing of the folder is enough for most of them."""
+        """All shards that are to be mined now. One listing of the folder tells which are done."""
         done = self.layout.done()
-        return [shard for shard in self.block if shard.name not in done or self.is_pending(shard)]
+        return [shard for shard in self.block if shard.name not in done or self._is_mined_again(shard)]
 
     def drawn(self, counter: Counter) -> Iterator[Shard]:
         """The shards that this process draws, each looked up when it is drawn: another process may have mined it.
 
-        The reading thread takes them. What goes wrong here is raised again where the batches are taken.
+        Those that are done when the first one is drawn are not looked up one by one. The reading thread takes them.
+        What goes wrong here is raised again where the batches are taken.
         """
-        return (shard for shard in draw(self.block, counter) if self.is_pending(shard))
+        done = self.layout.done()
+        for shard in draw(self.block, counter):
+            if self._is_mined_again(shard) if shard.name in done else self.is_pending(shard):
+                yield shard
+
+    def _is_mined_again(self, shard: Shard) -> bool:
+        """Whether a shard that is done is to be mined. Raises as `is_pending`."""
+        return self.retry_failed and has_failed_rows(self.layout, shard.name)

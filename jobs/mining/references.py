@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.errors import UserError
-from jobs.identity import identities, identity_columns, identity_of
+from jobs.identity import identities, identity_columns, identity_name, identity_of
 from jobs.runs.run import Run, open_run
 from jobs.shards.samples import Sample
 
@@ -36,10 +36,9 @@ class References:
 
     def __init__(self, root: Path, split: str | None = None) -> None:
         self.run = _open_finished(root)
-        # Without stored identities a pid means another person in training than in testing: some datasets start again.
-        self._pids_start_again = "identity" not in self.run.schema.names
+        self._has_identities = "identity" in self.run.schema.names
         rows = self._rows(split)
-        people = self._people(rows).dictionary_encode()
+        people = _people(rows).dictionary_encode()
         self._number_of = {name: number for number, name in enumerate(people.dictionary.to_pylist())}
         self._shards = sorted(set(rows["shard"].to_pylist()))
         images = self._images_of(rows, people.indices.to_numpy())
@@ -74,28 +73,18 @@ class References:
         wanted = ~pc.is_null(ds.field("h5_row"))
         if split is not None:
             wanted &= ds.field("split") == split
-        columns = {"shard", "key", "h5_row", "split", *identity_columns(self.run.schema.names)}
-        rows = self.run.metadata().to_table(columns=sorted(columns), filter=wanted)
+        columns = {"shard", "key", "h5_row", "pid", "split", *identity_columns(self.run.schema.names)}
+        rows = self.run.read_metadata(sorted(columns), where=wanted)
         rows = rows.filter(pc.is_valid(identities(rows)))
         if not len(rows):
             where = f" in split {split!r}" if split is not None else ""
             raise UserError(f"the reference run {self.run.layout.root} has no image of a known person{where}")
         return rows
 
-    def _people(self, rows: pa.Table) -> pa.Array:
-        """(N,) text: who is on each row's image. Agrees with `_person_of`."""
-        people = identities(rows)
-        if self._pids_start_again:
-            training = pc.is_in(rows["split"], pa.array(_TRAINING_SPLITS))
-            people = pc.binary_join_element_wise(pc.if_else(training, "training", "testing"), people, "/")
-        return people.combine_chunks()
-
     def _person_of(self, sample: Sample) -> int | None:
         """The number of the person on a sample's image; None if it has no image here."""
-        who = identity_of(sample.pid, sample.key)
-        if who is not None and self._pids_start_again:
-            who = f"{'training' if sample.split in _TRAINING_SPLITS else 'testing'}/{who}"
-        return None if who is None else self._number_of.get(who)
+        identity = sample.identity if self._has_identities else identity_of(sample.pid, sample.key)
+        return None if identity is None else self._number_of.get(_person(identity, sample.pid, sample.split))
 
     def _images_of(self, rows: pa.Table, people: Int64Array) -> _Images:
         images = np.empty(len(rows), _IMAGE)
@@ -109,8 +98,9 @@ class References:
     def _sum(self, images: _Images) -> Float64Array:
         """(P, D): the sum of the unit features of each person. Reads each shard once."""
         sums: Float64Array | None = None
-        for number, shard in enumerate(self._shards):
-            here = images[images["shard"] == number]
+        images = images[np.argsort(images["shard"], kind="stable")]
+        ends = np.searchsorted(images["shard"], np.arange(1, len(self._shards)))
+        for shard, here in zip(self._shards, np.split(images, ends), strict=True):
             features = _unit(self.run.read_features(shard)[here["h5_row"]])
             if sums is None:
                 sums = np.zeros((len(self._number_of), features.shape[1]))
@@ -132,6 +122,22 @@ class References:
             here = np.flatnonzero(images["shard"] == number)
             found[here] = _unit(self.run.read_features(self._shards[int(number)], images["h5_row"][here].tolist()))
         return found
+
+
+def _people(rows: pa.Table) -> pa.Array:
+    """(N,) text: who is on each row's image."""
+    images = zip(identities(rows).to_pylist(), rows["pid"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    return pa.array([_person(*image) for image in images], pa.string())
+
+
+def _person(identity: str, pid: int | None, split: str | None) -> str:
+    """A person as references tell persons apart.
+
+    An identity that is the pid alone says nothing of other splits, since the pids of some data sets start again.
+    """
+    if pid is None or identity not in (str(pid), identity_name(pid)):
+        return identity
+    return f"{'training' if split in _TRAINING_SPLITS else 'testing'}/{pid}"
 
 
 def _open_finished(root: Path) -> Run:

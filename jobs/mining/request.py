@@ -15,6 +15,8 @@ from jobs.shards.urls import Shard
 
 # Settings that change no stored number: a run may be resumed with others.
 _FREE = frozenset({"shards", "checkpoint", "output", "device", "batch_size", "workers", "max_failed_fraction"})
+# Settings that earlier versions did not have. Without a value they are not recorded, so that earlier runs go on.
+_ADDED = frozenset({"weights_key", "image_size"})
 
 
 def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[str] | None = None) -> RunRequest:
@@ -24,11 +26,15 @@ def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[
     """
     if not config.checkpoint.is_file():
         raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
-    settings = {key: value for key, value in config.model_dump(mode="json").items() if key not in _FREE}
+    settings = {
+        key: value
+        for key, value in config.model_dump(mode="json").items()
+        if key not in _FREE and not (key in _ADDED and value is None)
+    }
     # What is in a file decides, not where the file is.
     if config.model_settings is not None:
         settings["model_settings"] = _hash_of(config.model_settings)
-    if config.label_map is not None:
+    if isinstance(config.label_map, Path):
         settings["label_map"] = _hash_of(config.label_map)
     if config.reference is not None:
         settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
@@ -37,8 +43,14 @@ def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[
         settings["overrides"] = without_weight(overrides)  # the checkpoint's hash stands for it
     return RunRequest(
         asked=RequestedSettings.model_validate(settings),
-        shards=tuple(RecordedShard(name=shard.name, url=shard.url, size=shard.size) for shard in shards),
+        shards=tuple(_recorded(shard) for shard in shards),
     )
+
+
+def _recorded(shard: Shard) -> RecordedShard:
+    if shard.modified_ns is None:
+        return RecordedShard(name=shard.name, url=shard.url, size=shard.size)
+    return RecordedShard(name=shard.name, url=shard.url, size=shard.size, modified_ns=shard.modified_ns)
 
 
 def _hash_of(path: Path) -> str:

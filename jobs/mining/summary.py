@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
@@ -16,8 +17,8 @@ class MiningSummary:
 
     Of the shards that this process drew: `shards` were published, with `images` rows that have maps, `failed_images`
     rows without any and `partial_images` rows that lack only the maps of the target; `zero_maps` maps are zero
-    everywhere. `failed_shards` has the report of each shard that failed. `drained` says why the process stopped before
-    the end, or is None.
+    everywhere; `passed_over` counts, by kind, the members of the tars of which nothing was made. `failed_shards` has
+    the report of each shard that failed. `drained` says why the process stopped before the end, or is None.
 
     `done` of the `total` shards of the block are done in `run`. `nothing_to_do` says that they all were before.
     `deleted` names what `overwrite` has deleted. `seconds` is the time for everything, `seconds_model` the part of the
@@ -37,6 +38,7 @@ class MiningSummary:
     failed_images: int = 0
     partial_images: int = 0
     zero_maps: int = 0
+    passed_over: Mapping[str, int] = field(default_factory=dict)
     failed_shards: tuple[ShardReport, ...] = ()
     drained: str | None = None
     seconds: float = 0.0
@@ -62,6 +64,7 @@ class MiningSummary:
             failed_images=self.failed_images + report.failed_images,
             partial_images=self.partial_images + _total(report.partial),
             zero_maps=self.zero_maps + _total(report.zero_maps),
+            passed_over=Counter(self.passed_over) + Counter(report.passed_over),
             seconds_model=seconds,
         )
 

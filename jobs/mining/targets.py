@@ -14,11 +14,10 @@ from jobs.arrays import BoolArray
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
-from jobs.mining.labels import labels_for
+from jobs.mining.labels import class_of
 from jobs.mining.references import References
 from jobs.runs.manifest import Manifest
 from jobs.shards.samples import NO_LABEL, NO_REFERENCE, Sample
-from jobs.shards.urls import Shard
 from promptsg_core.model import PromptSG
 
 
@@ -61,8 +60,8 @@ class LabelTarget:
     labels: Mapping[int, int]
 
     def of(self, samples: Sequence[Sample]) -> BatchTarget:
-        """The target of a batch. An image whose pid is not a training class has none."""
-        found = [None if sample.pid is None else self.labels.get(sample.pid) for sample in samples]
+        """The target of a batch. An image whose person is not a training class has none."""
+        found = [class_of(sample, self.labels) for sample in samples]
         known = np.array([label is not None for label in found], np.bool_)
         classes = torch.tensor([0 if label is None else label for label in found])
         return BatchTarget(class_target(classes), known, NO_LABEL, "its pid is not a class of the checkpoint")
@@ -85,10 +84,14 @@ class SimilarityTarget:
         return BatchTarget(target, known, NO_REFERENCE, "no other image of its pid is in the reference run")
 
 
-def target_source(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> TargetSource:
-    """The target of a run, with the labels or references that it needs. Raises UserError where these are not there."""
+def target_source(config: MineConfig, model: PromptSG, labels: Mapping[int, int] | None = None) -> TargetSource:
+    """The target of a run, with the labels (pid -> class) or references that it needs.
+
+    Raises UserError where these are not there.
+    """
     if config.target == "label":
-        return LabelTarget(labels_for(shards, config.label_map, model.config.num_classes))
+        assert labels is not None, "the target label has labels"
+        return LabelTarget(labels)
     if config.target == "similarity":
         if config.reference is None:
             raise UserError("the target similarity needs --reference RUN: an earlier run with the features to compare")

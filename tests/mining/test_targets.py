@@ -15,7 +15,7 @@ from jobs.mining.references import References
 from jobs.mining.targets import FixedTarget, LabelTarget, SimilarityTarget
 from jobs.shards.samples import Sample
 from jobs.shards.urls import expand_shards
-from tests.support.made_runs import made_manifest, made_shard
+from tests.support.made_runs import as_first_version, made_manifest, made_shard
 from tests.support.shard_files import image_bytes, sample_members, write_tar
 
 
@@ -56,14 +56,52 @@ def test_classes_are_the_persons_of_the_training_split(tmp_path: Path) -> None:
         ('{"two": 0}', "has the entry 'two': 0; expected a pid and a class number"),
         ('{"2": -1}', "has the entry '2': -1"),
         ('{"2": true}', "has the entry '2': True"),
+        ('{"2": 1.0}', "has the entry '2': 1.0"),
+        ('{"2": [0]}', r"has the entry '2': \[0\]"),
+        ('{"--5": 0}', "has the entry '--5': 0; expected a pid and a class number"),
+        ('{"-": 0}', "has the entry '-': 0"),
+        ('{"\u00b2": 0}', "has the entry '\u00b2': 0"),
+        ('{"\u0663": 0}', "has the entry '\u0663': 0"),
+        ('{"1_0": 0}', "has the entry '1_0': 0"),
+        ('{" 2": 0}', "has the entry ' 2': 0"),
+        ('{"2\\n": 0}', r"has the entry '2\\n': 0"),
+        ('{"' + 5000 * "9" + '": 0}', r"has the entry '9+\.\.\.9+': 0"),
+        ('{"2": ' + 5000 * "9" + "}", "is not JSON"),
+        ('{"2": 0, "2": 1}', "gives pid 2 two classes, 0 and 1"),
+        ('{"2": 0, "0002": 1}', "gives pid 2 two classes, 0 and 1"),
+        ("{}", "names no pid"),
+        ("", "is not JSON"),
+        (100_000 * "[", "is not JSON"),
     ],
 )
 def test_a_label_map_that_is_none_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "map.json").write_text(content)
-    with pytest.raises(UserError, match=message):
+    (tmp_path / "map.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as error:
         read_label_map(tmp_path / "map.json")
+    assert "\n" not in str(error.value) and len(str(error.value)) < len(str(tmp_path)) + 200
     with pytest.raises(UserError, match="cannot read the label map"):
         read_label_map(tmp_path / "none.json")
+
+
+def test_a_label_map_has_pids_as_they_are_written_in_names(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_bytes(b'\xef\xbb\xbf{"0002": 1, "-3": 0, "10045": 2, "7": 1}')
+    assert read_label_map(tmp_path / "map.json") == {2: 1, -3: 0, 10045: 2, 7: 1}
+
+
+def test_training_images_are_found_between_others(tmp_path: Path) -> None:
+    """A shard may hold several splits. Only where its name and its first image say another one is it not read on."""
+    splits = {"a": "query", "b": "train", "c": "gallery", "d": "train"}
+    members = [
+        member
+        for number, (key, split) in enumerate(splits.items())
+        for member in sample_members(key, image_bytes(), pid=number + 1, split=split)
+    ]
+    write_tar(tmp_path / "all-0.tar", members)
+    assert training_pids(expand_shards([str(tmp_path / "all-0.tar")])) == {2, 4}
+    write_tar(tmp_path / "query-0.tar", members[2:])  # begins with training, whatever its name
+    assert training_pids(expand_shards([str(tmp_path / "query-0.tar")])) == {2, 4}
+    write_tar(tmp_path / "gallery-0.tar", members, end=False)
+    assert training_pids(expand_shards([str(tmp_path / "gallery-0.tar")])) == set()  # its broken end was not reached
 
 
 class Out:
@@ -80,6 +118,37 @@ def test_a_label_is_the_logit_of_the_own_class_and_others_have_none() -> None:
     assert (found.status, found.error) == ("no_label", "its pid is not a class of the checkpoint")
     unknown = LabelTarget({5: 2}).of([sample("a", None)])
     assert unknown.known is not None and unknown.known.tolist() == [False]
+
+
+def test_training_pids_pass_over_samples_of_other_splits_and_roles(tmp_path: Path) -> None:
+    members = []
+    for key, note in (
+        ("a", {"split": "query", "pid": 1}),  # the first of its shard
+        ("b", {"split": "train", "pid": 4, "identity": "train/4"}),
+        ("c", {"split": "train", "pid": 5, "role": "distractor"}),
+        ("0000_c1s1_000003_00", {"split": "train", "pid": 0, "role": "person", "identity": "train/0"}),
+        ("d", {"split": "val", "pid": 6}),
+        ("e", {"split": "train", "pid": 3}),
+    ):
+        members += sample_members(key, image_bytes(), **note)
+    write_tar(tmp_path / "mixed.tar", members)
+    assert training_pids(expand_shards([str(tmp_path)])) == {0, 3, 4}
+    tar_of(tmp_path / "train-1.tar", ("f", 4))  # "0004": another person than "train/4"
+    with pytest.raises(UserError, match="the pid 4 stands for two persons"):
+        training_pids(expand_shards([str(tmp_path)]))
+
+
+def test_a_pid_of_another_split_is_a_class_only_where_the_identity_is_the_pid() -> None:
+    """MSMT17's person 2 of testing is not its person 2 of training."""
+    samples = [
+        Sample(key="a", tar_index=0, pid=2, split="train", role="person", identity="train/2"),
+        Sample(key="b", tar_index=1, pid=2, split="val", role="person", identity="train/2"),
+        Sample(key="c", tar_index=2, pid=2, split="query", role="person", identity="test/2"),
+        sample("0002_c1s1_000001_00", 2, "query"),
+        Sample(key="e", tar_index=4, pid=2, split="train", role="distractor"),
+    ]
+    found = LabelTarget({2: 1}).of(samples)
+    assert found.known is not None and found.known.tolist() == [True, True, False, True, False]
 
 
 def test_a_fixed_target_is_known_for_all() -> None:
@@ -127,6 +196,39 @@ def test_references_are_the_unit_means_of_the_persons_other_images(references: P
     wanted[4] = [1, 0]
     np.testing.assert_allclose(features, wanted, atol=1e-7)
     assert features.dtype == np.float32
+
+
+def test_stated_identities_decide_whose_reference_it_is(tmp_path: Path) -> None:
+    """The pid is 2 everywhere; the same identity in two splits is the same person."""
+    manifest = made_manifest(tmp_path, ["a-0"])
+    told = [("train", "train/2"), ("query", "test/2"), ("train", "anna"), ("gallery", "anna")]
+    there = [
+        Sample(key=f"k{n}", tar_index=n, pid=2, split=split, identity=identity)
+        for n, (split, identity) in enumerate(told)
+    ]
+    there.append(Sample(key="k4", tar_index=4, pid=2, split="query", role="distractor"))
+    features = np.array([[1, 0], [0, 1], [3, 4], [4, 3], [1, 1]], np.float32)
+    made_shard(tmp_path, manifest, "a-0", there, features=features)
+    asked = [
+        Sample(key="new", tar_index=9, pid=2, split="query", identity=who) for who in ("train/2", "test/2", "anna")
+    ]
+    asked += [there[2], Sample(key="new", tar_index=9, pid=2, split="query"), there[4]]
+    found, known = References(tmp_path).of(asked, 2)
+    np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.7, 0.7], [0.8, 0.6], [0, 0], [0, 0]], atol=1e-7)
+    assert known.tolist() == [True, True, True, True, False, False]
+
+
+def test_references_of_an_earlier_run_are_found_by_pid(references: Path, tmp_path: Path) -> None:
+    """Its metadata has no identities, and shards that were packed since state them."""
+    old = References(as_first_version(references, tmp_path / "OLD"))
+    asked = [
+        Sample(key="new", tar_index=0, pid=5, split="train", identity="train/5"),
+        Sample(key="new", tar_index=0, pid=5, split="query", identity="test/5"),
+        sample("new", 5, "train"),
+    ]
+    found, known = old.of(asked, 2)
+    np.testing.assert_allclose(found, [[0.3, 0.9], [0.5, 0.5], [0.3, 0.9]], atol=1e-7)
+    assert known.all()
 
 
 def test_a_batch_without_references_is_all_unknown(references: Path) -> None:

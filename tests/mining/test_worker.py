@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
+from jobs.launch import drain as drain_module
 from jobs.launch.drain import Drain
+from jobs.mining import fitting
+from jobs.mining.batch import mine_batch as real_mine_batch
 from jobs.mining.config import MineConfig
 from jobs.mining.model import LoadedModel, load
 from jobs.mining.pending import PendingShards
@@ -19,6 +26,8 @@ from jobs.mining.worker import Worker
 from jobs.runs.events import ShardReport
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest
+from jobs.runs.shard_output import ShardOutput
+from jobs.shards.reader import Batch
 from jobs.shards.urls import Shard, expand_shards
 from tests.support.made_runs import made_manifest, made_samples, made_shard
 from tests.support.shard_files import market_shard
@@ -129,6 +138,82 @@ def test_a_request_between_two_shards_stops_before_the_next(mine: Mine) -> None:
     assert mine.layout.done() == {"s-0"} and summary.drained == "SIGTERM"
 
 
+@pytest.mark.parametrize(("error", "ends"), [(KeyError("odd"), False), (RuntimeError("CUDA error: illegal"), True)])
+def test_a_model_that_fails_on_a_shard_costs_that_shard(
+    mine: Mine, monkeypatch: pytest.MonkeyPatch, error: Exception, ends: bool
+) -> None:
+    """Unless the GPU has failed: then nothing works any more."""
+    seen: list[str] = []
+
+    def mine_batch(model: object, batch: Batch, *rest: object) -> object:
+        seen.append(batch.shard.name)
+        if batch.shard.name == "s-1":
+            raise error
+        return real_mine_batch(model, batch, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fitting, "mine_batch", mine_batch)
+    if ends:
+        with pytest.raises(RuntimeError, match="CUDA error"):
+            mine.worker().run(mine.shards, 0)
+        return
+    summary = mine.worker().run(mine.shards, 0)
+    assert mine.layout.done() == {"s-0", "s-2"} and summary.own_status == EXIT_SOME_SHARDS_FAILED
+    assert [report.error for report in summary.failed_shards] == ["s-1: the model failed with KeyError: 'odd'"]
+    assert seen == ["s-0", "s-0", "s-1", "s-2", "s-2"]  # the rest of a failed shard is passed over
+
+
+def test_a_shard_that_cannot_be_written_for_any_reason_fails_alone(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    add = ShardOutput.add
+
+    def broken(output: ShardOutput, *rest: object) -> None:
+        if output.shard == "s-1":
+            raise IndexError("odd")
+        add(output, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ShardOutput, "add", broken)
+    summary = mine.worker().run(mine.shards, 0)
+    assert mine.layout.done() == {"s-0", "s-2"}
+    assert [report.error for report in summary.failed_shards] == ["s-1: it cannot be written: IndexError: odd"]
+
+
+def test_decoding_processes_that_a_signal_to_all_has_ended_are_no_error(mine: Mine) -> None:
+    """Slurm sends SIGTERM to every process of a step."""
+    told = Told()
+
+    class Killing(StopAfter):
+        @property
+        def requested(self) -> str | None:
+            asked = super().requested
+            if asked and not self.asked:
+                for child in multiprocessing.active_children():
+                    child.kill()
+                    child.join()
+            return asked
+
+    drain = Killing(told, 1, time_left=True)
+    summary = mine.worker(progress=told, drain=drain).run(itertools.cycle(mine.shards[:1]), 1)
+    assert (summary.drained, summary.own_status) == ("SIGTERM", EXIT_DRAINED)
+
+
+def test_a_stopped_decoding_process_does_not_defeat_sigterm(mine: Mine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real SIGSTOP and a real SIGTERM: after the grace the worker ends, and what it was mining is dropped."""
+    monkeypatch.setitem(drain_module._GRACE_SECONDS, "SIGTERM", 1.0)
+
+    class StopDecoders(Told):
+        def advance(self, images: int, position: int | None) -> None:
+            super().advance(images, position)
+            if len(self.batches) == 1:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid or 0, signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with Drain() as drain:
+        started = time.monotonic()
+        summary = mine.worker(progress=StopDecoders(), drain=drain).run(itertools.cycle(mine.shards[:1]), 1)
+    assert (summary.drained, summary.own_status) == ("SIGTERM", EXIT_DRAINED)
+    assert not list(mine.layout.root.glob("*/.*.tmp")) and time.monotonic() - started < 25
+
+
 def test_the_summary_adds_up_reports() -> None:
     good = ShardReport(shard="a", images=7, failed={"x": 1, "y": 2}, partial={"z": 4}, zero_maps={"m": 5, "n": 6},
                        seconds_model=1.5)  # fmt: skip
@@ -169,6 +254,15 @@ def test_what_is_done_is_not_pending(half_done: PendingShards) -> None:
     assert names_of(half_done.listed()) == ["a", "c", "e"]
     assert names_of(list(half_done.drawn(Counter()))) == ["a", "c", "e"]
     assert names_of(list(half_done.drawn(Counter(2)))) == ["a", "c", "e"]  # another rank draws b and d
+
+
+def test_only_what_was_not_done_is_looked_up(half_done: PendingShards, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10,000 shards nearly all may be done, and each look is a request to a file server."""
+    looked = []
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looked.append(path.stem) or exists(path))
+    assert names_of(half_done.listed()) == ["a", "c", "e"] and looked == []
+    assert names_of(list(half_done.drawn(Counter()))) == ["a", "c", "e"] == looked
 
 
 def test_failed_images_are_retried_on_request(half_done: PendingShards) -> None:

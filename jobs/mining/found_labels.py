@@ -1,0 +1,83 @@
+"""The labels of a run: the usual ones or a file's, checked against the model's predictions, or learned from them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from jobs.errors import UserError
+from jobs.mining.config import MineConfig
+from jobs.mining.label_agreement import Prediction, check_labels, compare, in_words, learn_labels
+from jobs.mining.labels import AUTO, labels_for, training_pids
+from jobs.mining.predictions import predict
+from jobs.phrases import counted
+from jobs.runs.manifest import Manifest
+from jobs.runs.request import LabelAgreement
+from jobs.shards.person_sample import PersonSample
+from jobs.shards.urls import Shard
+from promptsg_core.model import PromptSG
+
+logger = logging.getLogger(__name__)
+
+CHECKED_PERSONS, CHECKED_IMAGES = 100, 300
+_OF_A_PERSON = 8  # at most, in a check
+LEARNED_IMAGES = 5  # of each person
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundLabels:
+    """pid -> class. `agreement` is how predictions compare with them; None where the run has it already."""
+
+    labels: Mapping[int, int]
+    agreement: LabelAgreement | None = None
+
+
+def find_labels(
+    config: MineConfig, shards: Sequence[Shard], model: PromptSG, earlier: Manifest | None = None
+) -> FoundLabels:
+    """The labels for the target `label`. What `earlier`, the run that is continued, has is neither learned nor checked
+    again.
+
+    Raises UserError where the labels are not the model's classes, or cannot be learned.
+    """
+    if config.label_map == AUTO:
+        if earlier is not None and earlier.resolved.label_map is not None:
+            return FoundLabels(labels=earlier.resolved.label_map)
+        return _learn(config, shards, model)
+    label_map = config.label_map if isinstance(config.label_map, Path) else None
+    if earlier is not None and earlier.label_agreement is not None:
+        return FoundLabels(labels=labels_for(shards, label_map, model.config.num_classes))
+    return _check(config, shards, model, label_map)
+
+
+def _check(config: MineConfig, shards: Sequence[Shard], model: PromptSG, label_map: Path | None) -> FoundLabels:
+    drawn = PersonSample(CHECKED_PERSONS, _OF_A_PERSON)
+    labels = labels_for(shards, label_map, model.config.num_classes, drawn)
+    each = max(2, CHECKED_IMAGES // max(1, len(drawn.persons())))
+    predictions = _predict(config, model, drawn, each)
+    return FoundLabels(labels=labels, agreement=check_labels(predictions, labels, model.config.num_classes, label_map))
+
+
+def _learn(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> FoundLabels:
+    drawn = PersonSample(None, LEARNED_IMAGES)
+    pids = training_pids(shards, drawn)
+    if len(pids) != model.config.num_classes:
+        raise UserError(
+            f"--label-map auto: the training shards have {len(pids)} pids, but the checkpoint has "
+            f"{model.config.num_classes} classes: list all training shards"
+        )
+    logger.info("--label-map auto: learning the classes of %s", counted(len(pids), "person"))
+    predictions = _predict(config, model, drawn, LEARNED_IMAGES)
+    labels = learn_labels(predictions, pids)
+    agreement = compare(predictions, labels, model.config.num_classes)
+    logger.info("--label-map auto: learned; %s", in_words(agreement))
+    return FoundLabels(labels=labels, agreement=agreement)
+
+
+def _predict(config: MineConfig, model: PromptSG, drawn: PersonSample, each: int) -> list[Prediction]:
+    images = [image for images in drawn.persons().values() for image in islice(images, each)]
+    found = predict(model, images, interpolation=config.interpolation, max_image_pixels=config.max_image_pixels)
+    return found.of_persons()
