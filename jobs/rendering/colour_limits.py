@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from cam.names import column_of
 from cam.overlay import Range
+from cam.percentiles import percentiles
 from jobs.arrays import Float32Array
-from jobs.rendering.percentiles import percentiles
 from jobs.runs.run import Run
 
 _BLOCK = 2048  # maps read at a time

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from cam.names import check_methods
 from cam.overlay import Picture
 from cam.panels import column
+from cam.placement import GridPlacement, placement_of
+from jobs.atomic import make_folder
 from jobs.errors import UserError
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.looks import Looks
@@ -76,7 +78,8 @@ def compare(config: CompareConfig) -> Comparison:
         query_arrays=config.output / f"query__{stems[config.query]}.npz",
         gallery_arrays=config.output / f"gallery__{stems[config.gallery]}.npz",
     )
-    save_picture(comparison.picture, _draw(query, gallery, config))
+    make_folder(config.output)
+    save_picture(comparison.picture, _draw(query, gallery, config, placement_of(model.config)))
     save_arrays(comparison.query_arrays, query)
     save_arrays(comparison.gallery_arrays, gallery)
     return comparison
@@ -92,9 +95,9 @@ def _maps_towards(model: PromptSG, image: ReadImage, other: ReadImage, maps: lis
     return next(mine_images(model, [image], maps, target))
 
 
-def _draw(query: ImageMaps, gallery: ImageMaps, config: CompareConfig) -> Picture:
+def _draw(query: ImageMaps, gallery: ImageMaps, config: CompareConfig, placement: GridPlacement | None) -> Picture:
     limits = limits_of([query, gallery], config.looks.scale)
-    style = PanelStyle(looks=config.looks, height=config.height, limits=limits)
+    style = PanelStyle(looks=config.looks, height=config.height, limits=limits, placement=placement)
     panels = [draw_labelled_panel(query, style, "query: "), draw_labelled_panel(gallery, style, "gallery: ")]
     body = column(panels)
     title = text_block([f"cosine similarity {query.score:.4f}"], body.shape[1], font_size=18)

@@ -6,13 +6,13 @@ The page is `index.html`; `data.js` holds the rows, `thumbs/` pictures and `maps
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 from jobs.atomic import write_whole
 from jobs.errors import UserError
+from jobs.leftovers import scratch_folder
 from jobs.processes import available_cores
 from jobs.rendering.drawing.entry import rows_of
 from jobs.rendering.looks import Looks
@@ -20,8 +20,9 @@ from jobs.rendering.page.data import page_data
 from jobs.rendering.page.folder import check_folder, remove_pictures, withdraw_page
 from jobs.rendering.page.pictures import GalleryPainter, draw_gallery, script_json
 from jobs.rendering.page.rows import GalleryStyle, choose_rows, reasons
-from jobs.runs.query import RowSelection
+from jobs.runs.query import RowSelection, warn_of_unfinished
 from jobs.runs.run import open_run
+from jobs.shards.access import ShardAccess
 from jobs.shards.locate import locate
 
 DEFAULT_LIMIT = 2000  # images on a page that a browser still shows quickly
@@ -29,7 +30,7 @@ _TEMPLATES = ("gallery.css", "gallery.js", "index.html")  # the page itself last
 
 
 @dataclass(frozen=True, kw_only=True)
-class GalleryConfig:
+class GalleryConfig(ShardAccess):
     """Which images of a run are on the page, how they look, and the folder `output` that it is written to.
 
     `maps` are stored maps, by default all of the run. `thumb_height` is the height of pictures in pixels. `workers` are
@@ -42,7 +43,6 @@ class GalleryConfig:
     maps: tuple[str, ...] = ()
     looks: Looks = field(default_factory=Looks)
     thumb_height: int = 128
-    shards_root: str | Path | None = None
     workers: int | None = None
     overwrite: bool = False
 
@@ -68,8 +68,12 @@ def gallery(config: GalleryConfig) -> GalleryReport:
     or have changed.
     """
     run = open_run(config.run)
+    warn_of_unfinished(run)
     style = GalleryStyle(
-        maps=run.choose_maps(config.maps) or run.maps, looks=config.looks, thumb_height=config.thumb_height
+        maps=run.choose_maps(config.maps) or run.maps,
+        looks=config.looks,
+        thumb_height=config.thumb_height,
+        placement=run.manifest.placement,
     )
     check_folder(config.output, config.overwrite)
     shown = choose_rows(run, config.selection, style)
@@ -77,8 +81,9 @@ def gallery(config: GalleryConfig) -> GalleryReport:
         why = reasons(shown.left_out) or "nothing matches --where"
         raise UserError(f"no image of {run.layout.root} can be shown: {why}")
     page = page_data(run, shown, config.selection, style)
-    with tempfile.TemporaryDirectory(prefix="promptsg-") as scratch:
-        sources = locate(run.manifest.shards, rows_of(shown.table), config.shards_root, Path(scratch))
+    with scratch_folder() as scratch:
+        rows = rows_of(shown.table)
+        sources = locate(run.mined_shards(row["shard"] for row in rows), rows, config, scratch)
         painter = GalleryPainter(output=config.output, style=style, sources=sources)
         earlier = withdraw_page(config.output)
         remove_pictures(earlier - draw_gallery(painter, shown, config.workers or available_cores()))

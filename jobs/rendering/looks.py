@@ -18,6 +18,7 @@ from cam.overlay import (
     range_of,
     resize_map,
 )
+from cam.placement import GridPlacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,30 @@ class Looks:
         resize_map(one_value, (1, 1), self.upsample)
         range_of(one_value[None], self.scale)
 
-    def heatmap(self, map: Map, size: tuple[int, int], limits: Range | None = None) -> Picture:
-        """(h, w) map -> (*size, 3) the map alone. `limits` are the ends of its colour scale, None for its own."""
-        return heatmap(map, size, colormap=self.colormap, limits=limits, upsample=self.upsample)
+    def heatmap(
+        self,
+        map: Map,
+        size: tuple[int, int],
+        limits: Range | None = None,
+        placement: GridPlacement | None = None,
+    ) -> Picture:
+        """(h, w) map -> (*size, 3) the map alone.
 
-    def overlay(self, image: Picture, map: Map, limits: Range | None = None) -> Picture:
+        `limits` are the ends of its colour scale, None for its own. `placement` says where its patches lie on the
+        image, None for equal cells.
+        """
+        return heatmap(map, size, colormap=self.colormap, limits=limits, upsample=self.upsample, placement=placement)
+
+    def overlay(
+        self, image: Picture, map: Map, limits: Range | None = None, placement: GridPlacement | None = None
+    ) -> Picture:
         """(H, W, 3) image and (h, w) map -> (H, W, 3) the map over the image."""
         return overlay_heatmap(
-            image, map, alpha=self.alpha, colormap=self.colormap, limits=limits, upsample=self.upsample
+            image,
+            map,
+            alpha=self.alpha,
+            colormap=self.colormap,
+            limits=limits,
+            upsample=self.upsample,
+            placement=placement,
         )

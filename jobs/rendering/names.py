@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cam.names import column_of
 from jobs.errors import UserError
+from jobs.phrases import is_plain
 
 TEMPLATE = "{key}__{map}"  # unless the user gives one; where a picture shows no one map, {map} is the style
 FIELDS = ("key", "shard", "pid", "camid", "map", "style")
@@ -78,9 +79,14 @@ def check_template(template: str) -> None:
 
 
 def safe_name(text: str) -> str:
-    """A name for one file: no separators, control characters, `..` or leading dot; shortened with a digest if long."""
+    """A name for one file: no separators, characters that cannot be shown, `..` or leading dot.
+
+    It is shortened with a digest if it is long.
+    """
     name = re.sub(r"[/\\]", "__", text)
-    name = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", name.encode("utf-8", "replace").decode())
+    name = re.sub(r'[<>:"|?*]', "_", name)
+    if not is_plain(name):
+        name = "".join(char if is_plain(char) else "_" for char in name)
     name = re.sub(r"\.\.+|^\.", "_", name).strip() or "_"
     if len(name.encode()) > _NAME_BYTES:
         name = f"{name.encode()[: _NAME_BYTES - 9].decode(errors='ignore')}~{_digest(text)}"

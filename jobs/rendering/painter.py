@@ -15,7 +15,7 @@ from jobs.rendering.drawing.entry import Entry
 from jobs.rendering.drawing.job import LeftOut, PictureJob
 from jobs.rendering.drawing.picture import draw_picture
 from jobs.rendering.drawing.style import PictureStyle, Size
-from jobs.rendering.image_files import decode_row, encode, sized, write_picture
+from jobs.rendering.image_files import decode_row, encode, fits, sized, write_picture
 from jobs.rendering.processes import in_processes
 from jobs.runs.run import Run, open_run
 from jobs.shards.random_access import SourceImages
@@ -39,17 +39,26 @@ class Painter:
     form: str
 
     def draw(self, chunk: Chunk) -> Drawn:
-        """Writes the chunk's pictures. A picture is not written if none of its maps can be shown."""
+        """Writes the chunk's pictures.
+
+        A picture is not written if none of its maps can be shown, or if it is too long for its format.
+        """
         images = _ChunkImages(open_run(self.root), chunk, self.style.maps, self.style.size)
         written, left_out = 0, []
         for job in chunk.jobs:
             entries = [images.entry(row) for row in job.rows]
             absent, count = self._absent(job, entries)
             left_out += absent
-            if len(absent) < count:
-                picture = draw_picture(job, entries, self.style)
+            if len(absent) == count:
+                continue
+            picture = draw_picture(job, entries, self.style)
+            if fits(picture, self.form):
                 write_picture(self.output / job.name, encode(picture, self.form))
                 written += 1
+            else:
+                size = f"{picture.shape[1]}x{picture.shape[0]}"
+                why = f"{size} pixels do not fit into a {self.form} file; give --format png, or a --size"
+                left_out.append(LeftOut(entries[0].row["key"], why))
         return Drawn(written, left_out)
 
     def _absent(self, job: PictureJob, entries: list[Entry]) -> tuple[list[LeftOut], int]:

@@ -19,9 +19,10 @@ from jobs.rendering.render_config import RenderConfig
 from jobs.runs.query import keys_in_several_shards, select_rows
 from jobs.runs.query_list import QueryList, read_queries
 from jobs.runs.run import Run
+from jobs.shards.random_access import CRC_COLUMN
 
 NO_IDENTITY = "no identity"  # the reason why distractors, junk and unknown images are on no identity's page
-_OF_IDENTITY = ("role", "identity")  # columns that say who is who, in runs that have them
+_OF_LATER_RUNS = ("role", "identity", CRC_COLUMN)  # columns that earlier versions of the program did not write
 _Place = tuple[int, str | None]  # a row of the table, and the one map that its picture shows
 
 
@@ -69,7 +70,7 @@ def _choose_rows(run: Run, config: RenderConfig, style: PictureStyle) -> _Chosen
     listed = QueryList() if config.queries is None else read_queries(config.queries, ranked=style.kind == RANKED)
     selection = replace(config.selection, keys=listed.keys_among(config.selection.keys))
     columns = [*ROW_COLUMNS, "status", *columns_for(style.maps, style.looks.scale)]
-    columns += [name for name in _OF_IDENTITY if name in run.schema.names]
+    columns += [name for name in _OF_LATER_RUNS if name in run.schema.names]
     table = select_rows(run, selection, joined=listed.table, columns=columns)
     if not table.num_rows:
         raise UserError(f"no image of {run.layout.root} fits the selection; give another --where, --keys or --queries")

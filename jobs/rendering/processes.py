@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +30,7 @@ def in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], workers:
         return
     # Not forked: threads of Arrow and DuckDB are running.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start) as pool:
         waiting: dict[Future[Result], Task] = {}
         try:
             for task in tasks:
@@ -52,7 +51,7 @@ def _finished(waiting: dict[Future[Result], Task]) -> Iterator[tuple[Task, Resul
         yield waiting.pop(future), future.result()
 
 
-def _start(parent: int) -> None:
+def _start() -> None:
     """Runs once in each process."""
-    start_worker(parent)
+    start_worker()
     cv2.setNumThreads(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.atomic import make_folder, remove_leftovers
+from cam.panels import fitting
+from jobs.atomic import make_folder
+from jobs.leftovers import scratch_folder
 from jobs.processes import available_cores
 from jobs.rendering.chunks import make_chunks
 from jobs.rendering.colour_limits import colour_limits
@@ -18,6 +19,7 @@ from jobs.rendering.painter import Drawn, Painter, draw_all
 from jobs.rendering.plan import RenderPlan, plan
 from jobs.rendering.render_config import RenderConfig
 from jobs.rendering.requests import digest_of, register
+from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from jobs.shards.locate import locate
 
@@ -52,6 +54,7 @@ def render(config: RenderConfig) -> RenderReport:
     exist or have changed, and on a full disk.
     """
     run = open_run(config.run)
+    warn_of_unfinished(run)
     style = config.picture_style(run)
     planned = plan(run, config, style)
     todo = _todo(planned, config)
@@ -65,6 +68,7 @@ def render(config: RenderConfig) -> RenderReport:
 def preview(config: RenderConfig) -> RenderPreview:
     """What `render` would draw, without drawing it. Raises as `render` does on the selection."""
     run = open_run(config.run)
+    warn_of_unfinished(run)
     planned = plan(run, config, config.picture_style(run))
     return RenderPreview(
         folder=config.folder,
@@ -95,12 +99,11 @@ def _draw(
     style = replace(style, limits=colour_limits(run, planned.table, style.maps, style.looks.scale))
     for folder in sorted({(config.folder / job.name).parent for job in todo}):
         make_folder(folder)
-        remove_leftovers(folder)
     needed = rows_of(planned.table.take(sorted({row for job in todo for row in job.rows})))
     wanted_workers = config.workers or available_cores()
     workers = wanted_workers if _pixels(needed, style) >= WORTH_PROCESSES else 1
-    with tempfile.TemporaryDirectory(prefix="promptsg-render-") as scratch:
-        sources = locate(run.manifest.shards, needed, config.shards_root, Path(scratch))
+    with scratch_folder() as scratch:
+        sources = locate(run.mined_shards(row["shard"] for row in needed), needed, config, scratch)
         painter = Painter(root=run.layout.root, output=config.folder, style=style, form=config.form)
         chunks = make_chunks(planned.table, todo, sources, wanted_workers)
         return draw_all(painter, chunks, len(todo), workers)
@@ -115,4 +118,6 @@ def _area(row: ImageRow, style: PictureStyle) -> int:
     if style.size is None:
         return row["width"] * row["height"]
     height, width = style.size
-    return height * (width or height * row["width"] // row["height"])
+    if width is None:
+        height, width = fitting((row["height"], row["width"]), height)
+    return height * width

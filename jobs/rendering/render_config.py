@@ -22,10 +22,11 @@ from jobs.rendering.image_files import FORMATS
 from jobs.rendering.looks import Looks
 from jobs.runs.query import RowSelection
 from jobs.runs.run import Run
+from jobs.shards.access import ShardAccess
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderConfig:
+class RenderConfig(ShardAccess):
     """Pictures of which images of a run, how they look, and where they go.
 
     `output` is a folder, by default RUN/pictures. `style` is one of STYLES. `maps` are stored maps, by default all for
@@ -50,11 +51,11 @@ class RenderConfig:
     topk: int = 10
     per_page: int = 8
     name_template: str | None = None
-    shards_root: str | Path | None = None
     workers: int | None = None
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_choice("--style", self.style, STYLES)
         _check_choice("--format", self.form, tuple(FORMATS))
         if self.style == RANKED and self.queries is None:
@@ -73,7 +74,13 @@ class RenderConfig:
         size = self.size
         if size is None and self.style not in ONE_MAP_EACH:
             size = (DEFAULT_HEIGHT, None)
-        return PictureStyle(kind=self.style, maps=run.choose_maps(self.maps) or default, looks=self.looks, size=size)
+        return PictureStyle(
+            kind=self.style,
+            maps=run.choose_maps(self.maps) or default,
+            looks=self.looks,
+            size=size,
+            placement=run.manifest.placement,
+        )
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

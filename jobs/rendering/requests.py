@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
+from jobs.reading import reading
 from jobs.rendering.drawing.job import PictureJob
 from jobs.rendering.drawing.style import ONE_IMAGE_EACH, ONE_MAP_EACH, PictureStyle
 from jobs.rendering.plan import RenderPlan
@@ -39,6 +40,8 @@ def digest_of(fingerprint: str, style: PictureStyle, planned: RenderPlan) -> str
             "limits": {},
         },
     }
+    if style.placement is not None and not style.placement.is_even:
+        request["centres"] = "placed"  # earlier versions drew overlapping patches as equal cells
     if style.looks.scale != "image":  # the ends of the colour scale are those of all selected images
         request["selected"] = sorted(keys)
     if style.kind not in ONE_IMAGE_EACH:
@@ -71,10 +74,8 @@ def register(folder: Path, kind: str, digest: str, kept: int) -> None:
 
 def _read_record(path: Path) -> dict[str, list[str]]:
     """Style -> digests; empty where there is no record. Raises UserError for a file that is not a record."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return {str(kind): [str(digest) for digest in digests] for kind, digests in record.items()}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"cannot read {path} ({error}); remove it, or give another --output") from error
+    with reading(path, "the record of pictures", "remove it, or give another --output"):
+        record = json.loads(path.read_bytes())
+        return {str(kind): [str(digest) for digest in digests] for kind, digests in record.items()}

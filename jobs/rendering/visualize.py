@@ -9,6 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cam.names import check_methods, column_of
+from cam.placement import placement_of
+from jobs.atomic import make_folder
 from jobs.errors import EXIT_ERROR, EXIT_OK
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.looks import Looks
@@ -71,11 +73,12 @@ def visualize(config: VisualizeConfig) -> VisualizeReport:
     target = config.target if config.target_class is None else config.target_class
     images = ImageReader(paths)
     results: Iterable[ImageMaps] = mine_images(model, images, names, target, config.batch_size, config.interpolation)
-    style = PanelStyle(looks=config.looks, height=config.height)
+    style = PanelStyle(looks=config.looks, height=config.height, placement=placement_of(model.config))
     if config.looks.scale != "image":  # only a scale of all pictures needs all maps before the first picture
         results = kept = list(results)
         style = replace(style, limits=limits_of(kept, config.looks.scale))
     stems = stems_for(paths)
+    make_folder(config.output)
     for result in tqdm(results, total=len(paths), unit=" images", disable=None):
         _save(result, config.output, stems[result.path], style)
     count = len(paths) - len(images.problems)

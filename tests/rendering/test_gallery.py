@@ -338,6 +338,7 @@ def test_thumbnails_keep_their_proportions_and_a_wide_image_stays_small() -> Non
 
     assert shape(120, 40) == (60, 20, 3) and shape(30, 20) == (60, 40, 3)
     assert shape(10, 1000) == (2, 200, 3) and shape(1000, 1) == (60, 1, 3)
+    assert shape(1, 20_000) == (1, 360, 3) and shape(20_000, 1) == (60, 1, 3)
 
 
 def test_the_command_never_imports_torch(run: Run, tmp_path: Path) -> None:

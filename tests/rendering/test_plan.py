@@ -52,6 +52,26 @@ def keys_of(found: RenderPlan, job: PictureJob) -> list[str]:
     return [keys[row] for row in job.rows]
 
 
+def test_a_page_shows_one_identity_also_where_pids_start_again(tmp_path: Path) -> None:
+    notes = {
+        "a": {"pid": 2, "identity": "train/2"},
+        "b": {"pid": 2, "identity": "test/2"},
+        "c": {"pid": 2, "identity": "train/2"},
+        "0000_000_01_0303morning_0000_0": {"pid": 0, "identity": "test/0"},
+        "d": {"pid": 2, "role": "distractor"},
+    }
+    members = [m for key, note in notes.items() for m in sample_members(key, image_bytes(1), camid=0, **note)]
+    write_tar(tmp_path / "tars/query-0.tar", members)
+    found = planned(make_run(tmp_path / "RUN", tmp_path / "tars"), tmp_path / "out", style="identity")
+    pages = {job.name: (job.identity, keys_of(found, job)) for job in found.jobs}
+    assert pages == {
+        "pid_train__2__identity.png": ("identity train/2", ["a", "c"]),
+        "pid_test__2__identity.png": ("identity test/2", ["b"]),
+        "pid_test__0__identity.png": ("identity test/0", ["0000_000_01_0303morning_0000_0"]),
+    }
+    assert found.left_out == [LeftOut("d", NO_IDENTITY)]
+
+
 def test_a_page_shows_one_identity_and_nobody_unknown(run: Run, tmp_path: Path) -> None:
     found = planned(run, tmp_path, style="identity")
     pages = {job.name: (job.identity, keys_of(found, job)) for job in found.jobs}

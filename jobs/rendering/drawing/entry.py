@@ -10,9 +10,14 @@ import pyarrow as pa
 
 from cam.names import ATTENTION
 from cam.overlay import Map, Picture
+from jobs.phrases import shown
 
 
-class ImageRow(TypedDict):
+class _OptionalColumns(TypedDict, total=False):
+    image_crc32: int | None
+
+
+class ImageRow(_OptionalColumns):
     """The metadata row of one image that is drawn; its fields are columns of the metadata."""
 
     shard: str
@@ -28,12 +33,13 @@ class ImageRow(TypedDict):
     image_size: int
 
 
-ROW_COLUMNS = tuple(ImageRow.__annotations__)
+ROW_COLUMNS = tuple(name for name in ImageRow.__annotations__ if name in ImageRow.__required_keys__)
 
 
 def rows_of(table: pa.Table) -> list[ImageRow]:
     """The rows of a table of the metadata, which has at least ROW_COLUMNS."""
-    return cast("list[ImageRow]", table.select(list(ROW_COLUMNS)).to_pylist())
+    columns = [name for name in ImageRow.__annotations__ if name in table.column_names]
+    return cast("list[ImageRow]", table.select(columns).to_pylist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,11 @@ class Entry:
     row: ImageRow
     image: Picture
     maps: Mapping[str, Map]
+
+    @property
+    def name(self) -> str:
+        """The image's key, for a caption."""
+        return shown(self.row["key"])
 
     def title(self) -> str:
         """Who this is and where: `pid 12  cam 3`, both as in the metadata (cameras count from 0)."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
-from jobs.phrases import counted
+from jobs.phrases import counted, shown
 from jobs.rendering.drawing.cells import NARROW, SMALL, blank, captioned_overlay, centred, legend_line, widest
 from jobs.rendering.drawing.entry import Entry, or_unknown
 from jobs.rendering.drawing.style import PictureStyle
@@ -24,7 +24,7 @@ def draw_sheet(entries: Sequence[Entry], style: PictureStyle) -> Picture:
     heads += [centred(column([text_block([name], width), *style.legends(name, 0)]), width) for name in style.maps]
     lines = [row(heads)]
     for entry in entries:
-        cells = [text_block([entry.row["key"], entry.title()], _LABEL_WIDTH), centred(entry.image, width)]
+        cells = [text_block([entry.name, entry.title()], _LABEL_WIDTH), centred(entry.image, width)]
         cells += [centred(captioned_overlay(entry, name, style), width) for name in style.maps]
         lines.append(row(cells))
     return padded(column(lines))
@@ -38,7 +38,7 @@ def draw_identity(entries: Sequence[Entry], style: PictureStyle, identity: str) 
     lines = [line for camid, there in by_camera.items() for line in _camera_lines(camid, there, style)]
     counts = f"{counted(len(entries), 'image')}, {counted(len(by_camera), 'camera')}"
     what = f"{counts}; beside each image: {', '.join(style.maps)}"
-    title = text_block([identity, what], widest(lines), font_size=15)
+    title = text_block([shown(identity), what], widest(lines), font_size=15)
     return padded(column([title, *lines, *legend_line(style)], gap=10))
 
 
@@ -62,4 +62,4 @@ def _camera_lines(camid: int | None, entries: Sequence[Entry], style: PictureSty
 def _with_overlays(entry: Entry, style: PictureStyle) -> Picture:
     """An image and its overlays side by side, over its key."""
     pictures = row([entry.image, *(captioned_overlay(entry, name, style) for name in style.maps)], gap=2)
-    return captioned(pictures, [entry.row["key"]], font_size=SMALL)
+    return captioned(pictures, [entry.name], font_size=SMALL)

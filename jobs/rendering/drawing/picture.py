@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
+from jobs.phrases import shown
 from jobs.rendering.drawing.cells import SMALL, no_map
 from jobs.rendering.drawing.entry import Entry
 from jobs.rendering.drawing.job import PictureJob
@@ -44,8 +45,8 @@ def draw_panel(entry: Entry, style: PictureStyle) -> Picture:
     parts = [captioned(entry.image, ["image", size], font_size=SMALL)]
     parts += [_heatmap_and_overlay(entry, name, style) for name in style.maps]
     body = row(parts, gap=14)
-    split = f"  {entry.row['split']}" if entry.row["split"] else ""
-    title = text_block([entry.row["key"], f"{entry.title()}{split}"], body.shape[1])
+    split = f"  {shown(entry.row['split'])}" if entry.row["split"] else ""
+    title = text_block([entry.name, f"{entry.title()}{split}"], body.shape[1])
     return padded(column([title, body]))
 
 

@@ -40,7 +40,7 @@ def draw_ranked(
         overlays = [centred(captioned_overlay(image.entry, name, style), width) for image in images]
         body += [text_block([name], body[0].shape[1]), _query_first(overlays)]
     right = sum(hit.correct for hit in hits)
-    title = text_block([f"{query.row['key']}: {right} of the first {len(hits)} right"], body[0].shape[1], font_size=15)
+    title = text_block([f"{query.name}: {right} of the first {len(hits)} right"], body[0].shape[1], font_size=15)
     return padded(column([title, *body, *legend_line(style)]))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cam.overlay import Map, Picture, Range
+from cam.placement import GridPlacement
 from jobs.rendering.looks import Looks
 from jobs.rendering.panels import legend
 
@@ -23,7 +24,8 @@ class PictureStyle:
     """How the pictures of one request are drawn.
 
     `kind` is one of STYLES. `size` is the size of each image, None for its own. `limits` maps a map's name to the ends
-    of its colour scale, None where each map has its own.
+    of its colour scale, None where each map has its own. `placement` says where a map's patches lie on its image, None
+    for equal cells.
     """
 
     kind: str
@@ -31,14 +33,15 @@ class PictureStyle:
     looks: Looks = field(default_factory=Looks)
     size: Size | None = None
     limits: Mapping[str, Range | None] = field(default_factory=dict)
+    placement: GridPlacement | None = None
 
     def overlay(self, image: Picture, map: Map, name: str) -> Picture:
         """(H, W, 3) the map over the image."""
-        return self.looks.overlay(image, map, self.limits.get(name))
+        return self.looks.overlay(image, map, self.limits.get(name), self.placement)
 
     def heatmap(self, image: Picture, map: Map, name: str) -> Picture:
         """(H, W, 3) the map alone, as large as the image."""
-        return self.looks.heatmap(map, (image.shape[0], image.shape[1]), self.limits.get(name))
+        return self.looks.heatmap(map, (image.shape[0], image.shape[1]), self.limits.get(name), self.placement)
 
     def legends(self, name: str, height: int) -> list[Picture]:
         """The legend of the map's colour scale where other maps have the same scale; else nothing."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from cam.measures import MEASURES
 from cam.overlay import apply_colormap
+from cam.placement import GridPlacement
 from jobs.rendering.page.pictures import PART
 from jobs.rendering.page.rows import GalleryRows, GalleryStyle
 from jobs.runs.query import RowSelection
@@ -21,6 +22,8 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
     """All that the page knows, as JSON; the rows are column by column. At least one row is shown."""
     table, columns = shown.table, style.columns
     measures = [measure for measure in MEASURES if f"{next(iter(columns))}_{measure}" in run.schema.names]
+    grid = int(table["grid_h"][0].as_py()), int(table["grid_w"][0].as_py())
+    placement = style.placement or GridPlacement.even(grid)
     numbers = [*IMAGE_NUMBERS, *(f"{column}_{measure}" for column in columns for measure in measures)]
     return {
         "run": run.layout.root.resolve().name,
@@ -36,7 +39,8 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
         "maps": [{"name": name, "column": column, "limits": shown.limits[column]} for column, name in columns.items()],
         "measures": measures,
         "image_numbers": list(IMAGE_NUMBERS),
-        "grid": [int(table["grid_h"][0].as_py()), int(table["grid_w"][0].as_py())],
+        "grid": list(grid),
+        "centres": [[axis.first, axis.step] for axis in (placement.rows, placement.columns)],
         "colormap": style.looks.colormap,
         "colours": _colours(style.looks.colormap),
         "alpha": style.looks.alpha,

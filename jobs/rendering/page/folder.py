@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from jobs.atomic import TEMPORARY, make_folder, remove_leftovers
+from jobs.atomic import make_folder
 from jobs.errors import UserError
+from jobs.leftovers import TEMPORARY
 from jobs.phrases import first_few
 
 _OURS = frozenset({"index.html", "gallery.css", "gallery.js", "data.js", "thumbs", "maps"})
@@ -34,7 +35,6 @@ def withdraw_page(output: Path) -> set[Path]:
     """Makes the folder, takes away its page, and returns the pictures and scripts that an earlier gallery left."""
     make_folder(output)
     (output / "index.html").unlink(missing_ok=True)
-    remove_leftovers(output)
     found = set()
     for folder, pattern in (("thumbs", _PICTURE), ("maps", _SCRIPT)):
         root = output / folder

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cam.overlay import Picture, Range, scale_map
+from cam.panels import fitting
 from jobs.arrays import Float32Array
 from jobs.rendering.drawing.entry import ImageRow, rows_of
 from jobs.rendering.image_files import decode_row, naming, sized
@@ -57,7 +58,7 @@ def script_name(part: int) -> str:
 
 def thumbnail(image: Picture, height: int) -> Picture:
     """(H, W, 3) -> (height, ..., 3), in proportion; what would be wider than 3 heights becomes lower."""
-    return sized(image, (max(1, min(height, round(_WIDEST * height * image.shape[0] / image.shape[1]))), None))
+    return sized(image, fitting((image.shape[0], image.shape[1]), height, _WIDEST))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,9 @@ class GalleryPainter:
 
         Raises UserError naming the shard that is not as it was mined.
         """
-        (self.output / "thumbs" / f"{part.number:04d}").mkdir(parents=True, exist_ok=True)
-        (self.output / "maps").mkdir(exist_ok=True)
+        for folder in (self.output / "thumbs" / f"{part.number:04d}", self.output / "maps"):
+            with naming(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         written = [self._write(f"maps/{script_name(part.number)}", maps_script(part))]
         with SourceImages(self.sources) as images:
             for position, (row, data) in enumerate(zip(part.rows, images.read(part.rows), strict=True)):
@@ -88,7 +90,7 @@ class GalleryPainter:
         """Column -> the picture with that map, and the picture without a map."""
         thumb = thumbnail(image, self.style.thumb_height)
         overlays = {
-            column: self.style.looks.overlay(thumb, maps[position], part.limits[column])
+            column: self.style.looks.overlay(thumb, maps[position], part.limits[column], self.style.placement)
             for column, maps in part.maps.items()
         }
         return {ORIGINAL: thumb, **overlays}

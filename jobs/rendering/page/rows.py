@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from cam.names import MapName, column_of
 from cam.overlay import Range, range_of
+from cam.placement import GridPlacement
 from jobs.arrays import Float32Array
 from jobs.rendering.looks import Looks
 from jobs.runs.query import RowSelection, count_by_status, select_rows
@@ -20,11 +21,15 @@ from jobs.shards.samples import KEPT, NOT_FINITE, OK
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryStyle:
-    """Which maps a gallery shows and how; `thumb_height` is the height of pictures in pixels."""
+    """Which maps a gallery shows and how; `thumb_height` is the height of pictures in pixels.
+
+    `placement` says where the patches lie on an image, None for equal cells.
+    """
 
     maps: tuple[str, ...]
     looks: Looks
     thumb_height: int
+    placement: GridPlacement | None = None
 
     @property
     def columns(self) -> dict[str, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cam.overlay import Picture
-from jobs.atomic import make_folder, write_whole
+from jobs.atomic import write_whole
 from jobs.errors import UserError
 from jobs.image_names import is_image
 from jobs.rendering.single.maps import ImageMaps
@@ -64,7 +64,6 @@ def save_picture(path: Path, picture: Picture) -> None:
     """Writes a PNG, whole or not at all."""
     out = io.BytesIO()
     Image.fromarray(picture).save(out, "PNG")
-    make_folder(path.parent)
     write_whole(path, out.getvalue())
 
 
@@ -81,5 +80,4 @@ def save_arrays(path: Path, result: ImageMaps) -> None:
         target=result.target,
         **result.maps,  # type: ignore[arg-type]
     )
-    make_folder(path.parent)
     write_whole(path, out.getvalue())
