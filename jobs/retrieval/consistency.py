@@ -14,16 +14,19 @@ from jobs.arrays import Float64Array, Int64Array
 from jobs.identity import NOBODY
 from jobs.retrieval.selection import SideRows
 from jobs.retrieval.weighted import weighted_pearson
-from jobs.runs.run import Run
+from jobs.runs.run import Run, positions_by_shard
 
 _ROWS = 4096  # maps read at a time
 
 
-def match_consistency(run: Run, name: str, queries: SideRows, gallery: SideRows) -> Float64Array:
+def match_consistency(
+    run: Run, name: str, queries: SideRows, gallery: SideRows, own: Int64Array | None = None
+) -> Float64Array:
     """(N,) Pearson correlation of each query's map with the mean map of its matching gallery images.
 
-    Matching images have the query's identity and another camera. Maps are taken as distributions (mass 1) before the
-    mean, so that a map of large values has no larger say. NaN where nothing matches, a map has no mass, or one is flat.
+    Matching images have the query's identity and another camera; with `own`, as in `rank_gallery`, any camera, but are
+    not the query itself. Maps are taken as distributions (mass 1) before the mean, so that a map of large values has no
+    larger say. NaN where nothing matches, a map has no mass, or one is flat.
 
     Each map is read once. One mean map per identity and camera is held in memory.
     """
@@ -31,7 +34,11 @@ def match_consistency(run: Run, name: str, queries: SideRows, gallery: SideRows)
     found = np.full(len(queries), np.nan)
     for positions, maps in _read_in_blocks(run, name, queries.table, np.arange(len(queries))):
         for position, share in zip(positions.tolist(), _shares(maps), strict=True):
-            mean = means.of_matches(int(queries.identity[position]), int(queries.camid[position]))
+            identity = int(queries.identity[position])
+            if own is None:
+                mean = means.of_other_cameras(identity, int(queries.camid[position]))
+            else:
+                mean = means.of_others(identity, share if own[position] >= 0 else None)
             if mean is not None:
                 found[position] = weighted_pearson(share, mean, np.ones((1, len(mean))))[0]
     return found
@@ -56,12 +63,20 @@ class _CameraMeans:
             np.add.at(self._sums, pair_of_row[positions[good]], shares[good])
             np.add.at(self._counts, pair_of_row[positions[good]], 1)
 
-    def of_matches(self, identity: int, camid: int) -> Float64Array | None:
+    def of_other_cameras(self, identity: int, camid: int) -> Float64Array | None:
         """(h*w,) the mean map of an identity in all other cameras; None where there is none."""
         low, high = np.searchsorted(self._pairs[:, 0], [identity, identity + 1])
         matching = np.flatnonzero(self._pairs[low:high, 1] != camid) + low
         count = self._counts[matching].sum()
         return np.asarray(self._sums[matching].sum(axis=0) / count) if count > 0 else None
+
+    def of_others(self, identity: int, own: Float64Array | None) -> Float64Array | None:
+        """(h*w,) the mean map of an identity but for the query's `own`, if that is in it; None where there is none."""
+        low, high = np.searchsorted(self._pairs[:, 0], [identity, identity + 1])
+        total, count = self._sums[low:high].sum(axis=0), self._counts[low:high].sum()
+        if own is not None and not np.isnan(own[0]):
+            total, count = total - own, count - 1
+        return np.asarray(total / count) if count > 0 else None
 
 
 def _shares(maps: Float64Array) -> Float64Array:
@@ -75,10 +90,9 @@ def _read_in_blocks(
     run: Run, name: str, table: pa.Table, wanted: Int64Array
 ) -> Iterator[tuple[Int64Array, Float64Array]]:
     """(positions in the table, maps (b, h*w) float64) of the wanted positions, by shard in the order of h5 rows."""
-    shards = table["shard"].to_numpy(zero_copy_only=False)
     rows = table["h5_row"].to_numpy()
-    for shard in dict.fromkeys(shards.tolist()):
-        positions = wanted[shards[wanted] == shard]
+    for places in positions_by_shard(table["shard"].take(wanted)).values():
+        positions = wanted[places]
         positions = positions[np.argsort(rows[positions], kind="stable")]
         for start in range(0, len(positions), _ROWS):
             part = positions[start : start + _ROWS]

@@ -54,13 +54,18 @@ def measure_columns(maps: Sequence[str]) -> list[str]:
     return [f"{column_of(name)}_{measure}" for name in maps for measure in _COLUMNS]
 
 
-def measures_of(run: Run, queries: SideRows, gallery: SideRows) -> dict[tuple[str, str], Float64Array]:
-    """(map, measure) -> (N,) float64 of the queries, NaN where unknown; the last of each map is its consistency."""
+def measures_of(
+    run: Run, queries: SideRows, gallery: SideRows, own: Int64Array | None = None
+) -> dict[tuple[str, str], Float64Array]:
+    """(map, measure) -> (N,) float64 of the queries, NaN where unknown; the last of each map is its consistency.
+
+    `own` as in `rank_gallery`.
+    """
     found = {}
     for name in run.maps:
         for measure, values in _measures_of_map(queries.table, name).items():
             found[name, measure] = values.astype(np.float64)
-        found[name, CONSISTENCY] = match_consistency(run, name, queries, gallery)
+        found[name, CONSISTENCY] = match_consistency(run, name, queries, gallery, own)
     return found
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jobs.arrays import Float32Array
-from jobs.atomic import make_folder, remove_leftovers
+from jobs.arrays import Float32Array, Int64Array
+from jobs.atomic import make_folder
 from jobs.retrieval.correlates import correlate_all, measure_columns, measures_of
 from jobs.retrieval.distances import Distances, EuclideanDistances
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation, EvaluationFiles
@@ -12,7 +12,8 @@ from jobs.retrieval.protocol import Ranking, rank_gallery
 from jobs.retrieval.report import write_evaluation
 from jobs.retrieval.rerank import RerankedDistances
 from jobs.retrieval.scores import camera_pairs, summarise
-from jobs.retrieval.selection import SideRows, as_sides, select_side
+from jobs.retrieval.selection import SideRows, as_sides, only_in_own_camera, own_places, select_side
+from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import open_run
 
 __all__ = ["EvaluateConfig", "Evaluation", "evaluate"]
@@ -24,16 +25,22 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     Raises UserError if nothing is left to rank, a condition is not SQL, or the memory does not suffice.
     """
     run = open_run(config.run)
+    warn_of_unfinished(run)
     measures = measure_columns(run.maps)
     query_rows, query_counts = select_side(run, config.query_where, "--query-where", measures, keep_junk=True)
     gallery_rows, gallery_counts = select_side(run, config.gallery_where, "--gallery-where", [], keep_junk=False)
     queries, gallery = as_sides(query_rows, gallery_rows)
     make_folder(config.folder)
-    remove_leftovers(config.folder)
     features, block = load_features(run, query_rows, gallery_rows, config.memory, config.rerank)
-    ranking = _rank(queries, gallery, features, config, config.block or block)
+    places = own_places(queries, gallery)
+    own = places if config.keep_same_camera else None
+    ranking = _rank(queries, gallery, features, config, config.block or block, own)
     correlations = correlate_all(
-        ranking.ap, queries.identity, measures_of(run, queries, gallery), samples=config.bootstrap, seed=config.seed
+        ranking.ap,
+        queries.identity,
+        measures_of(run, queries, gallery, own),
+        samples=config.bootstrap,
+        seed=config.seed,
     )
     scores = summarise(ranking.ap, ranking.inp, ranking.first)
     evaluation = Evaluation(
@@ -44,6 +51,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         queries=query_counts,
         gallery=gallery_counts,
         queries_without_match=len(queries) - scores.queries,
+        queries_only_in_own_camera=int((only_in_own_camera(queries, gallery, places) & (ranking.matches == 0)).sum()),
         wrong_rank1=int((ranking.first > 1).sum()),
         feature_width=features.shape[1],
         files=EvaluationFiles.in_folder(config.folder),
@@ -52,7 +60,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return evaluation
 
 
-def _rank(queries: SideRows, gallery: SideRows, features: Float32Array, config: EvaluateConfig, block: int) -> Ranking:
+def _rank(
+    queries: SideRows,
+    gallery: SideRows,
+    features: Float32Array,
+    config: EvaluateConfig,
+    block: int,
+    own: Int64Array | None,
+) -> Ranking:
     """features (N + M, D), the queries' first."""
     count = len(queries)
     distances: Distances
@@ -61,4 +76,4 @@ def _rank(queries: SideRows, gallery: SideRows, features: Float32Array, config: 
     else:
         distances = RerankedDistances(features, count, config.rerank, block)
     sides = queries.side(features[:count]), gallery.side(features[count:])
-    return rank_gallery(*sides, distances, topk=config.topk, block=block)
+    return rank_gallery(*sides, distances, topk=config.topk, block=block, own=own)

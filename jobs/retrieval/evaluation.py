@@ -16,6 +16,7 @@ class EvaluateConfig:
     """Which images of a run are ranked for which queries, and how.
 
     output: a folder; None is RUN/evaluation. query_where, gallery_where: SQL conditions over the metadata's columns.
+    keep_same_camera: whether a query's images of its own camera are ranked too; the protocol leaves them out.
     topk: nearest images kept per query. memory: most bytes to use. block: queries at a time; None lets the memory
     decide. rerank: None ranks by the plain distance. bootstrap: samples of the intervals, drawn with `seed`.
     """
@@ -24,6 +25,7 @@ class EvaluateConfig:
     output: Path | None = None
     query_where: str = "split = 'query'"
     gallery_where: str = "split = 'gallery'"
+    keep_same_camera: bool = False
     topk: int = 10
     memory: int = 2_000_000_000
     block: int | None = None
@@ -61,7 +63,8 @@ class EvaluationFiles:
 class Evaluation:
     """Scores over all queries that have a match, and in each pair of cameras; AP's correlations; counts; files.
 
-    queries_without_match: they are in no score. wrong_rank1: queries whose first image shows somebody else.
+    queries_without_match: they are in no score. queries_only_in_own_camera: those of them whose person the gallery
+    shows in the query's own camera alone. wrong_rank1: queries whose first image shows somebody else.
     """
 
     config: EvaluateConfig
@@ -71,6 +74,7 @@ class Evaluation:
     queries: SideCounts
     gallery: SideCounts
     queries_without_match: int
+    queries_only_in_own_camera: int
     wrong_rank1: int
     feature_width: int
     files: EvaluationFiles

@@ -56,10 +56,13 @@ class Ranking:
     camera_first: Int64Array
 
 
-def rank_gallery(queries: Side, gallery: Side, distances: Distances, *, topk: int, block: int) -> Ranking:
+def rank_gallery(
+    queries: Side, gallery: Side, distances: Distances, *, topk: int, block: int, own: Int64Array | None = None
+) -> Ranking:
     """Ranks the gallery for every query, `block` queries at a time; memory beside the inputs is O(block M + N (K + C)).
 
-    Gallery images of the query's identity and camera are left out of its ranking. Junk must not be in the gallery.
+    Gallery images of the query's identity and camera are left out of its ranking. With `own` (N,) they are ranked, and
+    only the query's own image is left out: own[n] is its place in the gallery, or -1. Junk must not be in the gallery.
     """
     count = len(queries)
     cameras, camera_of = np.unique(gallery.camid, return_inverse=True)
@@ -68,7 +71,11 @@ def rank_gallery(queries: Side, gallery: Side, distances: Distances, *, topk: in
 
     def rank_block(start: int) -> None:  # a function, so that one block is freed before the next one is made
         for query, row in enumerate(distances.rows(start, min(start + block, count)), start):
-            hits, left_out = identities.split(int(queries.identity[query]), int(queries.camid[query]))
+            identity, camid = int(queries.identity[query]), int(queries.camid[query])
+            if own is None:
+                hits, left_out = identities.split(identity, camid)
+            else:
+                hits, left_out = identities.split_own(identity, int(own[query]))
             row[left_out] = np.inf
             exact = partial(distances.exact, query)
             _keep_nearest(found, query, *nearest(row, topk, exact, distances.margin))
@@ -90,12 +97,21 @@ class IdentityIndex:
 
     def split(self, identity: int, camid: int) -> tuple[Int64Array, Int64Array]:
         """Positions of a query's hits, and of the images that its ranking leaves out, each rising."""
-        if identity == NOBODY:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64)
-        low, high = np.searchsorted(self._identity, [identity, identity + 1])
-        same = self._order[low:high]
+        same = self._images_of(identity)
         elsewhere = self._camid[same] != camid
         return same[elsewhere], same[~elsewhere]
+
+    def split_own(self, identity: int, own: int) -> tuple[Int64Array, Int64Array]:
+        """The same, where the query's own camera counts and only its own image, at `own` or -1, is left out."""
+        same = self._images_of(identity)
+        return same[same != own], np.array([own] if own >= 0 else [], np.int64)
+
+    def _images_of(self, identity: int) -> Int64Array:
+        """Rising positions."""
+        if identity == NOBODY:
+            return np.zeros(0, np.int64)
+        low, high = np.searchsorted(self._identity, [identity, identity + 1])
+        return self._order[low:high]
 
 
 def _empty_ranking(count: int, topk: int, cameras: Int64Array) -> Ranking:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -18,14 +16,14 @@ from jobs.retrieval.evaluation import Evaluation
 from jobs.retrieval.protocol import Ranking
 from jobs.retrieval.selection import SideRows
 from jobs.statistics.resamples import LEVEL
-from jobs.tables import write_parquet
+from jobs.tables import csv_text, write_parquet
 
 # The columns of queries.parquet, in their order, and whether they may be null.
 _QUERY_FIELDS = (
     pa.field("shard", pa.string(), nullable=False),
     pa.field("key", pa.string(), nullable=False),
     pa.field("h5_row", pa.int64(), nullable=False),
-    pa.field("pid", pa.int64(), nullable=False),
+    pa.field("pid", pa.int64()),
     pa.field("camid", pa.int32(), nullable=False),
     pa.field("ap", pa.float64()),
     pa.field("inp", pa.float64()),
@@ -85,11 +83,9 @@ def _lists(ends: pa.Array, values: pa.ChunkedArray) -> pa.ListArray:
 
 
 def _write_correlations(path: Path, correlations: Sequence[Correlation]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Correlation)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(line) for line in correlations)
-    write_whole(path, text.getvalue().encode())
+    names = [field.name for field in fields(Correlation)]
+    text = csv_text(names, ([getattr(line, name) for name in names] for line in correlations))
+    write_whole(path, text.encode())
 
 
 def _metrics(evaluation: Evaluation) -> dict[str, object]:
@@ -104,6 +100,8 @@ def _metrics(evaluation: Evaluation) -> dict[str, object]:
         "selected_queries": evaluation.queries.selected,
         "queries_without_label": evaluation.queries.without_label,
         "queries_without_match": evaluation.queries_without_match,
+        "queries_only_in_own_camera": evaluation.queries_only_in_own_camera,
+        "same_camera": "kept" if config.keep_same_camera else "left out",
         "selected_gallery": evaluation.gallery.selected,
         "gallery_without_label": evaluation.gallery.without_label,
         "gallery_junk": evaluation.gallery.junk,

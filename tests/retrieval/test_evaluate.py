@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ from scipy import stats
 from jobs.commands.evaluate import command, describe, parse_memory
 from jobs.errors import UserError
 from jobs.identity import NOBODY
-from jobs.retrieval.consistency import match_consistency
+from jobs.retrieval.consistency import _read_in_blocks, match_consistency
 from jobs.retrieval.correlates import correlate_all, worst_first
 from jobs.retrieval.evaluate import EvaluateConfig, evaluate
 from jobs.retrieval.features import plan_block
 from jobs.retrieval.rerank import RerankConfig
-from jobs.retrieval.selection import as_sides
+from jobs.retrieval.selection import as_sides, own_places
 from jobs.retrieval.weighted import weighted_pearson, weighted_spearman
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
@@ -37,16 +39,16 @@ GRID = (6, 4)
 
 def write_run(root: Path, shards: dict[str, list[dict[str, Any]]], seed: int = 0) -> Path:
     """A run whose rows are {pid, camid, split, status, feature, ...}; what is not given is random."""
-    manifest = create_manifest(
-        RunLayout(root), RunRequest.model_validate({"asked": {"maps": list(MAPS)}, "shards": []}), ResolvedSettings()
-    )
+    listed = [{"name": name, "url": f"{name}.tar", "size": 1} for name in shards]
+    request = RunRequest.model_validate({"asked": {"maps": list(MAPS)}, "shards": listed})
+    manifest = create_manifest(RunLayout(root), request, ResolvedSettings())
     rng = np.random.default_rng(seed)
     for shard, rows in shards.items():
         output = ShardOutput(RunLayout(root), manifest, shard, max_failed_fraction=1.0)
         samples, features, maps = [], [], []
         for index, row in enumerate(rows):
             status = row.get("status", "ok")
-            fields = {name: row.get(name) for name in ("pid", "camid")}
+            fields = {name: row.get(name) for name in ("pid", "camid", "role", "identity")}
             split = row.get("split", shard.split("-")[0])
             key = row.get("key", f"{shard}_{index:04d}")
             samples.append(Sample(key=key, tar_index=index, split=split, status=status, **fields))
@@ -389,6 +391,7 @@ def test_no_query_has_a_match(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["--query-where", "split = 'no'"], r"--query-where \"split = 'no'\" leaves nothing to rank: 0 images"),
+        (["--query-where", "split = 'no'"], r"the run has the splits gallery, query$"),
         (["--gallery-where", "pid < 0"], r"leaves nothing to rank: 2 images with features, 0 of them .* 2 junk"),
         (["--gallery-where", "camid IS NULL"], r"1 images with features, 1 of them without pid or camid"),
         (["--query-where", "splt = 'query'"], r"--query-where: there is no column 'splt'; did you mean split"),
@@ -412,6 +415,17 @@ def test_no_shard_is_done(tmp_path: Path) -> None:
     assert isinstance(error, UserError) and "has no finished shard" in str(error)
 
 
+def test_a_run_that_is_not_complete_is_evaluated_with_a_warning(
+    made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(made, tmp_path / "RUN")
+    (tmp_path / "RUN/metadata/gallery-000001.parquet").unlink()
+    assert run_command(tmp_path / "RUN").exit_code == 0
+    assert caplog.messages == [
+        f"{tmp_path / 'RUN'}: 1 of 4 shards are not done, and their images are left out: gallery-000001"
+    ]
+
+
 def test_the_plan_keeps_to_its_memory() -> None:
     assert parse_memory("2GB") == 2 * 10**9 and parse_memory("1.5 KiB") == 1536 and parse_memory("7") == 7
     assert plan_block(3368, 15913, 1280, 2 * 10**9) == 1024
@@ -420,3 +434,95 @@ def test_the_plan_keeps_to_its_memory() -> None:
     with pytest.raises(UserError, match=r"re-ranking 20000 queries against 200000 images needs up to \d+\.\d\d GB"):
         plan_block(20_000, 200_000, 1280, 2 * 10**9, RerankConfig())
     assert plan_block(3368, 15913, 1280, 3 * 10**9, RerankConfig()) > 0
+
+
+def test_identities_decide_not_pids(tmp_path: Path) -> None:
+    """Pids that start again, as in MSMT17; a distractor and junk by their role; an image that has only an identity."""
+    near, far = [1.0, 0, 0, 0, 0, 0, 0, 0], [0.9, 0.1, 0, 0, 0, 0, 0, 0]
+    queries = [
+        {"pid": 2, "camid": 0, "identity": "test/2", "feature": near},
+        {"pid": None, "camid": 0, "identity": "alice", "feature": near},
+        {"pid": 7, "camid": 0, "role": "distractor", "feature": near},
+        {"pid": 8, "camid": 0, "role": "distractor", "feature": near},
+    ]
+    gallery = [
+        {"pid": 2, "camid": 1, "identity": "train/2", "feature": near},  # another person of the same pid
+        {"pid": 2, "camid": 1, "identity": "test/2", "feature": far},
+        {"pid": None, "camid": 1, "identity": "alice", "feature": far},
+        {"pid": 7, "camid": 1, "role": "distractor", "feature": near},
+        {"pid": 2, "camid": 1, "role": "junk", "feature": near},
+        {"pid": 3, "camid": 1, "identity": "test/3", "feature": [0, 0, 1.0, 0, 0, 0, 0, 0]},
+    ]
+    run = write_run(tmp_path / "RUN", {"query-000000": queries, "gallery-000000": gallery})
+    metrics = evaluated(run, tmp_path / "out")
+    assert (metrics["queries"], metrics["queries_without_match"], metrics["queries_without_label"]) == (2, 2, 0)
+    assert (metrics["gallery"], metrics["gallery_junk"]) == (5, 1)
+    rows = pq.read_table(tmp_path / "out" / "queries.parquet").to_pylist()
+    assert [row["first_hit_rank"] for row in rows] == [3, 4, None, None]  # train/2 and the distractor are nearer
+    assert [row["ap"] for row in rows] == [1 / 3, 1 / 4, None, None]
+    assert [row["pid"] for row in rows] == [2, None, 7, 8]
+    assert [row["topk_correct"] for row in rows[2:]] == [[False] * 5] * 2
+
+
+def test_one_camera_is_told_and_its_images_can_be_kept(tmp_path: Path) -> None:
+    """Queries that are also in the gallery: with the same camera kept, only the image itself is left out."""
+    rng = np.random.default_rng(0)
+    rows = [{"pid": 1 + n // 3, "camid": 0, "map": rng.random((len(MAPS), *GRID))} for n in range(9)]
+    rows += [{"pid": 9, "camid": 0}]  # nobody else shows person 9, in any camera
+    run = write_run(tmp_path / "RUN", {"all-000000": rows})
+    everything = ("--query-where", "true", "--gallery-where", "true")
+    metrics = evaluated(run, tmp_path / "without", *everything)
+    assert (metrics["queries"], metrics["mAP"], metrics["queries_without_match"]) == (0, None, 10)
+    assert (metrics["queries_only_in_own_camera"], metrics["same_camera"]) == (9, "left out")
+    printed = run_command(run, "--output", tmp_path / "printed", "--bootstrap", 2, *everything).output
+    assert "9 queries without a match: the gallery shows the person in the query's own camera only" in printed
+    assert "--keep-same-camera ranks them" in printed
+
+    metrics = evaluated(run, tmp_path / "kept", "--keep-same-camera", *everything)
+    assert (metrics["queries"], metrics["queries_without_match"], metrics["same_camera"]) == (9, 1, "kept")
+    assert metrics["queries_only_in_own_camera"] == 0
+    unit = open_run(run).read_features("all-000000").astype(float)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for query, row in enumerate(pq.read_table(tmp_path / "kept" / "queries.parquet").to_pylist()):
+        order = [n for n in np.argsort(-unit @ unit[query], kind="stable").tolist() if n != query]
+        hits = [rank for rank, n in enumerate(order, 1) if rows[n]["pid"] == rows[query]["pid"]]
+        assert row["topk_h5_rows"] == order and row["num_matches"] == len(hits)
+        assert row["ap"] == (pytest.approx(np.mean([(i + 1) / rank for i, rank in enumerate(hits)])) if hits else None)
+
+
+def test_consistency_with_the_own_camera_is_that_with_all_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [{"pid": 1 + n % 2, "camid": n % 3, "map": rng.random((len(MAPS), *GRID))} for n in range(8)]
+    run = open_run(write_run(tmp_path / "RUN", {"b-0": rows[:4], "a-0": rows[4:]}))
+    table = run.metadata().to_table()
+    queries, gallery = as_sides(table.take([6, 1, 4]), table.slice(0, 7))
+    own = own_places(queries, gallery)
+    assert own.tolist() == [6, 1, 4]
+    found = match_consistency(run, "mim_attention", queries, gallery, own)
+    shares = run.maps_of("mim_attention", table).reshape(8, -1).astype(float)
+    shares /= shares.sum(axis=1, keepdims=True)
+    pids = table["pid"].to_pylist()
+    for position, image in enumerate((6, 1, 4)):
+        others = [n for n in range(7) if n != image and pids[n] == pids[image]]
+        wanted = stats.pearsonr(shares[image], shares[others].mean(axis=0)).statistic
+        assert found[position] == pytest.approx(wanted, abs=1e-9)
+    beyond, _ = as_sides(table.slice(7, 1), table)
+    assert own_places(beyond, gallery).tolist() == [-1]
+
+
+def test_maps_are_read_by_shard_in_one_sort() -> None:
+    """At 10,000 shards of 10 images each, comparing all rows once per shard would take a minute."""
+    shards, images = 10_000, 10
+    names = [f"s{n:05d}" for n in range(shards)]
+    rows = np.tile(np.arange(images)[::-1], shards)
+    table = pa.table({"shard": np.repeat(names, images), "h5_row": rows})
+
+    class Reader:
+        def maps_of(self, name: str, rows: pa.Table) -> np.ndarray:
+            return np.zeros((len(rows), 1, 1), np.float32)
+
+    started = time.process_time()
+    blocks = list(_read_in_blocks(Reader(), "m", table, np.arange(len(table))))  # type: ignore[arg-type]
+    assert time.process_time() - started < 8
+    wanted = [list(range(10 * n + 9, 10 * n - 1, -1)) for n in range(shards)]
+    assert [positions.tolist() for positions, _ in blocks] == wanted
