@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cam.measures import STRIPES, stripe_weights
+from cam.placement import GridPlacement
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import GOOD, NOT_FINITE, ZERO, add_maps
@@ -46,7 +47,8 @@ def accumulate(chosen: ChosenImages) -> Partial:
     zero = np.stack([sums.zero for sums in by_map.values()], axis=1)
     not_finite = np.stack([sums.not_finite for sums in by_map.values()], axis=1)
     good = (chosen.images[:, None] - zero - not_finite).astype(np.float64)
-    stripes = np.stack([_stripes(by_map[name].share, grids[name]) for name in maps], axis=1)
+    placed = chosen.run.manifest.measured_placement  # as the numbers that mining stored
+    stripes = np.stack([_stripes(by_map[name].share, grids[name], placed) for name in maps], axis=1)
     return Partial(
         question=chosen.question,
         shards=chosen.shards,
@@ -122,9 +124,11 @@ def map_sums(chosen: ChosenImages, name: str, grid: tuple[int, int], sampled: Bo
     )
 
 
-def _stripes(share: Float32Array, grid: tuple[int, int]) -> Float64Array:
+def _stripes(share: Float32Array, grid: tuple[int, int], placed: GridPlacement | None) -> Float64Array:
     """(C, M) -> (C, 6) sums of the mass in each horizontal stripe."""
-    h, w = grid
-    if not h:
+    if not grid[0]:
         return np.zeros((0, STRIPES))
-    return (share @ np.repeat(stripe_weights(h), w, axis=0).astype(np.float32)).astype(np.float64)
+    placement = placed or GridPlacement.even(grid)
+    placement.check(grid)
+    weights = np.repeat(stripe_weights(placement.rows), placement.columns.count, axis=0)
+    return (share @ weights.astype(np.float32)).astype(np.float64)

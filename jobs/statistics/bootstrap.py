@@ -50,14 +50,15 @@ def _ratios(
     """(groups, resamples, V): sum / count in each resample; NaN where none of a group's identities was drawn."""
     width = sums.shape[1]
     ratios = np.empty((len(rows), resamples.resamples, width))
-    both = np.concatenate([sums, counts.astype(sums.dtype, copy=False)], axis=1)
     for g, chosen in enumerate(rows):
-        who, values = identity[chosen], both[chosen]
+        # A group at a time, since there may be millions of clusters.
+        who, both = identity[chosen], np.concatenate([sums[chosen], counts[chosen].astype(sums.dtype)], axis=1)
+        values = both
         # Where a group has most identities, zeros for the others cost less than picking columns.
         dense = 2 * len(chosen) > resamples.identities
         if dense:
             values = np.zeros((resamples.identities, both.shape[1]), sums.dtype)
-            values[who] = both[chosen]
+            values[who] = both
         done = 0
         for weights in resamples.counts():
             totals = (weights if dense else weights[:, who]).astype(sums.dtype) @ values

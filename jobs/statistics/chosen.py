@@ -7,7 +7,7 @@ found, the keys are there too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,13 +18,14 @@ import pyarrow.dataset as ds
 
 from jobs.arrays import Float32Array, Int32Array, Int64Array
 from jobs.identity import NOBODY, identity_codes, identity_columns
-from jobs.runs.metadata_sql import condition, run_sql
+from jobs.runs.metadata_sql import condition, create_samples, run_sql
 from jobs.runs.run import Run
 from jobs.statistics.expressions import OPTIONS, connect_images
 from jobs.statistics.groups import distinct, find_groups
 from jobs.statistics.question import Question
 
 NULL_CAM = int(np.iinfo(np.int32).min)  # the camid of an image without one
+_SHARDS_AT_A_TIME = 1000  # a block of them has a million images, as shards mostly are
 _SHARD = "__fragment_index"  # which file of a dataset a row is from, as pyarrow calls it
 
 
@@ -88,6 +89,15 @@ def choose_images(run: Run, question: Question, shards: Sequence[str], columns: 
     )
 
 
+def choose_in_blocks(run: Run, question: Question, shards: Sequence[str]) -> Iterator[ChosenImages]:
+    """The chosen images of some shards after those of others, so that only so many are in memory at a time."""
+    shards = sorted(shards)
+    # A subquery would look at the whole run again for each block.
+    step = len(shards) if "select" in question.where.lower() else _SHARDS_AT_A_TIME
+    for start in range(0, len(shards), max(1, step)):
+        yield choose_images(run, question, shards[start : start + step])
+
+
 def _read_rows(
     run: Run, question: Question, shards: tuple[str, ...], columns: Sequence[str]
 ) -> tuple[Int32Array, pa.Table, pa.Table]:
@@ -111,7 +121,7 @@ def _read_rows(
 
 def _scan(run: Run, shards: tuple[str, ...], columns: list[str]) -> tuple[Int32Array, pa.Table]:
     """Columns of all images that have maps, and their shards."""
-    table = run.metadata(shards).to_table(columns=[*columns, _SHARD])
+    table = run.read_metadata([*columns, _SHARD], shards)
     # As a filter of the scan this would copy every column, whether or not an image has no maps.
     table = table.filter(ds.field("h5_row").is_valid()) if table["h5_row"].null_count else table
     return table[_SHARD].to_numpy(), table
@@ -120,7 +130,7 @@ def _scan(run: Run, shards: tuple[str, ...], columns: list[str]) -> tuple[Int32A
 def _select(run: Run, question: Question, shards: tuple[str, ...], columns: list[str]) -> tuple[Int32Array, pa.Table]:
     """Columns of the images that have maps and meet the condition, with the group keys as g0, g1, ...; their shards."""
     con = connect_images(run)
-    con.register("block", run.metadata(shards))
+    create_samples(con, "block", run, run.metadata_files(shards))
     keys = [f"({key.expression}\n) AS g{i}" for i, key in enumerate(question.by)]
     chosen = f"h5_row IS NOT NULL AND {condition(question.where if question.where.strip() else None)}"
     table = run_sql(con, run, f"SELECT shard, {', '.join([*columns, *keys])} FROM block WHERE {chosen}", OPTIONS)

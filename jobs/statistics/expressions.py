@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-
 from jobs.runs.metadata_sql import condition, connect_metadata, run_sql, sql_error
 from jobs.runs.run import Run
 
@@ -43,13 +40,9 @@ def check_expressions(run: Run, by: Sequence[str], where: str) -> None:
 
 def count_images(run: Run, where: str) -> int:
     """How many images of the whole run have maps and meet the condition."""
-    if where.strip():
-        table = run_sql(connect_images(run), run, f"SELECT count(*) AS n FROM run WHERE {condition(where)}", OPTIONS)
-        return int(table["n"][0].as_py())
-    data = run.metadata()
-    counts = [_rows_with_maps(fragment.metadata) for fragment in data.get_fragments()]
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else int(data.count_rows(filter=ds.field("h5_row").is_valid()))
+    chosen = condition(where if where.strip() else None)
+    table = run_sql(connect_images(run), run, f"SELECT count(*) AS n FROM run WHERE {chosen}", OPTIONS)
+    return int(table["n"][0].as_py())
 
 
 def connect_images(run: Run) -> duckdb.DuckDBPyConnection:
@@ -57,12 +50,3 @@ def connect_images(run: Run) -> duckdb.DuckDBPyConnection:
     con = connect_metadata(run)
     con.execute("CREATE TEMP VIEW run AS SELECT * FROM samples WHERE h5_row IS NOT NULL")
     return con
-
-
-def _rows_with_maps(footer: pq.FileMetaData) -> int | None:
-    """By the statistics in a Parquet file's footer, without reading rows; None where they are missing."""
-    column = footer.schema.names.index("h5_row")
-    found = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
-    if not all(statistics is not None and statistics.has_null_count for statistics in found):
-        return None
-    return int(footer.num_rows - sum(statistics.null_count for statistics in found))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import h5py
 import numpy as np
+from h5py import Dataset
 from numpy.typing import NDArray
 
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
-from jobs.runs.maps_file import MAPS
+from jobs.runs.maps_file import MAPS, stored
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 
@@ -54,25 +54,17 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
             if first == last:
                 continue
             buffer = np.empty((stop - start, *dataset.shape[1:]), np.float32)
-            try:
-                dataset.read_direct(buffer, np.s_[start:stop])
-            except OSError as error:
-                path = run.layout.shard_maps(shard)
-                raise UserError(f"cannot read {name} from {path}, rows {start} to {stop}: {error}") from error
+            dataset.read_direct(buffer, np.s_[start:stop])
             yield slice(first, last), buffer if last - first == stop - start else buffer[rows[first:last] - start]
 
 
 @contextmanager
-def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[h5py.Dataset]:
+def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[Dataset]:
     """The dataset of a map; raises UserError if it, or one of the rising rows, is not there."""
     path = run.layout.shard_maps(shard)
-    try:
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)  # each chunk is read once: no cache of them
-    except OSError as error:
-        raise UserError(f"cannot open {path}: {error}") from error
-    with file:
+    with run.open_maps(shard, cache=0) as file:  # each chunk is read once: no cache of them
         try:
-            dataset = file[f"{MAPS}/{name}"]
+            dataset = stored(file, f"{MAPS}/{name}")
         except KeyError as error:
             raise UserError(f"{path} has no map {name!r}") from error
         if int(rows[-1]) >= len(dataset):

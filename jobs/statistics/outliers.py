@@ -5,6 +5,7 @@ Legend: C clusters (one identity in one group), P identities of a part, M patche
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.identity import NOBODY
+from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import distances
 from jobs.statistics.map_slices import read_slices
@@ -40,20 +42,24 @@ class _FarImage(NamedTuple):
     identity: int
 
 
-def find_outliers(chosen: ChosenImages, part: Partial, number: int, threads: int = 1) -> list[Outlier]:
+def find_outliers(
+    run: Run, blocks: Iterable[ChosenImages], part: Partial, number: int, threads: int = 1
+) -> list[Outlier]:
     """The `number` images whose first map is farthest (total variation) from the mean of their identity's chosen maps.
 
     Farthest first; images of nobody are left out. This is a second pass over that one map: no distance is known before
-    the means are. `part` are the sums over the chosen images.
+    the means are. `blocks` are the chosen images, one block of shards after another, and `part` the sums over them all.
     """
     if not len(part.identities) or not number:
         return []
-    farthest = partial(_farthest, chosen, identity_means(part), _places(chosen, part), number)
+    means = identity_means(part)
     found: list[_FarImage] = []
     with ThreadPoolExecutor(threads) as pool:
-        for some in pool.map(farthest, chosen.spans()):
-            found = sorted([*found, *some], key=lambda far: (-far.distance, far.shard, far.row))[:number]
-    keys = {shard: chosen.run.read_keys(shard) for shard in {far.shard for far in found}}
+        for chosen in blocks:
+            farthest = partial(_farthest, chosen, means, _places(chosen, part), number)
+            for some in pool.map(farthest, chosen.spans()):
+                found = sorted([*found, *some], key=lambda far: (-far.distance, far.shard, far.row))[:number]
+    keys = {shard: run.read_keys(shard) for shard in {far.shard for far in found}}
     names = part.identities
     return [
         Outlier(key=keys[f.shard][f.row], shard=f.shard, identity=names[f.identity].as_py(), distance=f.distance)

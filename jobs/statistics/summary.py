@@ -70,7 +70,7 @@ def summarise(part: Partial, resamples: int) -> GroupSummary:
         low=low.reshape(value.shape),
         high=high.reshape(value.shape),
         n_images=counts.astype(np.int64),
-        n_identities=by_group(persons.astype(np.int64), part.group, groups),
+        n_identities=by_group(persons, part.group, groups, np.int64),
         images=by_group(part.images, part.group, groups),
         zero=by_group(part.zero, part.group, groups),
         not_finite=by_group(part.not_finite, part.group, groups),

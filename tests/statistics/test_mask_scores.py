@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cam.placement import GridPlacement
 from jobs.statistics.localisation.mask_scores import covered_share, mask_auc, mass_ratio, pointing
 
 
@@ -12,10 +13,15 @@ def test_the_covered_part_of_each_patch() -> None:
     mask = np.zeros((4, 4), bool)
     mask[:2, :2] = True
     mask[2, 3] = True
-    np.testing.assert_allclose(covered_share(mask, (2, 2)), [[1, 0], [0, 0.25]])
+    np.testing.assert_allclose(covered_share(mask, GridPlacement.even((2, 2))), [[1, 0], [0, 0.25]])
     odd = np.zeros((32, 16), bool)
     odd[5:20, 3:11] = True
-    assert covered_share(odd, (9, 5)).mean() == pytest.approx(odd.mean(), abs=1e-6)
+    assert covered_share(odd, GridPlacement.even((9, 5))).mean() == pytest.approx(odd.mean(), abs=1e-6)
+    # Patches of 4 pixels every 3 of 7: three of the first one's four columns are covered, none of the second's.
+    half = np.zeros((4, 7), bool)
+    half[:, :3] = True
+    placed = GridPlacement.of_patches((4, 7), patch_size=4, stride=3)
+    np.testing.assert_allclose(covered_share(half, placed), [[0.75, 0]])
 
 
 def test_mass_and_pointing_by_hand() -> None:

@@ -34,6 +34,7 @@ from jobs.statistics.question import make_question
 from jobs.statistics.sampling import sampled_images
 from jobs.statistics.stats import ShardBlock, StatsConfig, stats
 from jobs.statistics.stored import areas_of, stored_columns
+from tests.runs.test_verify import rewrite
 from tests.support.made_runs import as_first_version
 
 MAPS = ("mim_attention", "gradcam++/mim")
@@ -57,7 +58,14 @@ def write_shard(layout: RunLayout, manifest: Manifest, name: str, images: list[d
     for start in range(0, len(images), 300):
         some = images[start : start + 300]
         samples = [
-            Sample(key=i["key"], tar_index=start + n, pid=i["pid"], camid=i["camid"], split=name.split("-")[0])
+            Sample(
+                key=i["key"],
+                tar_index=start + n,
+                pid=i["pid"],
+                identity=i.get("identity"),
+                camid=i["camid"],
+                split=name.split("-")[0],
+            )
             for n, i in enumerate(some)
         ]
         for sample, image in zip(samples, some, strict=True):
@@ -212,12 +220,20 @@ def test_expressions_conditions_and_one_map(images: dict[str, list[dict[str, Any
     assert {key[2] for key in found} == {MAPS[1]} and (tmp_path / "outliers.txt").read_text() == ""
 
 
-def test_blocks_merge_to_the_same_numbers(run: Path, by_camera: Path, tmp_path: Path) -> None:
+def test_blocks_merge_to_the_same_numbers(
+    run: Path, by_camera: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for block in range(4):  # the first block has no shard
         run_command(run, "--by", "camid", "--output", tmp_path, "--seed", 5, "--block", f"{block}/4")
     parts = sorted((tmp_path / "parts").glob("*.npz"))
     assert len(parts) == 4
+    held = []  # for the outliers, the images of a few shards at a time
+    monkeypatch.setattr("jobs.statistics.chosen._SHARDS_AT_A_TIME", 2)
+    monkeypatch.setattr(
+        "jobs.statistics.chosen.choose_images", lambda *words: held.append(len(words[2])) or choose_images(*words)
+    )
     run_command(run, "--merge", *reversed(parts), "--output", tmp_path, "--resamples", 60)
+    assert held == [2, 1]
     one, other = table(by_camera), table(tmp_path)
     assert one.keys() == other.keys()
     for key, row in one.items():
@@ -251,12 +267,14 @@ def as_earlier_part(path: Path, copy: Path) -> Path:
 
 
 def test_parts_of_earlier_versions_merge_with_ours(run: Path, by_camera: Path, tmp_path: Path) -> None:
+    """The runs of those versions have no column of identities."""
+    old = as_first_version(run, tmp_path / "OLD")
     parts = []
     for block in range(3):
-        run_command(run, "--by", "camid", "--output", tmp_path, "--seed", 5, "--block", f"{block}/3")
+        run_command(old, "--by", "camid", "--output", tmp_path, "--seed", 5, "--block", f"{block}/3")
         parts.append(tmp_path / "parts" / f"part-{block:05d}-of-00003.npz")
     earlier = [as_earlier_part(part, tmp_path / f"{n}.npz") for n, part in enumerate(parts)]
-    run_command(run, "--merge", earlier[0], parts[1], earlier[2], "--output", tmp_path, "--resamples", 60)
+    run_command(old, "--merge", earlier[0], parts[1], earlier[2], "--output", tmp_path, "--resamples", 60)
     for name in ("agreement.csv", "consistency.json", "outliers.txt"):
         assert (by_camera / name).read_bytes() == (tmp_path / name).read_bytes()
     one, other = table(by_camera), table(tmp_path)
@@ -473,6 +491,7 @@ def test_maps_that_end_before_their_metadata_are_named(tmp_path: Path) -> None:
         kept = dataset[:5]
         del file[f"maps/{MAPS[0]}"]
         file.create_dataset(f"maps/{MAPS[0]}", data=kept, chunks=(5, 12, 5))
+    rewrite(run, "train-0")  # or its size would tell
     with pytest.raises(UserError, match=f"{MAPS[0]} has 5 rows, but the metadata name row 8"):
         run_command(run, "--map", MAPS[0])
 
@@ -492,6 +511,23 @@ def test_distractors_are_nobody_and_person_0_is_a_person(tmp_path: Path, key: st
     assert {row["n_identities"] for row in table(out).values() if row["n_images"]} == {people}
     outliers = (out / "outliers.txt").read_text().split()
     assert sorted(outliers) == sorted(i["key"] for i in some if people == 5 or i["pid"])
+
+
+def test_pids_that_start_again_are_other_people(tmp_path: Path) -> None:
+    """Each person's map is one patch of its own: pairs of one person correlate with 1, others with less than 0."""
+    some = []
+    for kind in ("train", "test"):
+        for pid in range(3):
+            own = np.full((12, 5), 1e-6)
+            own[pid + 3 * (kind == "test")] = 1
+            for camid in (0, 1):
+                image = {"key": f"{kind}{pid}{camid}", "pid": pid, "camid": camid, "identity": f"{kind}/{pid}"}
+                some.append({**image, **dict.fromkeys(MAPS, own)})
+    out = of_run(build_run(tmp_path / "R", {"all-0": some}), "--outliers", 100, "--resamples", 10)
+    assert {row["n_identities"] for row in table(out).values()} == {6}
+    found = json.loads((out / "consistency.json").read_text())["maps"][MAPS[0]]
+    assert found["same_identity"] == pytest.approx(1) and found["different_identity"] < 0
+    assert (found["same_pairs"], found["different_pairs"], found["auc"]) == (6, 6, 1)
 
 
 def test_what_cannot_be_answered_is_said(run: Path) -> None:

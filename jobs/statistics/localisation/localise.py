@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
+from cam.placement import GridPlacement
 from jobs.arrays import BoolArray, Float64Array, FloatArray, Int64Array
 from jobs.errors import UserError
 from jobs.identity import NOBODY, identity_codes, identity_columns
+from jobs.image_names import MASK_SUFFIX
 from jobs.runs.run import Run
-from jobs.shards.samples import MASK_SUFFIX, OK
+from jobs.shards.samples import OK
 from jobs.statistics.localisation.mask_scores import covered_share, mask_auc, mass_ratio, pointing
 from jobs.statistics.resamples import mean_over_identities
 
@@ -63,8 +65,10 @@ def localise(run: Run, masks: Mapping[str, BoolArray], seed: int = 0) -> list[Lo
     """
     rows, people = _persons_with_mask(run, masks)
     maps = {name: run.maps_of(name, rows) for name in run.maps}
-    grid = next(iter(maps.values())).shape[1:]
-    share = np.stack([covered_share(masks[key], (grid[0], grid[1])) for key in rows["key"].to_pylist()])
+    h, w = next(iter(maps.values())).shape[1:]
+    placement = run.manifest.placement or GridPlacement.even((h, w))
+    placement.check((h, w))
+    share = np.stack([covered_share(masks[key], placement) for key in rows["key"].to_pylist()])
     found = [_score(name, values, share, people, seed) for name, values in maps.items()]
     found.append(_score("fixed prior", _fixed(share), share, people, seed))
     found += [_score(f"average of {name}", _fixed(values), share, people, seed) for name, values in maps.items()]
@@ -74,7 +78,7 @@ def localise(run: Run, masks: Mapping[str, BoolArray], seed: int = 0) -> list[Lo
 def _persons_with_mask(run: Run, masks: Mapping[str, BoolArray]) -> tuple[pa.Table, Int64Array]:
     """The rows (shard, key, h5_row) of images of known persons that have a mask, and their identities' codes."""
     columns = list(dict.fromkeys(["shard", "key", "h5_row", *identity_columns(run.schema.names)]))
-    table = run.metadata().to_table(columns=columns, filter=ds.field("status") == OK)
+    table = run.read_metadata(columns, where=ds.field("status") == OK)
     table = table.filter(pc.is_in(table["key"], value_set=pa.array(list(masks), pa.string())))
     codes = identity_codes(table).codes
     known = codes != NOBODY

@@ -1,4 +1,4 @@
-"""How well maps lie on a mask: mass ratio, pointing and AUC (numpy and OpenCV).
+"""How well maps lie on a mask: mass ratio, pointing and AUC (numpy).
 
 Legend: B images, h w grid. `share` (B, h, w) is the part of each patch that the mask covers, 0 to 1. Maps are >= 0; the
 scores of one without mass are NaN.
@@ -6,16 +6,19 @@ scores of one without mass are NaN.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from cam.placement import GridPlacement
 from jobs.arrays import BoolArray, Float64Array, FloatArray
 
 
-def covered_share(mask: BoolArray, grid: tuple[int, int]) -> Float64Array:
-    """(H, W) mask -> (h, w): the part of each patch that is covered, patches being equal cells of the image."""
-    found = cv2.resize(mask.astype(np.float64), (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(found, np.float64)
+def covered_share(mask: BoolArray, placement: GridPlacement) -> Float64Array:
+    """(H, W) mask -> (h, w): the part of each patch that is covered, also where patches overlap."""
+    down, across = (
+        axis.covered(np.arange(pixels + 1) / pixels)
+        for axis, pixels in zip((placement.rows, placement.columns), mask.shape, strict=True)
+    )
+    return np.asarray(down @ mask.astype(np.float64) @ across.T)
 
 
 def mass_ratio(maps: FloatArray, share: Float64Array) -> Float64Array:

@@ -1,11 +1,12 @@
-"""Two parts of one question as one: the same as one pass over the shards of both.
+"""The parts of one question as one: the same as one pass over the shards of all.
 
-Each part numbers its own groups, identities and clusters. A Renumbering says which numbers they get in the merged
-part.
+Each part numbers its own groups, identities and clusters. The numbers in the merged part are found first, so that its
+arrays are made once, and then one part after another is added to them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -20,65 +21,107 @@ from jobs.statistics.groups import ordered_groups
 from jobs.statistics.parts.partial import Partial, SampledImages
 
 Number = TypeVar("Number", bound=np.generic)
+_OF_CLUSTERS = ("images", "sums", "counts", "zero", "not_finite")
 
 
 @dataclass(frozen=True)
-class Renumbering:
-    """The numbers, below `count`, that the rows of two arrays get; no two rows of one array get the same.
+class _Outline:
+    """What the numbers of a part's rows follow from. The arrays are those of Partial."""
 
-    first, second: the new number of each row of the first and the second array.
+    groups: pa.Table
+    identities: pa.StringArray
+    group: Int64Array
+    identity: Int64Array
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """The number in the merged part of each group, identity and cluster of one part."""
+
+    groups: Int64Array
+    identities: Int64Array
+    clusters: Int64Array
+
+
+def merge_all(parts: Callable[[], Iterable[Partial]]) -> Partial | None:
+    """The parts as one; None where there is none. `parts` gives them one by one, and is called twice.
+
+    Raises UserError if two answer different questions, hold the same shard, or have maps of different sizes.
     """
+    first: Partial | None = None  # the first one that has images, else any
+    shards: set[str] = set()
+    outlines = []
+    for part in parts():
+        _check(first or part, part, shards)
+        shards.update(part.shards)
+        if len(part.images):
+            outlines.append(_Outline(part.groups, part.identities, part.group, part.identity))
+        if first is None or not len(first.images):
+            first = part
+    if first is None or not outlines:
+        return None if first is None else replace(first, shards=tuple(sorted(shards)))
+    merged, numbers = _empty(first, tuple(sorted(shards)), outlines)
+    del first
+    samples = []
+    for part, new in zip((part for part in parts() if len(part.images)), numbers, strict=True):
+        _add(merged, part, new)
+        samples.append(_renumbered_sample(part.sample, new))
+    return replace(merged, sample=_merge_samples(samples))
 
-    count: int
-    first: Int64Array
-    second: Int64Array
 
-    def add(self, first: NDArray[Number], second: NDArray[Number]) -> NDArray[Number]:
-        """(count, ...) the sum of the two arrays' rows that get the same number."""
-        total = np.zeros((self.count, *first.shape[1:]), first.dtype)
-        total[self.first] = first
-        total[self.second] += second
-        return total
+def _empty(like: Partial, shards: tuple[str, ...], outlines: Sequence[_Outline]) -> tuple[Partial, list[_Numbers]]:
+    """The merged part, all zero and without a sample, and the numbers of each part's rows in it."""
+    group_rows, group_of = ordered_groups(pa.concat_tables([one.groups for one in outlines]))
+    people = encode_identities(pa.chunked_array([one.identities for one in outlines], pa.string()))
+    groups = _split(group_of, [one.groups.num_rows for one in outlines])
+    identities = _split(people.codes, [len(one.identities) for one in outlines])
+    every = zip(outlines, groups, identities, strict=True)
+    clusters = [np.stack([new[one.group], _renumbered(one.identity, who)], axis=1) for one, new, who in every]
+    pairs, cluster_of = np.unique(np.concatenate(clusters), axis=0, return_inverse=True)
 
+    def zeros(array: NDArray[Number], count: int) -> NDArray[Number]:
+        return np.zeros((count, *array.shape[1:]), array.dtype)
 
-def merge(a: Partial, b: Partial) -> Partial:
-    """Raises UserError if the two answer different questions, hold the same shard, or have maps of different sizes."""
-    _check(a, b)
-    shards = tuple(sorted((*a.shards, *b.shards)))
-    if not len(a.images) or not len(b.images):
-        return replace(a if len(a.images) else b, shards=shards)
-    group_rows, group_of = ordered_groups(pa.concat_tables([a.groups, b.groups]))
-    groups = Renumbering(group_rows.num_rows, *np.split(group_of, [a.groups.num_rows]))
-    people = encode_identities(pa.chunked_array([a.identities, b.identities]))
-    identities = Renumbering(len(people.names), *np.split(people.codes, [len(a.identities)]))
-    first = np.stack([groups.first[a.group], _renumbered(a.identity, identities.first)], axis=1)
-    second = np.stack([groups.second[b.group], _renumbered(b.identity, identities.second)], axis=1)
-    pairs, cluster_of = np.unique(np.concatenate([first, second]), axis=0, return_inverse=True)
-    clusters = Renumbering(len(pairs), *np.split(cluster_of.ravel(), [len(first)]))
-    return Partial(
-        question=a.question,
+    maps = like.question.maps
+    merged = replace(
+        like,
         shards=shards,
-        grids=a.grids,
         groups=group_rows,
         identities=people.names,
         group=pairs[:, 0],
         identity=pairs[:, 1],
-        images=clusters.add(a.images, b.images),
-        sums=clusters.add(a.sums, b.sums),
-        counts=clusters.add(a.counts, b.counts),
-        zero=clusters.add(a.zero, b.zero),
-        not_finite=clusters.add(a.not_finite, b.not_finite),
-        share={name: clusters.add(a.share[name], b.share[name]) for name in a.question.maps},
-        spread={name: groups.add(a.spread[name], b.spread[name]) for name in a.question.maps},
-        histogram=groups.add(a.histogram, b.histogram),
-        sample=_merge_samples(a.sample, b.sample, groups, identities),
+        share={name: zeros(like.share[name], len(pairs)) for name in maps},
+        spread={name: zeros(like.spread[name], group_rows.num_rows) for name in maps},
+        histogram=zeros(like.histogram, group_rows.num_rows),
+        images=zeros(like.images, len(pairs)),
+        sums=zeros(like.sums, len(pairs)),
+        counts=zeros(like.counts, len(pairs)),
+        zero=zeros(like.zero, len(pairs)),
+        not_finite=zeros(like.not_finite, len(pairs)),
     )
+    found = _split(cluster_of.ravel(), [len(one.group) for one in outlines])
+    return merged, [_Numbers(*one) for one in zip(groups, identities, found, strict=True)]
 
 
-def _check(a: Partial, b: Partial) -> None:
+def _split(array: Int64Array, sizes: Sequence[int]) -> list[Int64Array]:
+    return np.split(array, np.cumsum(sizes)[:-1])
+
+
+def _add(merged: Partial, part: Partial, new: _Numbers) -> None:
+    """Adds a part's sums. No two rows of a part get the same number."""
+    for name in _OF_CLUSTERS:
+        getattr(merged, name)[new.clusters] += getattr(part, name)
+    for name in merged.question.maps:
+        merged.share[name][new.clusters] += part.share[name]
+        merged.spread[name][new.groups] += part.spread[name]
+    merged.histogram[new.groups] += part.histogram
+
+
+def _check(a: Partial, b: Partial, shards: Set[str]) -> None:
+    """Whether b goes with a, and with `shards`, which are in other parts."""
     if a.question != b.question:
         raise UserError("the parts answer different questions (run, --by, --where, --map, --seed or --sample differ)")
-    if common := set(a.shards) & set(b.shards):
+    if common := shards & set(b.shards):
         raise UserError(f"{len(common)} shards are in two parts, such as {min(common)}: give each block's file once")
     for name in a.question.maps:
         if len(a.images) and len(b.images) and a.grids[name] != b.grids[name]:
@@ -93,17 +136,20 @@ def _renumbered(identity: Int64Array, new: Int64Array) -> Int64Array:
     return found
 
 
-def _merge_samples(a: SampledImages, b: SampledImages, groups: Renumbering, identities: Renumbering) -> SampledImages:
-    """The images of both, in order of (shard, row)."""
-    shard, row = np.concatenate([a.shard, b.shard]), np.concatenate([a.row, b.row])
+def _renumbered_sample(sample: SampledImages, new: _Numbers) -> SampledImages:
+    return replace(sample, group=new.groups[sample.group], identity=_renumbered(sample.identity, new.identities))
+
+
+def _merge_samples(samples: Sequence[SampledImages]) -> SampledImages:
+    """The images of all, in order of (shard, row)."""
+    shard, row = (np.concatenate([getattr(one, name) for one in samples]) for name in ("shard", "row"))
     order = np.lexsort((row, shard))
-    identity = [_renumbered(a.identity, identities.first), _renumbered(b.identity, identities.second)]
-    shares = [sample.share for sample in (a, b) if len(sample.share)]  # an empty one may have no width
+    shares = [one.share for one in samples if len(one.share)]  # an empty one may have no width
     return SampledImages(
-        share=np.concatenate(shares)[order] if shares else a.share,
-        group=np.concatenate([groups.first[a.group], groups.second[b.group]])[order],
-        identity=np.concatenate(identity)[order],
-        camid=np.concatenate([a.camid, b.camid])[order],
+        share=np.concatenate(shares)[order] if shares else samples[0].share,
+        group=np.concatenate([one.group for one in samples])[order],
+        identity=np.concatenate([one.identity for one in samples])[order],
+        camid=np.concatenate([one.camid for one in samples])[order],
         shard=shard[order],
         row=row[order],
     )

@@ -17,8 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from jobs.arrays import Int64Array
-from jobs.errors import UserError
 from jobs.identity import encode_identities
+from jobs.reading import reading
 from jobs.statistics.parts.partial import Partial, SampledImages
 from jobs.statistics.question import GroupKey, Question
 
@@ -53,15 +53,13 @@ def save_partial(part: Partial) -> bytes:
 
 def load_partial(path: Path) -> Partial:
     """Raises UserError if the file was not written by `--block`."""
-    try:
+    with reading(path, "a part of `promptsg stats --block`", "make the part again with the same --block"):
         with np.load(path, allow_pickle=False) as file:
             arrays: Arrays = {name: file[name] for name in file.files}
         facts = json.loads(arrays["facts"].tobytes())
         if "identities" not in facts:
             facts["identities"] = _identities_from_pids(arrays)
         return _partial(arrays, facts)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read {path} as a part of `promptsg stats --block`: {error}") from error
 
 
 def _partial(arrays: Arrays, facts: dict[str, Any]) -> Partial:

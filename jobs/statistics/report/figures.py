@@ -60,7 +60,7 @@ def mean_map_figure(found: Findings, k: int, name: str) -> Figure:
     for place, (axis, g) in enumerate(zip(axes.ravel(), shown, strict=False)):
         image = axis.imshow(mean[place], cmap="viridis", vmin=0, vmax=float(mean.max()), aspect="equal")
         _draw_patch_borders(axis, h, w)
-        label = found.labels[g].replace(", ", "\n")
+        label = _label(found, g).replace(", ", "\n")
         axis.set_title(f"{label}\nn = {found.summary.good[g, k]:,}", fontsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.set_label("mean share of the map's mass per patch, %", fontsize=8)
@@ -146,7 +146,7 @@ def _draw_stripes(axis: Axes, found: Findings, k: int, g: int, colour: str, mark
         markersize=4,
         linewidth=1.2,
         capsize=2,
-        label=f"{found.labels[g]} (n = {found.summary.good[g, k]:,})",
+        label=f"{_label(found, g)} (n = {found.summary.good[g, k]:,})",
     )
 
 
@@ -171,9 +171,14 @@ def _draw_histograms(axis: Axes, found: Findings, which: tuple[int, int], shown:
         bins = found.part.histogram[g, k, d][: starts[-1]]
         counts = np.add.reduceat(bins, starts[:-1])
         if counts.sum():
-            label = found.labels[g] if d == 0 else None
+            label = _label(found, g) if d == 0 else None
             percent, style = 100 * counts / counts.sum(), ("-", "--", ":")[place % 3]
             axis.stairs(percent, starts / BINS, color=PALETTE[place], linewidth=1.2, linestyle=style, label=label)
+
+
+def _label(found: Findings, g: int) -> str:
+    """A group's name, in which a dollar does not begin a formula."""
+    return found.labels[g].replace("$", r"\$")
 
 
 def _left_out(found: Findings, k: int, shown: list[int]) -> str:

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import h5py
-import pyarrow as pa
-import pyarrow.csv
 
 from jobs.atomic import make_folder, write_json, write_whole
 from jobs.figures import png_of
@@ -17,7 +15,7 @@ from jobs.statistics.report.figures import draw_figures
 from jobs.statistics.report.findings import Findings, agreement_table, stats_table
 from jobs.statistics.report.page import report_page
 from jobs.statistics.summary import MeanMap
-from jobs.tables import write_parquet
+from jobs.tables import csv_bytes, write_parquet
 
 _DPI = 130
 
@@ -51,11 +49,12 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
         mean_maps=folder / "mean_maps.h5",
         figures=folder / "figures",
     )
+    make_folder(folder)
     make_folder(files.figures)
     table = stats_table(found)
     write_parquet(files.table, table)
-    write_whole(files.table_csv, _csv(table))
-    write_whole(files.agreement, _csv(agreement_table(found)))
+    write_whole(files.table_csv, csv_bytes(table))
+    write_whole(files.agreement, csv_bytes(agreement_table(found)))
     _write_consistency(found, files.consistency)
     write_whole(files.outliers, "".join(f"{outlier.key}\n" for outlier in found.outliers).encode())
     _write_maps(found, files.mean_maps)
@@ -64,12 +63,6 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
         write_whole(files.figures / f"{name}.png", picture)
     write_whole(files.report, report_page(found, pictures).encode())
     return files
-
-
-def _csv(table: pa.Table) -> bytes:
-    out = io.BytesIO()
-    pyarrow.csv.write_csv(table, out)
-    return out.getvalue()
 
 
 def _write_consistency(found: Findings, path: Path) -> None:

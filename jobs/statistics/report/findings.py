@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from jobs.phrases import shown
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import Agreement
 from jobs.statistics.consistency import Consistency
@@ -34,7 +35,7 @@ class Findings:
         rows = self.part.groups.to_pylist()
         if not self.part.question.by:
             return ["all images"] * len(rows)
-        return [", ".join(f"{k}={'null' if v is None else v}" for k, v in row.items()) for row in rows]
+        return [", ".join(shown(f"{k}={'null' if v is None else v}") for k, v in row.items()) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

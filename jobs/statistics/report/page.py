@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cam.names import column_of
+from jobs.phrases import shown
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.report.findings import Findings
@@ -99,8 +100,8 @@ def _outliers_html(found: Findings) -> str:
 
 
 def _html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], head: bool = True) -> str:
-    top = "<tr>" + "".join(f"<th>{html.escape(h)}</th>" for h in heads) + "</tr>" if head else ""
-    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    top = "<tr>" + "".join(f"<th>{html.escape(shown(h))}</th>" for h in heads) + "</tr>" if head else ""
+    lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows]
     return f"<div class=wide><table>{top}{''.join(lines)}</table></div>"
 
 
