@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
+from jobs.leftovers import scratch_folder
 from jobs.runs.query import RowSelection, select_rows
 from jobs.shards.locate import locate
-from jobs.shards.random_access import ROW_COLUMNS, SourceImages, changed_error
+from jobs.shards.random_access import CRC_COLUMN, ROW_COLUMNS, SourceImages, changed_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
     from jobs.runs.run import Run
+    from jobs.shards.access import ShardAccess
     from promptsg_core.model import PromptSG
 
 CHUNK = 32  # images whose pixels are held at once
 _COLUMNS = (*ROW_COLUMNS, "h5_row", "pid", "camid", "split", "predicted")
-_IDENTITY_COLUMNS = ("role", "identity")  # older runs do not have them
+_OF_LATER_RUNS = ("role", "identity", CRC_COLUMN)  # earlier versions of the program did not write them
 
 
 def select_images(run: Run, selection: RowSelection) -> pa.Table:
@@ -30,16 +30,14 @@ def select_images(run: Run, selection: RowSelection) -> pa.Table:
     if selection.order_by is None and selection.keys is None and selection.sample is None:
         # The first rows of a run are few identities of one split, so without an order the limit is a sample.
         selection = replace(selection, sample=selection.limit)
-    known = [name for name in _IDENTITY_COLUMNS if name in run.schema.names]
+    known = [name for name in _OF_LATER_RUNS if name in run.schema.names]
     rows = select_rows(run, selection, columns=[*_COLUMNS, *known], also="status = 'ok'")
     if not rows.num_rows:
         raise UserError(f"no image of {run.layout.root} with maps fits the selection")
     return rows
 
 
-def read_images(
-    run: Run, rows: pa.Table, model: PromptSG, shards_root: str | None = None
-) -> Iterator[tuple[int, Tensor]]:
+def read_images(run: Run, rows: pa.Table, model: PromptSG, access: ShardAccess) -> Iterator[tuple[int, Tensor]]:
     """(number of the first row, (B, 3, H, W) uint8 on the model's device), as mining gave them to the model.
 
     Raises UserError naming a shard that is missing or does not hold what was mined.
@@ -54,8 +52,8 @@ def read_images(
     max_pixels = mined.max_image_pixels or DEFAULT_MAX_PIXELS
     size, device = model.config.image_size, model.image_encoder.proj.device
     listed = rows.to_pylist()
-    with tempfile.TemporaryDirectory() as scratch:
-        sources = locate(run.manifest.shards, listed, shards_root, Path(scratch))
+    with scratch_folder() as scratch:
+        sources = locate(run.mined_shards(row["shard"] for row in listed), listed, access, scratch)
         with SourceImages(sources) as files:
             for start in range(0, len(listed), CHUNK):
                 some = listed[start : start + CHUNK]

@@ -26,6 +26,7 @@ from jobs.faithfulness.removal import Removal
 from jobs.faithfulness.report import write_report
 from jobs.faithfulness.score import ExplainedScore, check_checkpoint, explained_score, load_mined_model
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
+from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from promptsg_core.model import PromptSG
 
@@ -48,6 +49,7 @@ def measure_faithfulness(config: FaithfulnessConfig) -> FaithfulnessResult:
     are missing or have changed. Raises CamError for more steps than patches.
     """
     run = open_run(config.run)
+    warn_of_unfinished(run)
     config = replace(config, maps=run.choose_maps(config.maps) or run.maps)
     measured = measure(run, config)
     summary = summarise(run, config, measured)
@@ -98,7 +100,7 @@ def _follow(
     """The curves of all images, and the pixels of those that are checked, (n, 3, H, W) on the CPU."""
     curves, kept = [], []
     with tqdm(total=rows.num_rows, unit="image", disable=None) as progress:
-        for start, images in read_images(run, rows, model, config.shards_root):
+        for start, images in read_images(run, rows, model, config):
             some = rows.slice(start, len(images))
             curves.append(removal.curves_of(images, some, [run.maps_of(name, some) for name in config.maps]))
             here = checked[(checked >= start) & (checked < start + len(images))] - start

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.errors import UserError
 from jobs.runs.query import RowSelection
+from jobs.shards.access import ShardAccess
 
 FILLS = ("blur", "mean")  # what a removed patch shows
 RANDOM = "random"  # the order that every map is compared with
@@ -14,10 +15,11 @@ DEFAULT_LIMIT = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaithfulnessConfig:
+class FaithfulnessConfig(ShardAccess):
     """What to measure, of which images of a run, with which model.
 
     checkpoint: the one that the run was mined with; `any_checkpoint` accepts another.
+    weights_key: the state dict of the checkpoint to take, by default that of the run.
     selection: without `order_by` and `keys`, its limit is a random sample.
     maps: stored maps; all of them if empty.
     seed: of the random orders, the intervals and the random weights.
@@ -27,7 +29,7 @@ class FaithfulnessConfig:
     resamples: of the bootstrap. batch_size: images in one pass.
     precision: by default that of the run.
     label_map, reference: the file and the run that the run was mined with, if any.
-    shards_root: the folder or address where the shards are now, if they moved.
+    shards_root, allow_remote, allow_pipes: where the shards are now, and what may be opened.
     output: the folder for the results, by default RUN/faithfulness.
 
     Raises UserError for numbers that are too small.
@@ -35,6 +37,7 @@ class FaithfulnessConfig:
 
     run: Path
     checkpoint: Path
+    weights_key: str | None = None
     selection: RowSelection = field(default_factory=lambda: RowSelection(limit=DEFAULT_LIMIT))
     maps: tuple[str, ...] = ()
     seed: int = 0
@@ -49,11 +52,11 @@ class FaithfulnessConfig:
     precision: str | None = None
     label_map: Path | None = None
     reference: Path | None = None
-    shards_root: str | None = None
     any_checkpoint: bool = False
     output: Path | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = {"steps": self.steps, "random": self.random, "sanity_images": self.sanity_images,
                  "resamples": self.resamples, "batch_size": self.batch_size}  # fmt: skip
         for name, value in least.items():

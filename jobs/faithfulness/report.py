@@ -5,8 +5,6 @@ Legend: N images, O orders (each map, then random), F fills, K steps, S scores.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ from jobs.faithfulness.measured import Measured
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
 from jobs.faithfulness.summary import FaithfulnessSummary, with_intervals
 from jobs.figures import png_of
-from jobs.tables import write_parquet
+from jobs.tables import csv_text, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,12 +65,11 @@ def _curves_csv(measured: Measured, means: Float64Array) -> bytes:
     """A line per map, fill, kind, step and score: the mean over images and its interval."""
     from cam.faithfulness import KINDS
 
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(["map", "fill", "kind", "score", "patches", "share", "mean", "low", "high"])
+    header = ["map", "fill", "kind", "score", "patches", "share", "mean", "low", "high"]
+    rows: list[list[object]] = []
     axes = (measured.orders, FILLS, KINDS, measured.counts.tolist(), measured.scores)
     for cell, values in zip(itertools.product(*axes), means.reshape(3, -1).T, strict=True):
         order, fill, kind, count, score = cell
         numbers = ["" if v != v else f"{v:.6g}" for v in values]
-        lines.writerow([order, fill, kind, score, count, f"{count / measured.counts[-1]:.6g}", *numbers])
-    return out.getvalue().encode()
+        rows.append([order, fill, kind, score, count, f"{count / measured.counts[-1]:.6g}", *numbers])
+    return csv_text(header, rows).encode()

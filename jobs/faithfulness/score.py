@@ -18,16 +18,15 @@ from cam.targets import FEATURE, Target, class_target, similarity_target
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.faithfulness.plan import FaithfulnessConfig
-from jobs.mining.labels import labels_for
+from jobs.mining.labels import AUTO, labels_for
 from jobs.mining.references import References
 from jobs.runs.run import Run, open_run
 from jobs.shards.samples import Sample
-from jobs.shards.urls import moved_shard
 from promptsg_core.checkpoint import load_model
 from promptsg_core.config import ModelConfig
 from promptsg_core.model import PromptSG
-from promptsg_core.precision import resolve_device, resolve_precision
-from promptsg_core.settings import Settings
+from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
+from promptsg_core.settings import MAP_MODES, Settings
 from promptsg_core.tokenise import make_prompt
 
 # Fields that the training code's settings decide and no tensor tells. The run says how it was mined.
@@ -100,7 +99,8 @@ class ByReference:
 
     def _features(self, rows: pa.Table) -> Tensor:
         """(n, D) references."""
-        columns = rows.select(["key", "tar_index", "pid", "split"]).to_pylist()
+        known = [name for name in ("role", "identity") if name in rows.column_names]
+        columns = rows.select(["key", "tar_index", "pid", "split", *known]).to_pylist()
         features, _ = self.references.of([Sample(**row) for row in columns], self.model.config.feature_dim)
         return torch.from_numpy(features)
 
@@ -136,13 +136,25 @@ def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
 
 
 def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[PromptSG, str]:
-    """The model with the settings that the run was mined with, and its precision. Raises what `load_model` raises."""
+    """The model with the settings that the run was mined with, and its precision.
+
+    Raises what `load_model` raises, and UserError where this device cannot compute in the run's precision.
+    """
     manifest = run.manifest
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision or manifest.resolved.precision or "auto", device)
+    if config.precision is None and not can_compute(precision, device):
+        raise UserError(
+            f"{config.run} was mined in {precision}, in which {device_kind(device)} cannot compute: use a device that "
+            "can, or give --precision fp32"
+        )
     mined = ModelConfig.fields_from(manifest.resolved.model)
-    settings = Settings(model={name: mined[name] for name in _STATED if name in mined})
-    model = load_model(config.checkpoint, device=str(device), precision=precision, settings=settings)
+    # Where the checkpoint needed its modes stated, they were when the run was mined.
+    settings = Settings(
+        model={name: mined[name] for name in _STATED if name in mined}, stated_modes=frozenset(MAP_MODES)
+    )
+    key = config.weights_key or manifest.asked.weights_key
+    model = load_model(config.checkpoint, device=str(device), precision=precision, settings=settings, weights_key=key)
     model.prompts.update({name: make_prompt(text) for name, text in manifest.asked.prompts.items()})
     return model, precision
 
@@ -163,12 +175,15 @@ def explained_score(run: Run, config: FaithfulnessConfig, model: PromptSG) -> Ex
 
 def _labels(run: Run, config: FaithfulnessConfig, model: PromptSG) -> Mapping[int, int]:
     """pid -> class, as when the run was mined."""
-    mined = run.manifest.asked.label_map
+    mined, learned = run.manifest.asked.label_map, run.manifest.resolved.label_map
+    if mined == AUTO and learned is not None:
+        if config.label_map is not None:
+            raise UserError(f"--label-map is {config.label_map}, but {run.layout.root} has its own: do not give one")
+        return learned
     if mined != (sha256_of(config.label_map) if config.label_map is not None else None):
         what = "without one" if mined is None else f"with one of SHA-256 {mined}"
         raise UserError(f"--label-map is {config.label_map}, but {run.layout.root} was mined {what}: give the same")
-    shards = [moved_shard(shard, config.shards_root) for shard in run.manifest.shards]
-    return labels_for(shards, config.label_map, model.config.num_classes)
+    return labels_for(config.find(run.manifest.shards), config.label_map, model.config.num_classes)
 
 
 def _references(run: Run, config: FaithfulnessConfig) -> References:

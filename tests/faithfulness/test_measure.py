@@ -6,7 +6,9 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,19 +25,23 @@ from cam import CamError, class_target, extract_maps
 from cam.faithfulness import KINDS, area, blur, mean_colour, removal_counts
 from jobs.commands.faithfulness import command
 from jobs.errors import UserError
+from jobs.faithfulness import score as score_module
 from jobs.faithfulness.measure import evenly_spaced, measure_faithfulness
 from jobs.faithfulness.measured import NOBODY, Measured, count_people
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
 from jobs.faithfulness.randomise import HEAD, LEVELS, TargetedImages, correlations, reinitialised
 from jobs.faithfulness.removal import random_orders
+from jobs.faithfulness.score import ByClass, _labels, explained_score
 from jobs.mining.config import build_config
 from jobs.mining.mine import mine
 from jobs.runs.query import RowSelection
 from jobs.runs.run import open_run
+from jobs.shards.urls import Shard
 from jobs.statistics.resamples import mean_over_identities
 from promptsg_core import load_model
 from promptsg_core.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image
+from tests.support.knowing_model import knowing_checkpoint, person_shard
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
 
@@ -213,6 +219,30 @@ def test_another_checkpoint_is_refused_by_both_hashes(folder: Path, tmp_path: Pa
         faithful(folder, "--steps", 129)
 
 
+def test_a_label_map_that_was_learned_is_the_runs_own(tmp_path: Path) -> None:
+    pids, classes = [4, 5, 9, 11, 17, 20], {4: 3, 5: 0, 9: 5, 11: 1, 17: 2, 20: 4}
+    person_shard(tmp_path / "train-0.tar", pids, 4)
+    knowing_checkpoint(tmp_path / "m.pth", classes)
+    mined(tmp_path, "RUN", target="label", label_map="auto", maps=MAPS[:2])
+    config = FaithfulnessConfig(run=tmp_path / "RUN", checkpoint=tmp_path / "m.pth")
+    run = open_run(config.run)
+    model = load_model(tmp_path / "m.pth", device="cpu", precision="fp32")
+    score = explained_score(run, config, model)
+    assert isinstance(score, ByClass) and score.labels == classes
+    with pytest.raises(UserError, match="has its own: do not give one"):
+        explained_score(run, replace(config, label_map=tmp_path / "map.json"), model)
+
+
+def test_a_device_that_cannot_compute_as_the_run_did_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_module, "can_compute", lambda precision, device: False)
+    with pytest.raises(UserError, match=r"RUN was mined in fp32, in which a CPU \(.*\) cannot compute: use a device"):
+        measure_faithfulness(
+            FaithfulnessConfig(run=folder / "RUN", checkpoint=folder / "m.pth", output=tmp_path / "OUT", device="cpu")
+        )
+
+
 def test_labels_features_and_references_are_scored_by_their_own(folder: Path, tmp_path: Path) -> None:
     quick = ("--map", MAPS[1], "--sanity-images", 2, "--limit", 4, "--output", tmp_path, "--where", "split = 'query'")
     (folder / "labels.json").write_text(json.dumps({"1": 3, "2": 0, "3": 6, "21": 1, "22": 2}))
@@ -247,6 +277,22 @@ def test_labels_features_and_references_are_scored_by_their_own(folder: Path, tm
     assert summary["score"] == "cosine to the reference feature" and summary["sanity"][0]["pearson"] > 0.999
     own = faithful(folder, *quick, "--no-sanity", run="SIMILARITY")
     assert own["score"] == "cosine to the image's own feature"
+
+
+def test_the_shards_of_labels_move_as_those_of_pictures_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    mined_from = [
+        Shard(name="train-0", url="pipe:ssh there cat /old/train-0.tar", size=None),
+        Shard(name="train-1", url="https://there/old/train-1.tar?version=2", size=10),
+        Shard(name="train-2", url="/old/train-2.tar.gz", size=10),
+    ]
+    asked, resolved = SimpleNamespace(label_map=None), SimpleNamespace(label_map=None)
+    run = SimpleNamespace(manifest=SimpleNamespace(asked=asked, resolved=resolved, shards=mined_from))
+    model = SimpleNamespace(config=SimpleNamespace(num_classes=3))
+    read: list[Shard] = []
+    monkeypatch.setattr("jobs.faithfulness.score.labels_for", lambda shards, *_: read.extend(shards))
+    config = FaithfulnessConfig(run=Path("RUN"), checkpoint=Path("m.pth"), shards_root="/new/")
+    _labels(run, config, model)  # type: ignore[arg-type]
+    assert [shard.url for shard in read] == ["/new/train-0.tar", "/new/train-1.tar", "/new/train-2.tar.gz"]
 
 
 def first_values(folder: Path, kind: str) -> float:
