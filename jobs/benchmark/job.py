@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.benchmark.model_speed import SHARD, run_model
 from jobs.benchmark.samples import pack
 from jobs.errors import UserError
+from jobs.leftovers import scratch_folder
 from jobs.mining.config import MineConfig
 from jobs.mining.request import request_of
 from jobs.runs.layout import RunLayout
@@ -45,8 +44,8 @@ def rate_of_writing(
 
     size, results = len(images), run_model(loaded, images, config)
     reports: list[ShardReport] = []
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        layout = RunLayout(Path(name))
+    with scratch_folder(config.output) as folder:
+        layout = RunLayout(folder)
         manifest = _start_run(layout, config, loaded, shards)
         started = time.perf_counter()
         with Writer(layout, manifest, 1.0, reports.append) as writer:
@@ -93,8 +92,8 @@ def speed_of_job(
 
     clock = _Clock()
     workers = default_workers(loaded.device.type) if config.workers is None else config.workers
-    with tempfile.TemporaryDirectory(dir=config.output) as name:
-        layout, tar = RunLayout(Path(name) / "run"), Path(name) / f"{SHARD.name}.tar"
+    with scratch_folder(config.output) as folder:
+        layout, tar = RunLayout(folder / "run"), folder / f"{SHARD.name}.tar"
         pack(tar, images, (batches + 1) * config.batch_size)
         manifest = _start_run(layout, config, loaded, shards)
         there = config.model_copy(update={"output": layout.root, "max_failed_fraction": 1.0})

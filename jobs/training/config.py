@@ -154,4 +154,4 @@ def build_train_config(file: Path | None, options: Mapping[str, object], setting
 
     Raises UserError naming the key, the value and what is valid.
     """
-    return validate(TrainConfig, gather(file, options, settings))
+    return validate(TrainConfig, gather(file, options, settings), file)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jobs.errors import UserError
-from jobs.identity import PERSON, role_of, training_classes
+from jobs.identity import PERSON, require_own_pids, training_classes
 from jobs.phrases import first_few
 from jobs.shards.reader import Batch, ShardReader
 from jobs.shards.samples import OK, Sample
@@ -49,27 +49,32 @@ def load_training_images(shards: Sequence[Shard], image_size: tuple[int, int], w
     """Reads every image of a person in the split `train` (or without a split), resized to (height, width).
 
     Distractors and junk are left out. Raises ShardError for a shard that cannot be read. Raises UserError where more
-    than 1 % of the samples are damaged, or where there is no training image.
+    than 1 % of the samples are damaged, where there is no training image, and where a pid is not one person's.
     """
     pixels: list[Tensor] = []
     kept: list[Sample] = []
     statuses: Counter[str] = Counter()
+    first_failed: str | None = None
     with ShardReader(image_size=image_size, batch_size=_READ_AT_ONCE, workers=workers) as reader:
         for item in reader.read(shards):
             if isinstance(item, Batch):
                 statuses.update(sample.status for sample in item.samples)
+                bad = next((sample for sample in item.samples if sample.status != OK), None)
+                if first_failed is None and bad is not None:
+                    first_failed = f"{bad.key!r} of {item.shard.url}: {bad.error}"
                 good = [sample for sample in item.samples if sample.status == OK]
                 rows = [row for row, sample in enumerate(good) if _is_training(sample)]
                 pixels.append(item.images[rows])
                 kept += [good[row] for row in rows]
             elif item.error is not None:
                 raise item.error
-    _refuse_damage(statuses)
+    _refuse_damage(statuses, first_failed)
     if not kept:
         raise UserError(
             f"no training image among the {statuses.total()} samples of {first_few(s.name for s in shards)}: "
             "their split is not train, or no pid is known; give the shards of bounding_box_train"
         )
+    require_own_pids((sample.pid, sample.identity) for sample in kept if sample.pid is not None)
     pids = [sample.pid for sample in kept if sample.pid is not None]
     label_of = training_classes(pids)
     return TrainingImages(
@@ -81,14 +86,16 @@ def load_training_images(shards: Sequence[Shard], image_size: tuple[int, int], w
 
 
 def _is_training(sample: Sample) -> bool:
-    return sample.split in ("train", None) and role_of(sample.pid, sample.key) == PERSON
+    return sample.split in ("train", None) and sample.role == PERSON and sample.pid is not None
 
 
-def _refuse_damage(statuses: Counter[str]) -> None:
+def _refuse_damage(statuses: Counter[str], first: str | None) -> None:
+    """Raises UserError where too many samples cannot be used; `first` is the first of them."""
     failed = {status: count for status, count in statuses.items() if status != OK}
-    if not failed:
+    if first is None:
         return
     words = ", ".join(f"{count} {status}" for status, count in sorted(failed.items()))
+    words += f" (the first is {first})"
     if sum(failed.values()) > _MOST_FAILED * statuses.total():
         raise UserError(
             f"of {statuses.total()} training samples too many cannot be used: {words}; pack the shards again"

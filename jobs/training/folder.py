@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +9,16 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
-from jobs.atomic import StagedFile, write_whole
+from jobs.atomic import write_whole
 from jobs.errors import UserError
+from jobs.reading import reading
+from jobs.tables import csv_text
 from jobs.training.curve import draw_curve
+from jobs.training.state_file import SavedState, read_state, write_state
 from jobs.training.steps import LogRow, Signature, Training
 from promptsg_core.training import PROMPT_TOKENS, checkpoint_bytes
+
+_CHECKSUM = "sha256"  # of all else in resume.pt
 
 
 class TrainingFolder:
@@ -38,41 +41,41 @@ class TrainingFolder:
         words = PROMPT_TOKENS if training.config.init is None else None
         half = training.config.weights == "fp16"
         write_whole(self.checkpoint, checkpoint_bytes(training.model, half=half, token_rows=words))
-        state = {
-            "signature": json.dumps(training.signature),
-            "step": training.step,
-            "figures": json.dumps(training.rows),
-            "model": training.model.state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-            "scaler": training.scaler.state_dict(),
-        }
-        with StagedFile(self.resume) as staged:
-            torch.save(state, staged.file)
-            staged.sync()
-            staged.publish()
+        state = SavedState(
+            signature=json.dumps(training.signature),
+            step=training.step,
+            figures=json.dumps(training.rows),
+            model=training.model.state_dict(),
+            optimizer=training.optimizer.state_dict(),
+            scaler=training.scaler.state_dict(),
+        )
+        write_state(self.resume, state)
 
     def restore(self, training: Training) -> bool:
         """Brings a training to the state that was saved last. Returns whether there was one.
 
-        Raises UserError, naming what differs, where it is of a training with other settings or images.
+        Raises UserError, naming what differs, where it is of a training with other settings or images, and where the
+        file is damaged.
         """
         if not self.resume.exists():
             return False
-        state = torch.load(self.resume, map_location=training.device, weights_only=True)
-        self._refuse_other(json.loads(state["signature"]), training.signature)
-        training.model.load_state_dict(state["model"])
-        training.optimizer.load_state_dict(state["optimizer"])
-        training.scaler.load_state_dict(state["scaler"])
-        training.step, training.rows = state["step"], json.loads(state["figures"])
+        state = read_state(self.resume, training.device)
+        self._refuse_other(json.loads(state.signature), training.signature)
+        training.model.load_state_dict(state.model)
+        training.optimizer.load_state_dict(dict(state.optimizer))
+        training.scaler.load_state_dict(dict(state.scaler))
+        training.step, training.rows = state.step, json.loads(state.figures)
         return True
 
     def holds_finished(self, training: Training) -> bool:
         """Whether this training has been finished here. Raises UserError where the folder holds another training."""
         if not self.about.exists():
             return False
-        about = json.loads(self.about.read_text(encoding="utf-8"))
-        self._refuse_other(about["signature"], training.signature)
-        return bool(about["finished"]) and self.checkpoint.exists()
+        with reading(self.about, "the description of a training", "delete it, or give another --output"):
+            about = json.loads(self.about.read_bytes())
+            self._refuse_other(about["signature"], training.signature)
+            finished = bool(about["finished"])
+        return finished and self.checkpoint.exists()
 
     def write_about(self, training: Training, *, finished: bool) -> None:
         """train.json: what was requested, of which images, with what, and how it ended."""
@@ -95,18 +98,16 @@ class TrainingFolder:
         """log.csv: one line for each row of the log."""
         if not rows:
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(self.root / "log.csv", text.getvalue().encode())
+        names = list(rows[0])
+        text = csv_text(names, ([row[name] for name in names] for row in rows))
+        write_whole(self.root / "log.csv", text.encode())
 
     def finish(self, training: Training, *, finished: bool) -> None:
         """Writes the curve and how the training ended. One that is finished needs no state to continue from."""
         write_whole(self.root / "curve.png", draw_curve(training.rows))
         self.write_about(training, finished=finished)
         if finished:
-            self.resume.unlink()
+            self.resume.unlink(missing_ok=True)
 
     def _refuse_other(self, before: Signature, now: Signature) -> None:
         """Raises UserError naming what differs between the training in the folder and the one that is requested."""

@@ -30,6 +30,7 @@ def run_to_end(training: Training, drain: Drain) -> bool:
     folder = TrainingFolder(training.config.output)
     make_folder(folder.root)
     if folder.holds_finished(training):
+        folder.resume.unlink(missing_ok=True)  # where an error or a kill came between the last two steps
         logger.info("%s holds this training, finished; nothing to do", folder.root)
         return True
     if folder.restore(training):

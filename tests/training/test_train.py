@@ -208,6 +208,21 @@ def test_resuming_gives_what_an_uninterrupted_training_gives(data: TrainingImage
     assert wanted.keys() == found.keys()
     for key, tensor in wanted.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-6, msg=key)
+    assert (tmp_path / "parts/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+
+
+def test_a_damaged_state_is_one_line(data: TrainingImages, tmp_path: Path) -> None:
+    config = config_of(tmp_path, steps=4)
+    assert not run(Training(config, data), stop_after=2)
+    path = tmp_path / "resume.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"resume.pt is damaged"):
+        run(Training(config, data))
+    path.unlink()
+    assert run(Training(config, data))  # what the message says
+    assert json.loads((tmp_path / "train.json").read_text())["step"] == 4
 
 
 def test_a_killed_training_goes_on_from_its_last_save(data: TrainingImages, tmp_path: Path) -> None:
@@ -343,6 +358,18 @@ def test_training_images_are_those_of_the_split_in_the_order_of_the_shards(tmp_p
     assert images.keys == ("0007_c1s1_000001_00", "0002_c2s1_000002_00")
     for row, number in enumerate((1, 2)):
         assert torch.equal(images.images[row], resize_image(decode_image(image_bytes(number, (40, 20))), (32, 16)))
+
+
+def test_training_images_are_of_persons_that_have_one_pid_each(tmp_path: Path) -> None:
+    members = sample_members("a", image_bytes(1), split="train", pid=4, role="person", identity="train/4")
+    members += sample_members("b", image_bytes(2), split="train", pid=5, role="distractor")
+    members += sample_members("0000_c1s1_000001_00", image_bytes(3), split="train", pid=0, identity="train/0")
+    write_tar(tmp_path / "a.tar", members)
+    images = load_training_images(expand_shards([str(tmp_path)]), (32, 16))
+    assert (images.pids, images.keys) == ((0, 4), ("a", "0000_c1s1_000001_00")) and images.labels.tolist() == [1, 0]
+    write_tar(tmp_path / "b.tar", sample_members("c", image_bytes(4), split="train", pid=4, identity="other/4"))
+    with pytest.raises(UserError, match="the pid 4 stands for two persons, 'train/4' and 'other/4'"):
+        load_training_images(expand_shards([str(tmp_path)]), (32, 16))
 
 
 def test_shards_without_training_images_or_with_many_damaged_ones_are_refused(tmp_path: Path) -> None:
