@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jobs.runs.run import open_run as open_run
     from jobs.runs.status import status as status
     from jobs.runs.verify import verify as verify
-    from jobs.statistics.stats import StatsConfig as StatsConfig
+    from jobs.statistics.config import StatsConfig as StatsConfig
     from jobs.statistics.stats import stats as stats
     from jobs.submission.options import ArrayOptions as ArrayOptions
     from jobs.submission.submit import SubmitConfig as SubmitConfig
@@ -55,7 +55,7 @@ _MODULES = {
     "RenderConfig": "rendering.render_config",
     "RowSelection": "runs.query",
     "Run": "runs.run",
-    "StatsConfig": "statistics.stats",
+    "StatsConfig": "statistics.config",
     "SubmitConfig": "submission.submit",
     "TrainConfig": "training.config",
     "VisualizeConfig": "rendering.visualize",

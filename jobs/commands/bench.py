@@ -12,18 +12,20 @@ import click
 
 from jobs.benchmark.bench import LIMIT, SECONDS, BenchConfig, bench
 from jobs.benchmark.report import BenchReport
-from jobs.commands.options import json_option
+from jobs.commands.options import echo, image_size_option, json_option, weights_key_option
 from jobs.mining.config import build_config
 
 
 @click.command(name="bench")
 @click.option("--shards", multiple=True, help="Tar shards, as for mine: paths, globs, {000..012} ranges, URLs.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
+@weights_key_option
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
 @click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
+@image_size_option
 @click.option("--prompt-mode", help="composed (default) or simplified.")
 @click.option("--images", type=click.IntRange(1), help="The size of the dataset to estimate for, in images.  [default: "
               "that of the shards]")  # fmt: skip
@@ -37,11 +39,13 @@ from jobs.mining.config import build_config
 def command(
     shards: tuple[str, ...],
     checkpoint: Path | None,
+    weights_key: str | None,
     maps: tuple[str, ...],
     precision: str | None,
     device: str | None,
     workers: int | None,
     model_settings: Path | None,
+    image_size: str | None,
     prompt_mode: str | None,
     images: int | None,
     limit: int,
@@ -61,17 +65,19 @@ def command(
     options = {
         "shards": shards,
         "checkpoint": checkpoint,
+        "weights_key": weights_key,
         "maps": maps,
         "precision": precision,
         "device": device,
         "workers": workers,
         "model_settings": model_settings,
+        "image_size": image_size,
         "prompt_mode": prompt_mode,
         "output": folder or Path(tempfile.gettempdir()),
     }
     mining = build_config(None, options)
     report = bench(BenchConfig(mining=mining, limit=limit, seconds=seconds, images=images))
-    click.echo(as_json_text(report) if as_json else describe(report))
+    echo(as_json_text(report) if as_json else describe(report))
 
 
 def as_json_text(report: BenchReport) -> str:

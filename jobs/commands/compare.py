@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import json_option, looks_options, model_options, picture_height_option
+from jobs.commands.options import echo, json_option, looks_options, model_options, picture_height_option
 from jobs.mining.model_options import ModelOptions
+from jobs.rendering.compare import CompareConfig, Comparison, compare
 
 if TYPE_CHECKING:
-    from jobs.rendering.compare import Comparison
     from jobs.rendering.looks import Looks
 
 
 @click.command(name="compare")
 @click.option("--query", type=click.Path(path_type=Path), required=True, help="The first image.")
 @click.option("--gallery", type=click.Path(path_type=Path), required=True, help="The second image.")
-@click.option("--output", type=click.Path(path_type=Path), default="comparison", show_default=True, help="The folder "
-              "for the picture and the arrays.")  # fmt: skip
-@click.option("--method", "methods", multiple=True, default=("mim_attention", "gradcam++", "hirescam"),
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=CompareConfig.output,
+    show_default=True,
+    help="The folder for the picture and the arrays.",
+)
+@click.option("--method", "methods", multiple=True, default=CompareConfig.methods,
               show_default=True, help="A method, or a map of the model itself, or all; repeatable.")  # fmt: skip
-@click.option("--layer", "layers", multiple=True, default=("mim",), show_default=True, help="A layer for the gradient "
-              "methods, or all; repeatable.")  # fmt: skip
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=CompareConfig.layers,
+    show_default=True,
+    help="A layer for the gradient methods, or all; repeatable.",
+)
 @looks_options(scales=("image", "shared"))
 @picture_height_option
 @json_option
@@ -47,8 +58,6 @@ def command(
     Example:
       promptsg compare --query a.jpg --gallery b.jpg --checkpoint ViT-B-16_60.pth
     """
-    from jobs.rendering.compare import CompareConfig, compare
-
     comparison = compare(
         CompareConfig(
             query=query,
@@ -61,7 +70,7 @@ def command(
             height=height,
         )
     )
-    click.echo(as_json_text(comparison) if as_json else describe(comparison))
+    echo(as_json_text(comparison) if as_json else describe(comparison))
 
 
 def describe(comparison: Comparison) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.commands.options import echo
 from jobs.commands.steps import repeated, run_steps
 from jobs.errors import UserError
 
@@ -45,8 +46,8 @@ def command(folder: Path, seed: int) -> None:
         status = run_steps(*steps(folder, shards, checkpoint))
     if status:
         sys.exit(status)
-    click.echo(describe(localise(open_run(folder / "RUN"), read_masks(shards))))
-    click.echo(f"\nDone in {time.monotonic() - started:.0f} s. Look first at\n{where_to_look(folder)}")
+    echo(describe(localise(open_run(folder / "RUN"), read_masks(shards))))
+    echo(f"\nDone in {time.monotonic() - started:.0f} s. Look first at\n{where_to_look(folder)}")
 
 
 def draw_pedestrians(folder: Path, seed: int) -> list[Path]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import json_option, option_group, run_argument
+from jobs.commands.options import echo, json_option, option_group, run_argument
 from jobs.errors import UserError
+from jobs.phrases import counted
+from jobs.retrieval.evaluation import EvaluateConfig, Evaluation
+from jobs.retrieval.rerank import RerankConfig
 
 if TYPE_CHECKING:
     from jobs.retrieval.correlates import Correlation
-    from jobs.retrieval.evaluation import Evaluation
-    from jobs.retrieval.rerank import RerankConfig
     from jobs.retrieval.scores import RetrievalScores
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -23,8 +24,6 @@ _MANY_PAIRS, _WORST_PAIRS = 30, 10  # Market-1501 has 30, MSMT17 has 210
 
 
 def _rerank(rerank: bool, k1: int, k2: int, weight: float) -> RerankConfig | None:
-    from jobs.retrieval.rerank import RerankConfig
-
     return RerankConfig(k1=k1, k2=k2, weight=weight) if rerank else None
 
 
@@ -33,16 +32,24 @@ _rerank_options = option_group(
     _rerank,
     click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal encoding (Zhong et al. 2017)."),
     click.option(
-        "--k1", type=click.IntRange(1), default=20, show_default=True, help="Reciprocal neighbours of --rerank."
+        "--k1",
+        type=click.IntRange(1),
+        default=RerankConfig.k1,
+        show_default=True,
+        help="Reciprocal neighbours of --rerank.",
     ),
     click.option(
-        "--k2", type=click.IntRange(1), default=6, show_default=True, help="Encodings that --rerank averages."
+        "--k2",
+        type=click.IntRange(1),
+        default=RerankConfig.k2,
+        show_default=True,
+        help="Encodings that --rerank averages.",
     ),
     click.option(
         "--lambda",
         "weight",
         type=click.FloatRange(0, 1),
-        default=0.3,
+        default=RerankConfig.weight,
         show_default=True,
         help="Weight of the plain distance in --rerank.",
     ),
@@ -52,25 +59,45 @@ _rerank_options = option_group(
 @click.command(name="evaluate")
 @run_argument
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the results.  [default: RUN/evaluation]")
-@click.option("--query-where", default="split = 'query'", show_default=True, help="SQL over the metadata's columns.")
-@click.option("--gallery-where", default="split = 'gallery'", show_default=True, help="The same for the gallery.")
-@click.option("--topk", type=click.IntRange(1), default=10, show_default=True, help="Nearest images kept per query.")
+@click.option(
+    "--query-where", default=EvaluateConfig.query_where, show_default=True, help="SQL over the metadata's columns."
+)
+@click.option(
+    "--gallery-where", default=EvaluateConfig.gallery_where, show_default=True, help="The same for the gallery."
+)
+@click.option("--keep-same-camera", is_flag=True, help="Rank also a query's images of its own camera, but for itself.")
+@click.option(
+    "--topk",
+    type=click.IntRange(1),
+    default=EvaluateConfig.topk,
+    show_default=True,
+    help="Nearest images kept per query.",
+)
 @_rerank_options
 @click.option(
     "--memory",
-    default="2GB",
+    default=f"{EvaluateConfig.memory // _UNITS['GB']}GB",
     show_default=True,
     help="The most memory to use. It decides how many queries are ranked at once.",
 )
 @click.option("--block", type=click.IntRange(1), help="Rank this many queries at once, and ignore --memory.")
-@click.option("--bootstrap", type=click.IntRange(1), default=1000, show_default=True, help="Samples of the intervals.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the samples.")
+@click.option(
+    "--bootstrap",
+    type=click.IntRange(1),
+    default=EvaluateConfig.bootstrap,
+    show_default=True,
+    help="Samples of the intervals.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=EvaluateConfig.seed, show_default=True, help="The seed of the samples."
+)
 @json_option
 def command(
     run: Path,
     output: Path | None,
     query_where: str,
     gallery_where: str,
+    keep_same_camera: bool,
     topk: int,
     rerank: RerankConfig | None,
     memory: str,
@@ -97,13 +124,14 @@ def command(
     Example:
       promptsg evaluate RUN --query-where "split = 'query' AND camid < 3"
     """
-    from jobs.retrieval.evaluate import EvaluateConfig, evaluate
+    from jobs.retrieval.evaluate import evaluate
 
     config = EvaluateConfig(
         run=run,
         output=output,
         query_where=query_where,
         gallery_where=gallery_where,
+        keep_same_camera=keep_same_camera,
         topk=topk,
         memory=parse_memory(memory),
         block=block,
@@ -113,9 +141,9 @@ def command(
     )
     evaluation = evaluate(config)
     if as_json:
-        click.echo(evaluation.files.metrics.read_text(encoding="utf-8"), nl=False)
+        echo(evaluation.files.metrics.read_text(encoding="utf-8"), nl=False)
     else:
-        click.echo(describe(evaluation))
+        echo(describe(evaluation))
 
 
 def parse_memory(text: str) -> int:
@@ -141,11 +169,17 @@ def _counts(evaluation: Evaluation) -> list[str]:
         f"{queries.without_label} queries and {gallery.without_label} gallery images without pid or camid",
         f"{gallery.junk} junk images",
     ]
-    return [
+    lines = [
         f"{evaluation.config.run}: {evaluation.scores.queries} queries, {gallery.ranked} gallery images, "
         f"features of {evaluation.feature_width}" + (", re-ranked" if evaluation.config.rerank else ""),
         f"left out: {', '.join(left_out)}",
     ]
+    if count := evaluation.queries_only_in_own_camera:
+        lines.append(
+            f"{counted(count, 'query', 'queries')} without a match: the gallery shows the person in the query's own "
+            "camera only, and images of the same camera are left out; --keep-same-camera ranks them"
+        )
+    return lines
 
 
 def _scores(evaluation: Evaluation) -> list[str]:

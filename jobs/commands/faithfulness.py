@@ -2,63 +2,108 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from jobs.commands.options import device_option, json_option, run_argument, selection_options, shards_root_option
+from jobs.commands.options import (
+    allow_pipes_option,
+    allow_remote_option,
+    device_option,
+    echo,
+    json_option,
+    option_group,
+    run_argument,
+    selection_options,
+    shards_root_option,
+)
 from jobs.faithfulness.plan import DEFAULT_LIMIT, FaithfulnessConfig
+from jobs.faithfulness.summary import FaithfulnessSummary, MeanInterval
+from jobs.phrases import json_text
 from jobs.runs.query import RowSelection
+
+# All that a measurement is requested to do, but for the images: `config`, a FaithfulnessConfig.
+_config_options = option_group(
+    "config",
+    FaithfulnessConfig,
+    run_argument,
+    click.option(
+        "--checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint that RUN was mined with."
+    ),
+    click.option("--weights-key", help="Which state dict of the checkpoint to take.  [default: as RUN was mined]"),
+    click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all]"),
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=FaithfulnessConfig.steps,
+        show_default=True,
+        help="The steps from no removed patch to all removed.",
+    ),
+    click.option(
+        "--random",
+        type=click.IntRange(1),
+        default=FaithfulnessConfig.random,
+        show_default=True,
+        help="Random orders for each image.",
+    ),
+    click.option(
+        "--sigma",
+        type=click.FloatRange(0.1, 1000),
+        help="The blur's standard deviation in pixels of the "
+        "model's input.  [default: half a patch: 1 % of a pattern that repeats within it remains]",
+    ),
+    click.option(
+        "--sanity/--no-sanity",
+        default=FaithfulnessConfig.sanity,
+        show_default=True,
+        help="Compare with re-initialised models.",
+    ),
+    click.option(
+        "--sanity-images",
+        type=click.IntRange(1),
+        default=FaithfulnessConfig.sanity_images,
+        show_default=True,
+        help="How many images to compare with the re-initialised models.",
+    ),
+    click.option(
+        "--resamples",
+        type=click.IntRange(100),
+        default=FaithfulnessConfig.resamples,
+        show_default=True,
+        help="How often identities are resampled, for the intervals.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        default=FaithfulnessConfig.batch_size,
+        show_default=True,
+        help="Images in one pass.",
+    ),
+    device_option,
+    click.option("--precision", help="auto, bf16, fp16 or fp32.  [default: as RUN was mined]"),
+    click.option(
+        "--label-map", type=click.Path(path_type=Path), help="The file that RUN was mined with, if any; not for auto."
+    ),
+    click.option(
+        "--reference", type=click.Path(path_type=Path), help="The run that RUN's target similarity refers to."
+    ),
+    shards_root_option,
+    allow_remote_option,
+    allow_pipes_option,
+    click.option("--any-checkpoint", is_flag=True, help="Accept another checkpoint than RUN's."),
+    click.option(
+        "--output", type=click.Path(path_type=Path), help="The folder for the results.  [default: RUN/faithfulness]"
+    ),
+)
 
 
 @click.command(name="faithfulness")
-@run_argument
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True,
-              help="The checkpoint that RUN was mined with.")  # fmt: skip
-@click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all]")
+@_config_options
 @selection_options(limit=DEFAULT_LIMIT)
-@click.option("--steps", type=click.IntRange(1), default=16, show_default=True,
-              help="The steps from no removed patch to all removed.")  # fmt: skip
-@click.option("--random", type=click.IntRange(1), default=3, show_default=True, help="Random orders for each image.")
-@click.option("--sigma", type=click.FloatRange(0.1, 1000), help="The blur's standard deviation in pixels of the "
-              "model's input.  [default: half a patch: 1 % of a pattern that repeats within it remains]")  # fmt: skip
-@click.option("--sanity/--no-sanity", default=True, show_default=True, help="Compare with re-initialised models.")
-@click.option("--sanity-images", type=click.IntRange(1), default=32, show_default=True,
-              help="How many images to compare with the re-initialised models.")  # fmt: skip
-@click.option("--resamples", type=click.IntRange(100), default=2000, show_default=True,
-              help="How often identities are resampled, for the intervals.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Images in one pass.")
-@device_option
-@click.option("--precision", help="auto, bf16, fp16 or fp32.  [default: as RUN was mined]")
-@click.option("--label-map", type=click.Path(path_type=Path), help="The file that RUN was mined with, if any.")
-@click.option("--reference", type=click.Path(path_type=Path), help="The run that RUN's target similarity refers to.")
-@shards_root_option
-@click.option("--any-checkpoint", is_flag=True, help="Accept another checkpoint than RUN's.")
-@click.option("--output", type=click.Path(path_type=Path), help="The folder for the results.  "
-              "[default: RUN/faithfulness]")  # fmt: skip
 @json_option
-def command(
-    run: Path,
-    checkpoint: Path,
-    maps: tuple[str, ...],
-    selection: RowSelection,
-    steps: int,
-    random: int,
-    sigma: float | None,
-    sanity: bool,
-    sanity_images: int,
-    resamples: int,
-    batch_size: int,
-    device: str,
-    precision: str | None,
-    label_map: Path | None,
-    reference: Path | None,
-    shards_root: str | None,
-    any_checkpoint: bool,
-    output: Path | None,
-    as_json: bool,
-) -> None:
+def command(config: FaithfulnessConfig, selection: RowSelection, as_json: bool) -> None:
     """Measure how faithful RUN's maps are to the score that they explain, and whether they depend on the weights.
 
     Patches are removed in the order of a map, highest first, and replaced by a blurred copy of the image or by its mean
@@ -77,34 +122,68 @@ def command(
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --where "split = 'query'" --sample 200
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --map gradcam++/mim --map mim_attention --no-sanity
     """
-    from jobs.faithfulness.describe import describe
     from jobs.faithfulness.measure import measure_faithfulness
     from jobs.logs import setup_logging
 
     setup_logging()
-    config = FaithfulnessConfig(
-        run=run,
-        checkpoint=checkpoint,
-        selection=selection,
-        maps=maps,
-        seed=selection.seed,
-        steps=steps,
-        random=random,
-        sigma=sigma,
-        sanity=sanity,
-        sanity_images=sanity_images,
-        resamples=resamples,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        label_map=label_map,
-        reference=reference,
-        shards_root=shards_root,
-        any_checkpoint=any_checkpoint,
-        output=output,
-    )
-    result = measure_faithfulness(config)
+    result = measure_faithfulness(replace(config, selection=selection, seed=selection.seed))
     if as_json:
-        click.echo(json.dumps(result.summary.as_json(), indent=1, ensure_ascii=False))
+        echo(json_text(result.summary.as_json()))
     else:
-        click.echo(f"{describe(result.summary)}\nin {result.folder}")
+        echo(f"{describe(result.summary)}\nin {result.folder}")
+
+
+def describe(summary: FaithfulnessSummary) -> str:
+    """The tables, without a line break at the end."""
+    lines = [
+        f"{summary.images} images of {summary.identities} identities; score: {summary.score}",
+        f"{summary.patches} patches in {summary.steps} steps, highest first; blur sigma "
+        f"{summary.blur_sigma_pixels:g} pixels; random: mean of {summary.random_orders} orders",
+        "area under the curve [95 % over identities]; deletion: lower is better, insertion: higher is better",
+    ]
+    lines += [
+        f"  {count} all-zero maps of {name}, whose order is that of the grid's rows"
+        for name, count in summary.zero_maps.items()
+        if count
+    ]
+    lines += ["", *_aligned(_faithfulness_rows(summary))]
+    if summary.sanity:
+        lines += [
+            "",
+            f"correlation with the stored maps of {summary.sanity[0].images} images, after weights were made random "
+            "(near 0: the map depends on them)",
+            *_aligned(_sanity_rows(summary)),
+        ]
+    return "\n".join(lines)
+
+
+def _faithfulness_rows(summary: FaithfulnessSummary) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("map", "kind", "fill", "area", "minus random")]
+    for entry in summary.faithfulness:
+        rows.append((entry.map, entry.kind, entry.fill, _interval(entry.auc), _interval(entry.difference, "+")))
+    return rows
+
+
+def _sanity_rows(summary: FaithfulnessSummary) -> list[tuple[str, ...]]:
+    """The rows of one map together, in the order of the maps."""
+    rows: list[tuple[str, ...]] = [("map", "random", "Pearson", "Spearman", "constant maps")]
+    for name in summary.zero_maps:
+        rows += [
+            (name, entry.random, _interval(entry.pearson), _interval(entry.spearman), str(entry.constant_maps))
+            for entry in summary.sanity
+            if entry.map == name
+        ]
+    return rows
+
+
+def _interval(value: MeanInterval | None, sign: str = "") -> str:
+    """`0.123 [0.100, 0.150]`; a dash where the mean is not defined."""
+    if value is None or value.mean is None:
+        return "-"
+    ends = "" if value.low is None or value.high is None else f" [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
+    return f"{value.mean:{sign}.4f}{ends}"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import run_argument
+from jobs.commands.options import echo, run_argument
 from jobs.errors import EXIT_SOME_SHARDS_FAILED
 from jobs.runs.finalize import UnfinishedRunError, finalize
 from jobs.runs.run import open_run
@@ -29,9 +29,9 @@ def command(run: Path) -> None:
     try:
         rows = finalize(run)
     except UnfinishedRunError as error:
-        click.echo(describe_unfinished(run, error), err=True)
+        echo(describe_unfinished(run, error), err=True)
         sys.exit(EXIT_SOME_SHARDS_FAILED)
-    click.echo(f"{rows} rows of {len(open_run(run).manifest.shards)} shards in {run / 'metadata.parquet'}")
+    echo(f"{rows} rows of {len(open_run(run).manifest.shards)} shards in {run / 'metadata.parquet'}")
 
 
 def describe_unfinished(run: Path, error: UnfinishedRunError) -> str:

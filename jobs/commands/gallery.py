@@ -7,32 +7,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import (
-    looks_options,
-    run_argument,
-    selection_options,
-    shards_root_option,
-    stored_maps_option,
-    workers_option,
-)
+from jobs.commands.options import echo, stored_pictures_options
 from jobs.phrases import counted
+from jobs.rendering.gallery import DEFAULT_LIMIT, GalleryConfig, GalleryReport, gallery
 from jobs.runs.query import RowSelection
 
 if TYPE_CHECKING:
-    from jobs.rendering.gallery import GalleryReport
     from jobs.rendering.looks import Looks
 
 
 @click.command(name="gallery")
-@run_argument
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@selection_options(limit=2000, keys=False)
-@stored_maps_option(default="all")
-@looks_options(upsample=False)
-@click.option("--thumb-height", default=128, show_default=True, type=click.IntRange(16, 2048), help="The height of the "
-              "pictures, in pixels.")  # fmt: skip
-@shards_root_option
-@workers_option
+@stored_pictures_options(maps="all", limit=DEFAULT_LIMIT, keys=False, upsample=False)
+@click.option(
+    "--thumb-height",
+    default=GalleryConfig.thumb_height,
+    show_default=True,
+    type=click.IntRange(16, 2048),
+    help="The height of the pictures, in pixels.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a gallery that exists.")
 def command(
     run: Path,
@@ -42,6 +35,8 @@ def command(
     looks: Looks,
     thumb_height: int,
     shards_root: str | None,
+    allow_remote: bool,
+    allow_pipes: bool,
     workers: int | None,
     overwrite: bool,
 ) -> None:
@@ -54,8 +49,6 @@ def command(
     Example:
       promptsg gallery RUN --where "split = 'query'" --order-by 'mim_attention_entropy' --output look
     """
-    from jobs.rendering.gallery import GalleryConfig, gallery
-
     config = GalleryConfig(
         run=run,
         output=output,
@@ -64,10 +57,12 @@ def command(
         looks=looks,
         thumb_height=thumb_height,
         shards_root=shards_root,
+        allow_remote=allow_remote,
+        allow_pipes=allow_pipes,
         workers=workers,
         overwrite=overwrite,
     )
-    click.echo(describe(gallery(config), selection.limit))
+    echo(describe(gallery(config), selection.limit))
 
 
 def describe(report: GalleryReport, limit: int | None) -> str:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import click
 
+from jobs.commands.options import echo, image_size_option, weights_key_option
 from jobs.launch.environment import Environment
 from jobs.launch.placement import place_in_array
 from jobs.logs import setup_logging
 from jobs.mining.config import MineOptions, build_config
 from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
+from jobs.phrases import counted, counted_kinds
 from jobs.progress import duration
 
 
@@ -23,14 +25,15 @@ from jobs.progress import duration
 )
 @click.option("--shards", multiple=True, help="Tar shards: paths, globs, {000..012} ranges, URLs, pipe: commands.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
+@weights_key_option
 @click.option("--output", type=click.Path(path_type=Path), help="The run's folder; an unfinished run is continued.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
 @click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: mim_attention, "
               "gradcam/mim, gradcam++/mim]")  # fmt: skip
 @click.option("--target", help="What is differentiated: predicted (default), label, feature or similarity.")
-@click.option("--label-map", type=click.Path(path_type=Path), help="A JSON file of pid to class, for --target label.  "
-              "[default: the rank among the training pids]")  # fmt: skip
+@click.option("--label-map", metavar="FILE|auto", help="For --target label: a JSON file of pid to class, or auto: "
+              "learn it from the training shards.  [default: the rank among the training pids]")  # fmt: skip
 @click.option("--reference", type=click.Path(path_type=Path), help="An earlier run: with --target similarity each "
               "image is compared with the other images of its person there.")  # fmt: skip
 @click.option("--reference-split", help="Compare with images of this split only, such as gallery.")
@@ -43,6 +46,7 @@ from jobs.progress import duration
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML, for what the "
               "checkpoint cannot tell.")  # fmt: skip
+@image_size_option
 @click.option("--prompt-mode", help="composed (default) or simplified.")
 @click.option("--neck-feat", help="before (default) or after.")
 @click.option("--overwrite", is_flag=True, help="Delete the run that is there, say what is deleted, and start again.")
@@ -69,7 +73,7 @@ def command(
     \b
     Example:
       promptsg mine --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --output RUN
-      torchrun --standalone --nproc-per-node=4 -m jobs mine --config RUN.yaml      # one worker per GPU
+      torchrun --standalone --nproc-per-node=4 --no-python promptsg mine --config RUN.yaml     # one worker per GPU
 
     The same command again continues where it stopped. Exit status: 0 all done, 1 error, 2 usage, 3 some shards failed,
     75 stopped on request (run it again).
@@ -96,10 +100,10 @@ def _environment(array_index: int | None, array_count: int | None) -> Environmen
 
 def show(summary: MiningSummary) -> None:
     """Prints what was done, and on standard error what failed."""
-    click.echo(describe(summary))
+    echo(describe(summary))
     if summary.drained is None:
         for report in summary.failed_shards:
-            click.echo(f"failed: {report.error}", err=True)
+            echo(f"failed: {report.error}", err=True)
 
 
 def describe(summary: MiningSummary) -> str:
@@ -113,6 +117,9 @@ def describe(summary: MiningSummary) -> str:
         f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
         f"{summary.zero_maps} maps are all zero; {done}"
     )
+    if summary.passed_over:
+        total = sum(summary.passed_over.values())
+        lines.append(f"{counted(total, 'member')} of the tars passed over: {counted_kinds(summary.passed_over)}")
     if summary.drained is not None:
         lines.append(f"stopped on {summary.drained}; the same command goes on from here")
     return "\n".join(lines)

@@ -6,15 +6,18 @@ A decorator here adds a group of options, and hands the command one typed object
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 
-from jobs.mining.model_options import ModelOptions
+from jobs.mining.model_options import ModelOptions, parse_image_size
+from jobs.phrases import shown_lines
+from jobs.reading import reading
 from jobs.runs.query import RowSelection
-from jobs.runs.query_list import read_keys
+from jobs.runs.query_list import read_csv_keys, read_keys
+from jobs.text_files import read_text
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -24,7 +27,18 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 shards_root_option = click.option(
     "--shards-root", help="The folder or address where the shards are now, if they have moved."
 )
+allow_remote_option = click.option(
+    "--allow-remote", is_flag=True, help="Read shards at the addresses that run.json has, such as https://..."
+)
+allow_pipes_option = click.option(
+    "--allow-pipes", is_flag=True, help="Run the commands that run.json has in the place of shards."
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints a result. What data brings along, such as a key or a path, cannot drive the terminal."""
+    click.echo(shown_lines(text), err=err, nl=nl)
 
 
 def option_group(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
@@ -46,6 +60,9 @@ def option_group(name: str, build: Callable[..., object], *options: Callable[[F]
     return decorate
 
 
+_KEYS = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+
 def selection_options(*, limit: int | None = None, keys: bool = True) -> Callable[[F], F]:
     """Which rows of a run: `selection`, a RowSelection. `limit` is the default of --limit."""
     most = "Use at most this many images, after sorting."
@@ -57,8 +74,8 @@ def selection_options(*, limit: int | None = None, keys: bool = True) -> Callabl
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of random draws."),
     ]
     if keys:
-        told = "A file with a key on each line; - is standard input."
-        options.append(click.option("--keys", type=click.File(encoding="utf-8"), help=told))
+        told = "A file with a key on each line, or a .csv with a column key; - is standard input."
+        options.append(click.option("--keys", type=_KEYS, help=told))
     return option_group("selection", _selection, *options)
 
 
@@ -68,10 +85,19 @@ def _selection(
     limit: int | None,
     sample: int | None,
     seed: int,
-    keys: Iterable[str] | None = None,
+    keys: Path | None = None,
 ) -> RowSelection:
-    listed = None if keys is None else tuple(read_keys(keys))
+    listed = None if keys is None else _listed_keys(keys)
     return RowSelection(where=where, order_by=order_by, limit=limit, sample=sample, seed=seed, keys=listed)
+
+
+def _listed_keys(file: Path) -> tuple[str, ...]:
+    if file.name.endswith(".csv"):
+        return tuple(read_csv_keys(read_text(file).splitlines(keepends=True), str(file)))
+    if file.name != "-":
+        return tuple(read_keys(read_text(file).splitlines()))
+    with reading(file, "the keys of standard input", "give UTF-8 text"):
+        return tuple(read_keys(click.open_file("-", encoding="utf-8")))
 
 
 # The meaning of each --scale.
@@ -119,15 +145,56 @@ workers_option = click.option(
 )
 
 
+weights_key_option = click.option(
+    "--weights-key", help="Which state dict of the checkpoint to take where it has several, such as state_dict_ema."
+)
+image_size_option = click.option(
+    "--image-size", metavar="HxW", help="Height and width in pixels, where the checkpoint fits several."
+)
+
+
+def _model(image_size: str | None, **values: Any) -> ModelOptions:  # noqa: ANN401 - the fields of ModelOptions
+    return ModelOptions(image_size=None if image_size is None else parse_image_size(image_size), **values)
+
+
+def stored_pictures_options(
+    *, maps: str, limit: int | None = None, keys: bool = True, upsample: bool = True
+) -> Callable[[F], F]:
+    """What `render` and `gallery` share: `run`, `selection`, `maps`, `looks`, `workers` and the fields of ShardAccess.
+
+    `maps` is the default of --map as the help states it, `limit` that of --limit. Without `keys` or `upsample` the
+    command has no such option.
+    """
+    options = [
+        run_argument,
+        selection_options(limit=limit, keys=keys),
+        stored_maps_option(default=maps),
+        looks_options(upsample=upsample),
+        shards_root_option,
+        allow_remote_option,
+        allow_pipes_option,
+        workers_option,
+    ]
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 # Which model a command for single images runs: `model`, a ModelOptions.
 model_options = option_group(
     "model",
-    ModelOptions,
+    _model,
     click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint."),
+    weights_key_option,
     device_option,
     click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp16 or fp32."),
     click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML."),
     click.option("--model-set", type=(str, str), multiple=True, metavar="KEY VALUE", help="One of its settings."),
+    image_size_option,
     click.option("--prompt-mode", help="composed (default) or simplified."),
     click.option("--neck-feat", help="before (default) or after."),
     click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text."),

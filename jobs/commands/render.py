@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import (
-    looks_options,
-    run_argument,
-    selection_options,
-    shards_root_option,
-    stored_maps_option,
-    workers_option,
-)
+from cam.panels import WIDEST
+from jobs.commands.options import echo, stored_pictures_options
 from jobs.errors import UserError
 from jobs.phrases import counted, first_few
 from jobs.rendering.drawing.style import STYLES
 from jobs.rendering.image_files import FORMATS
+from jobs.rendering.render_config import RenderConfig
 from jobs.runs.query import RowSelection
 
 if TYPE_CHECKING:
@@ -29,29 +24,37 @@ if TYPE_CHECKING:
     from jobs.rendering.render import RenderPreview, RenderReport
 
 _PREVIEWED = 10
+_MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
 
 
 @click.command(name="render")
-@run_argument
 @click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures]")
-@click.option("--style", type=click.Choice(STYLES), default="overlay", show_default=True, help="The kind of pictures.")
-@selection_options()
+@click.option(
+    "--style", type=click.Choice(STYLES), default=RenderConfig.style, show_default=True, help="The kind of pictures."
+)
+@stored_pictures_options(maps="all for panel and sheet, else the first")
 @click.option("--queries", type=click.Path(path_type=Path), help="Only these queries: queries.parquet or failures.txt "
               "of `promptsg evaluate`.")  # fmt: skip
-@click.option("--topk", type=click.IntRange(1), default=10, show_default=True, help="The number of gallery images in "
-              "`ranked`.")  # fmt: skip
-@stored_maps_option(default="all for panel and sheet, else the first")
-@looks_options()
-@click.option("--size", help="The size of each image: HEIGHTxWIDTH, or a height.  [default: its own for overlay and "
-              "heatmap, else 256]")  # fmt: skip
-@click.option("--per-page", type=click.IntRange(1), default=8, show_default=True, help="The number of images on a page "
-              "of `sheet`.")  # fmt: skip
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="png", show_default=True,
+@click.option(
+    "--topk",
+    type=click.IntRange(1),
+    default=RenderConfig.topk,
+    show_default=True,
+    help="The number of gallery images in `ranked`.",
+)
+@click.option("--size", help="The size of each image: HEIGHTxWIDTH, or a height, at which an image more than "
+              "8 times as wide is drawn lower.  [default: its own for overlay and heatmap, else 256]")  # fmt: skip
+@click.option(
+    "--per-page",
+    type=click.IntRange(1),
+    default=RenderConfig.per_page,
+    show_default=True,
+    help="The number of images on a page of `sheet`.",
+)
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), default=RenderConfig.form, show_default=True,
               help="The format of the pictures.")  # fmt: skip
 @click.option("--name-template", help="How pictures are named, with {key} {shard} {pid} {camid} {map} {style}; a / "
               "makes folders.  [default: {key}__{map}]")  # fmt: skip
-@shards_root_option
-@workers_option
 @click.option("--overwrite", is_flag=True, help="Also draw pictures that exist already.")
 @click.option("--dry-run", is_flag=True, help="Only say how many pictures would be drawn, and name the first ten.")
 def command(
@@ -68,6 +71,8 @@ def command(
     form: str,
     name_template: str | None,
     shards_root: str | None,
+    allow_remote: bool,
+    allow_pipes: bool,
     workers: int | None,
     overwrite: bool,
     dry_run: bool,
@@ -91,7 +96,7 @@ def command(
       promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
       promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
     """
-    from jobs.rendering.render import RenderConfig, preview, render
+    from jobs.rendering.render import preview, render
 
     config = RenderConfig(
         run=run,
@@ -107,20 +112,26 @@ def command(
         per_page=per_page,
         name_template=name_template,
         shards_root=shards_root,
+        allow_remote=allow_remote,
+        allow_pipes=allow_pipes,
         workers=workers,
         overwrite=overwrite,
     )
-    click.echo(describe_preview(preview(config)) if dry_run else describe(render(config)))
+    echo(describe_preview(preview(config)) if dry_run else describe(render(config)))
 
 
 def parse_size(text: str) -> tuple[int, int | None]:
-    """`256x128` -> (256, 128), `256` -> (256, None). Raises UserError on anything else."""
+    """`256x128` -> (256, 128), `256` -> (256, None). Raises UserError on anything else, and on what is too large."""
     found = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
     if found is None or not all(8 <= int(part) <= 16384 for part in found.groups() if part):
         raise UserError(
             f"--size {text!r} is neither HEIGHTxWIDTH nor a height, such as 256x128 or 256, from 8 to 16384"
         )
-    return int(found[1]), int(found[2]) if found[2] else None
+    height, width = int(found[1]), int(found[2]) if found[2] else None
+    if height * (width or WIDEST * height) > _MOST_PIXELS:  # without a width, the widest image counts
+        raise UserError(f"--size {text!r} makes pictures of more than {_MOST_PIXELS:,} pixels: take at most 4096 as a "
+                        "height, or a smaller HEIGHTxWIDTH")  # fmt: skip
+    return height, width
 
 
 def describe(report: RenderReport) -> str:

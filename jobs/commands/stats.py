@@ -9,34 +9,49 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import run_argument
+from jobs.commands.options import echo, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
+from jobs.statistics.config import ShardBlock, StatsConfig
 
 if TYPE_CHECKING:
-    from jobs.statistics.stats import ShardBlock, StatsResult
+    from jobs.statistics.stats import StatsResult
 
 
 @click.command(name="stats")
 @run_argument
 @click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
 @click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
-@click.option("--where", default="", help="SQL condition that selects images; `run` is the table of all.")
+@click.option("--where", help="SQL condition that selects images; `run` is the table of all.")
 @click.option("--map", "maps", multiple=True, help="A map of the run. Repeatable.  [default: all]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
 @click.option(
-    "--outliers", default=50, show_default=True, type=click.IntRange(0), help="How many outliers to list; 0: none."
+    "--outliers",
+    default=StatsConfig.outliers,
+    show_default=True,
+    type=click.IntRange(0),
+    help="How many outliers to list; 0: none.",
 )
 @click.option(
     "--sample",
-    default=20_000,
+    default=StatsConfig.sample,
     show_default=True,
     type=click.IntRange(1),
     help="About how many images agreement and consistency are computed from.",
 )
-@click.option("--resamples", default=1000, show_default=True, type=click.IntRange(10), help="Bootstrap resamples.")
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1), help="The seed of random draws."
+    "--resamples",
+    default=StatsConfig.resamples,
+    show_default=True,
+    type=click.IntRange(10),
+    help="Bootstrap resamples.",
+)
+@click.option(
+    "--seed",
+    default=StatsConfig.seed,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="The seed of random draws.",
 )
 @click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
 @click.option("--merge", is_flag=True, help="Merge PARTs; the question is taken from them.")
@@ -44,7 +59,7 @@ def command(
     run: Path,
     parts: tuple[Path, ...],
     by: tuple[str, ...],
-    where: str,
+    where: str | None,
     maps: tuple[str, ...],
     output: Path | None,
     outliers: int,
@@ -71,7 +86,7 @@ def command(
     # set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from jobs.statistics.stats import StatsConfig, stats
+    from jobs.statistics.stats import stats
 
     if merge and not parts:
         raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
@@ -80,7 +95,7 @@ def command(
     config = StatsConfig(
         run=run,
         by=by,
-        where=where or None,
+        where=where,
         maps=maps,
         output=output,
         outliers=outliers,
@@ -90,13 +105,11 @@ def command(
         block=None if block is None else parse_block(block),
         parts=parts,
     )
-    click.echo(describe(stats(config)))
+    echo(describe(stats(config)))
 
 
 def parse_block(text: str) -> ShardBlock:
     """`i/n` as a block. Raises UserError unless i is from 0 to n - 1."""
-    from jobs.statistics.stats import ShardBlock
-
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not int(found[1]) < int(found[2]):
         raise UserError(f"--block is {text!r}; give i/n with i from 0 to n - 1, such as 0/4")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from jobs.commands.options import json_option, run_argument
+from jobs.commands.options import echo, json_option, run_argument
+from jobs.errors import EXIT_ERROR
+from jobs.phrases import json_text, shown
 from jobs.progress import duration
 from jobs.runs.layout import RunLayout
-from jobs.runs.status import RunStatus, failed_inputs, status
+from jobs.runs.status import METADATA_DAMAGED, RunStatus, failed_inputs, status
 from jobs.submission.array import array_specification, missing_elements
 from jobs.submission.queue import queued_elements
 
@@ -30,6 +32,8 @@ _IDLE_SECONDS = 600.0
 def command(run: Path, as_json: bool, list_failed: bool, list_missing: bool, array_count: int | None) -> None:
     """Say what of RUN is done, failed or missing, how fast it goes, and how many images failed for which reason.
 
+    Where a shard's metadata is damaged, the file is named, with what to do, and the exit status is 1.
+
     \b
     Example:
       promptsg status RUN
@@ -37,23 +41,28 @@ def command(run: Path, as_json: bool, list_failed: bool, list_missing: bool, arr
       sbatch --array=$(promptsg status RUN --missing) RUN/slurm/array.sbatch
     """
     found = status(run)
+    exit_status = found.exit_status
     if list_failed:
         for entry in failed_inputs(found):
             fields = asdict(entry)
-            click.echo(json.dumps(fields, ensure_ascii=False) if as_json else "\t".join(map(str, fields.values())))
+            echo(json_text(fields, None) if as_json else "\t".join(map(shown, fields.values())))
+            exit_status = EXIT_ERROR if entry.status == METADATA_DAMAGED else exit_status
     elif list_missing:
-        click.echo(array_specification(missing_elements(run, array_count)))
+        echo(array_specification(missing_elements(run, array_count)))
+        for error in found.damaged.values():
+            echo(f"promptsg: {error}", err=True)
     else:
         queue = queued_elements(RunLayout(run))
         content = {**asdict(found), "queue": queue}
-        click.echo(json.dumps(content, indent=1, ensure_ascii=False) if as_json else describe(found, queue))
+        echo(json_text(content) if as_json else describe(found, queue))
+    sys.exit(exit_status)
 
 
 def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     """The state for people. `queue` is SLURM's state -> the elements of this run that have it."""
     lines = [
         f"{found.root}: {found.done} of {found.shards} shards done, {len(found.failed)} failed, "
-        f"{len(found.missing)} missing",
+        f"{len(found.missing)} missing" + (f"; {len(found.damaged)} damaged" if found.damaged else ""),
         f"{found.images} images with maps, {sum(found.failed_images.values())} failed",
     ]
     lines += [f"  {count} {reason}" for reason, count in sorted(found.failed_images.items())]
@@ -63,6 +72,12 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
         lines.append(_speed(found.rate, found))
     for state, elements in queue.items():
         lines.append(f"SLURM: {len(elements)} {state.lower()}: {', '.join(elements[:_SHOWN])}")
+    lines += [f"changed after being mined: {name}: {how}" for name, how in list(found.changed.items())[:_SHOWN]]
+    if len(found.changed) > _SHOWN:
+        lines.append(f"... and {len(found.changed) - _SHOWN} more changed shards")
+    lines += [f"damaged: {error}" for error in list(found.damaged.values())[:_SHOWN]]
+    if len(found.damaged) > _SHOWN:
+        lines.append(f"... and {len(found.damaged) - _SHOWN} more damaged shards (--failed lists them)")
     lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
     if len(found.failed) > _SHOWN:
         lines.append(f"... and {len(found.failed) - _SHOWN} more failed shards (--failed lists them)")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import option_group
+from jobs.commands.options import echo, option_group
 from jobs.mining.config import build_config
 from jobs.submission.options import ArrayOptions, sbatch_options
 from jobs.submission.submit import Submission, SubmitConfig, submit
@@ -19,6 +19,7 @@ def _array_options(
     gpus_per_task: int,
     cpus_per_task: int | None,
     time: str | None,
+    finalize_time: str | None,
     partition: str | None,
     account: str | None,
     sbatch_arg: tuple[str, ...],
@@ -32,6 +33,7 @@ def _array_options(
         gpus_per_task=gpus_per_task,
         cpus_per_task=cpus_per_task,
         time=time,
+        finalize_time=finalize_time,
         partition=partition,
         account=account,
         sbatch=sbatch_options("--sbatch-arg", sbatch_arg),
@@ -51,7 +53,8 @@ _array = option_group(
                  "0 mines on CPUs."),
     click.option("--cpus-per-task", type=click.IntRange(1), help="Cores of an element: its GPUs times the decoding "
                  "workers of each, and some more."),
-    click.option("--time", help="The time limit of an element, such as 4:00:00. Also for the finalize job."),
+    click.option("--time", help="The time limit of an element, such as 4:00:00."),
+    click.option("--finalize-time", help="The time limit of the finalize job.  [default: the partition's]"),
     click.option("--partition", help="The partition. Also for the finalize job."),
     click.option("--account", help="The account. Also for the finalize job."),
     click.option("--sbatch-arg", multiple=True, metavar="K=V", help="Any other option of sbatch, such as "
@@ -82,15 +85,15 @@ def command(config: Path, array: ArrayOptions, settings: tuple[str, ...], dry_ru
     mining = build_config(config, {}, settings)
     submission = submit(SubmitConfig(mining=mining, array=array, dry_run=dry_run))
     if submission.idle_tasks:
-        click.echo(
+        echo(
             f"there are only {submission.shards} shards: {submission.tasks} tasks are requested instead of "
             f"{submission.tasks + submission.idle_tasks}",
             err=True,
         )
     if dry_run:
-        click.echo(f"{submission.array_script}\n{submission.finalize_script}", nl=False)
+        echo(f"{submission.array_script}\n{submission.finalize_script}", nl=False)
     else:
-        click.echo(describe(submission))
+        echo(describe(submission))
 
 
 def describe(submission: Submission) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from jobs.commands.options import image_size_option, weights_key_option
 from jobs.commands.steps import repeated, run_steps
+from jobs.shards.names import PIPE
 
 
 @click.command(name="test")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint.")
+@weights_key_option
 @click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @click.option("--visualize", type=click.IntRange(0), default=0, show_default=True, help="Draw the first N images.")
@@ -19,15 +23,18 @@ from jobs.commands.steps import repeated, run_steps
               "to draw; repeatable.")  # fmt: skip
 @click.option("--rerank", is_flag=True, help="Evaluate with k-reciprocal re-ranking.")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
+@image_size_option
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def command(
     checkpoint: Path | None,
+    weights_key: str | None,
     shards: tuple[str, ...],
     output: Path,
     visualize: int,
     maps: tuple[str, ...],
     rerank: bool,
     model_settings: Path | None,
+    image_size: str | None,
     overrides: tuple[str, ...],
 ) -> None:
     """Mine features and maps of the shards, evaluate retrieval (mAP, CMC), and draw the first images.
@@ -41,11 +48,20 @@ def command(
     """
     mine = ["mine", *repeated("--shards", shards), *repeated("--maps", maps)]
     mine += ["--checkpoint", checkpoint] if checkpoint is not None else []
+    mine += ["--weights-key", weights_key] if weights_key is not None else []
     mine += ["--model-settings", model_settings] if model_settings is not None else []
+    mine += ["--image-size", image_size] if image_size is not None else []
     evaluate = ["evaluate", output, *(["--rerank"] if rerank else [])]
     steps = [(*mine, "--output", output, *overrides), tuple(evaluate)]
     if visualize:
         pictures = output / "attention_visualizations"
-        look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps))
+        look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps), *_allowed(shards))
         steps.append(("render", output, *look, "--output", pictures))
     sys.exit(run_steps(*steps))
+
+
+def _allowed(shards: Sequence[str]) -> list[str]:
+    """The options with which `render` opens again what was typed here."""
+    pipes = [pattern for pattern in shards if pattern.startswith(PIPE)]
+    remote = [pattern for pattern in shards if pattern not in pipes and "://" in pattern]
+    return [*(["--allow-pipes"] if pipes else []), *(["--allow-remote"] if remote else [])]

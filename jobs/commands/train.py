@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from jobs.commands.options import echo
 from jobs.logs import setup_logging
 from jobs.training.config import TrainConfig, build_train_config
 
@@ -95,7 +96,7 @@ def command(file: Path | None, settings: tuple[str, ...], **values: object) -> N
     from jobs.training.train import train  # takes seconds: torch
 
     report = train(config)
-    click.echo(describe(report))
+    echo(describe(report))
     sys.exit(report.exit_status)
 
 

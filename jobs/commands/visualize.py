@@ -8,32 +8,64 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import looks_options, model_options, picture_height_option
+from jobs.commands.options import echo, looks_options, model_options, picture_height_option
 from jobs.mining.model_options import ModelOptions
+from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
 
 if TYPE_CHECKING:
     from jobs.rendering.looks import Looks
-    from jobs.rendering.visualize import VisualizeReport
 
 
 @click.command(name="visualize")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--output", type=click.Path(path_type=Path), default="attention", show_default=True, help="The folder "
-              "for pictures and arrays.")  # fmt: skip
-@click.option("--method", "methods", multiple=True, default=("all",), show_default=True, help="gradcam, gradcam++, "
-              "hirescam, rollout, chefer, a map of the model such as mim_attention, or all; repeatable.")  # fmt: skip
-@click.option("--layer", "layers", multiple=True, default=("mim",), show_default=True, help="A layer for the gradient "
-              "methods, or all; repeatable.")  # fmt: skip
-@click.option("--target", type=click.Choice(["predicted", "feature"]), default="predicted", show_default=True,
-              help="What is differentiated: the logit of the predicted class, or the sum of the feature.")  # fmt: skip
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=VisualizeConfig.output,
+    show_default=True,
+    help="The folder for pictures and arrays.",
+)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    default=VisualizeConfig.methods,
+    show_default=True,
+    help="gradcam, gradcam++, hirescam, rollout, chefer, a map of the model such as mim_attention, or all; repeatable.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    default=VisualizeConfig.layers,
+    show_default=True,
+    help="A layer for the gradient methods, or all; repeatable.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["predicted", "feature"]),
+    default=VisualizeConfig.target,
+    show_default=True,
+    help="What is differentiated: the logit of the predicted class, or the sum of the feature.",
+)
 @click.option("--target-class", type=click.IntRange(0), help="Differentiate the logit of this class instead.")
 @click.option("--num", type=click.IntRange(1), help="Draw only the first NUM images.")
 @looks_options()
 @picture_height_option
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), default="bilinear", show_default=True,
-              help="How images are resized for the model; older scripts used bicubic.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="The number of images in one "
-              "pass through the model.")  # fmt: skip
+@click.option(
+    "--interpolation",
+    type=click.Choice(["bilinear", "bicubic"]),
+    default=VisualizeConfig.interpolation,
+    show_default=True,
+    help="How images are resized for the model; older scripts used bicubic.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    default=VisualizeConfig.batch_size,
+    show_default=True,
+    help="The number of images in one pass through the model.",
+)
 @model_options
 def command(
     images: tuple[str, ...],
@@ -60,8 +92,6 @@ def command(
     Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
     image that cannot be read is named at the end, and the exit status is 1; the others are drawn.
     """
-    from jobs.rendering.visualize import VisualizeConfig, visualize
-
     report = visualize(
         VisualizeConfig(
             images=images,
@@ -78,9 +108,9 @@ def command(
             batch_size=batch_size,
         )
     )
-    click.echo(describe(report))
+    echo(describe(report))
     for problem in report.problems:
-        click.echo(f"not drawn: {problem}", err=True)
+        echo(f"not drawn: {problem}", err=True)
     sys.exit(report.exit_status)
 
 

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from jobs.commands.info import command
-from tests.support.tiny import tiny_checkpoint
+from tests.support.knowing_model import knowing_checkpoint, person_shard
+from tests.support.tiny import tiny_checkpoint, tiny_state
 
 FACTS = """\
 checkpoint      {path}
@@ -69,3 +71,66 @@ def test_json_has_the_whole_configuration(checkpoint: Path) -> None:
     assert content["family"] == "H" and content["parameters"] == 1_805_152
     assert content["config"]["grid"] == [16, 8] and content["config"]["inversion_widths"] == [40, 24]
     assert content["config"]["prompt_mode"] == "composed"
+
+
+def test_it_says_which_state_dict_was_taken_and_how_to_take_the_other(tmp_path: Path) -> None:
+    state = tiny_state(image_size=(64, 32))[1]
+    plain, both = tmp_path / "plain.pth", tmp_path / "both.pth"
+    torch.save({"net": state, "epoch": 3}, plain)
+    torch.save({"state_dict": state, "state_dict_ema": state}, both)
+    assert said(plain).splitlines()[1] == "weights         net"
+    line = "weights         state_dict; for the others in it give --weights-key state_dict_ema"
+    assert said(both).splitlines()[1] == line
+    assert said(both, "--weights-key", "state_dict_ema").splitlines()[1] == "weights         state_dict_ema"
+    content = json.loads(said(both, "--json"))
+    assert (content["weights_key"], content["other_weights"]) == ("state_dict", ["state_dict_ema"])
+
+
+def test_the_image_size_answers_where_two_grids_fit(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "m.pth", image_size=(96, 32))
+    refused = CliRunner().invoke(command, [str(tmp_path / "m.pth")])
+    assert "24x8 (images of 96x32) or 16x12 (images of 64x48)" in str(refused.exception)
+    assert "grid            24x8 = 192 patches" in said(tmp_path / "m.pth", "--image-size", "96x32")
+    assert "grid            16x12 = 192 patches" in said(tmp_path / "m.pth", "--image-size", "64x48")
+    wrong = CliRunner().invoke(command, [str(tmp_path / "m.pth"), "--image-size", "96"])
+    assert str(wrong.exception) == "image size '96': give height and width in pixels, such as 384x128"
+
+
+def test_a_sample_of_shards_shows_another_numbering(tmp_path: Path) -> None:
+    """The figures of the text are those of --json; nothing is written."""
+    pids = [3, 5, 8, 9, 12, 13]
+    person_shard(tmp_path / "train-0.tar", pids, 4)
+    person_shard(tmp_path / "query-0.tar", [101, 102, 103], 3)
+    knowing_checkpoint(tmp_path / "m.pth", {pid: (number + 1) % 6 for number, pid in enumerate(pids)})
+    (tmp_path / "map.json").write_text(json.dumps({pid: (number + 1) % 6 for number, pid in enumerate(pids)}))
+    words = [tmp_path / "m.pth", "--shards", tmp_path / "*.tar", "--device", "cpu", "--precision", "fp32"]
+    before = sorted(tmp_path.iterdir())
+    text, content = said(*words), json.loads(said(*words, "--json"))["sample"]
+    assert sorted(tmp_path.iterdir()) == before
+    training, others = content["retrieval"]
+    assert (training["images"], training["persons"], training["queries"]) == (24, 6, 24)
+    assert (others["images"], others["persons"], others["queries"]) == (9, 3, 9)
+    assert training["rank1"] == others["rank1"] == 1.0 and training["mAP"] == others["mAP"] == 1.0
+    assert training["chance"] == pytest.approx(3 / 23) and others["chance"] == pytest.approx(2 / 8)
+    assert "retrieval       rank-1 100.0%, mAP 100.0% (chance: rank-1 13.0%) on 24 training images of 6 persons" in text
+    assert "retrieval       rank-1 100.0%, mAP 100.0% (chance: rank-1 25.0%) on 9 other images of 3 persons" in text
+    assert content["labels"]["agreement"] < 0.1 and content["other_numbering"] is True
+    assert f"the prediction is the label in {content['labels']['agreement']:.1%} (chance: 16.7%)" in text
+    assert "another numbering" in text
+    right = json.loads(said(*words, "--label-map", tmp_path / "map.json", "--json"))["sample"]
+    assert right["labels"]["agreement"] > 0.9 and right["other_numbering"] is False
+    some = said(*words[:2], tmp_path / "query-0.tar", *words[3:])
+    assert "labels          not compared: no image of the split train in these shards" in some
+    person_shard(tmp_path / "train-0.tar", pids[:5], 4)
+    assert "not compared: 5 training persons in these shards, but 6 classes" in said(*words)
+
+
+def test_a_wrong_assumption_shows_in_the_figures(tmp_path: Path) -> None:
+    """The wrong mean and std of the pixels: the features still tell persons apart, but the predictions are wrong."""
+    pids = list(range(1, 13))
+    person_shard(tmp_path / "train-0.tar", pids, 4)
+    knowing_checkpoint(tmp_path / "m.pth", {pid: pid - 1 for pid in pids})
+    words = [tmp_path / "m.pth", "--shards", tmp_path, "--device", "cpu", "--precision", "fp32", "--json"]
+    right = json.loads(said(*words))["sample"]["labels"]["agreement"]
+    wrong = json.loads(said(*words, "INPUT.PIXEL_MEAN", "[0.1,0.1,0.1]", "INPUT.PIXEL_STD", "[0.2,0.2,0.2]"))
+    assert right > 0.9 and wrong["sample"]["labels"]["agreement"] < 0.6
