@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.atomic import StagedFile, publish_together, remove_leftovers, sha256_of, write_once, write_whole
+from jobs.atomic import StagedFile, publish_together, sha256_of, write_once, write_whole
+from jobs.leftovers import remove_leftovers
 
 HOLD = """
 import sys, time

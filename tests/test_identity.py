@@ -10,19 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.errors import UserError
 from jobs.identity import (
     DISTRACTOR,
     JUNK,
     NOBODY,
     PERSON,
+    Role,
     encode_identities,
     identities,
     identity_codes,
     identity_columns,
+    identity_name,
     identity_numbers,
     identity_of,
+    require_own_pids,
     role_of,
     roles,
+    who_is,
 )
 
 # (what it is, pid, key, role, identity) by the names of the data sets.
@@ -47,6 +52,57 @@ CASES = [
     ("unknown", None, "0002_c1s1_000451_03", None, None),
     ("unknown, by a distractor's name", None, "0000_c1s1_000151_01", None, None),
 ]
+
+
+# What is stated of an image with pid 2, 0 or -1 under Market's names, and who it then is.
+STATED = [
+    ((2, None, None), (PERSON, "0002")),
+    ((12345, None, None), (PERSON, "12345")),
+    ((0, None, None), (DISTRACTOR, None)),
+    ((-1, None, None), (JUNK, None)),
+    ((None, None, None), (None, None)),
+    ((2, PERSON, "test/2"), (PERSON, "test/2")),
+    ((2, None, "test/2"), (PERSON, "test/2")),
+    ((0, None, "alice"), (PERSON, "alice")),  # only persons have an identity
+    ((None, None, "alice"), (PERSON, "alice")),
+    ((0, PERSON, None), (PERSON, "0000")),
+    ((-1, PERSON, None), (PERSON, None)),  # somebody, and nobody knows who
+    ((None, PERSON, None), (PERSON, None)),
+    ((2, DISTRACTOR, None), (DISTRACTOR, None)),
+    ((2, JUNK, "2"), (JUNK, None)),
+]
+
+
+@pytest.mark.parametrize(("stated", "who"), STATED, ids=str)
+def test_what_is_stated_counts_and_the_default_for_the_rest(
+    stated: tuple[int | None, Role | None, str | None], who: tuple[str | None, str | None]
+) -> None:
+    pid, role, identity = stated
+    found = who_is(pid, f"{pid or 0:04d}_c1s1_000151_01", role, identity)
+    assert (found.role, found.identity) == who
+
+
+def test_the_default_identity_is_the_pid_as_names_write_it() -> None:
+    assert [identity_name(pid) for pid in (0, 7, 12, 9999, 10000, -2)] == [
+        "0000",
+        "0007",
+        "0012",
+        "9999",
+        "10000",
+        "-2",
+    ]
+    for _, pid, key, role, old in CASES:
+        who = who_is(pid, key)
+        assert who.role == role and (who.identity is None) == (old is None)
+        assert old is None or pid == int(who.identity or "") == int(old)
+
+
+def test_each_person_of_the_training_split_has_one_pid() -> None:
+    require_own_pids([(2, "train/2"), (2, "train/2"), (3, "train/3"), (4, None), (4, "a")])
+    with pytest.raises(UserError, match="the pid 2 stands for two persons, 'a/2' and 'b/2', but classes"):
+        require_own_pids([(2, "a/2"), (3, "a/3"), (2, "b/2")])
+    with pytest.raises(UserError, match="the person 'alice' has two pids, 3 and 5, but classes"):
+        require_own_pids([(3, "alice"), (5, "alice")])
 
 
 def rows(pids: list[int | None], keys: list[str]) -> pa.Table:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from jobs.memory import keep_freed_memory
+from jobs.memory import keep_freed_memory, limited_growth, machine_memory
 
 
 @pytest.mark.parametrize(
@@ -58,3 +60,21 @@ print(faults() - before)
         for word in ("kept", "fresh")
     )
     assert kept < fresh / 4
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_growth_is_limited_for_a_time() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limited_growth(64 << 20):
+        assert len(np.ones(1 << 20)) == 1 << 20  # 8 MB
+        with pytest.raises(MemoryError):
+            np.ones(100 << 20)
+        with limited_growth(1 << 40), pytest.raises(MemoryError):  # never more than is allowed already
+            np.ones(100 << 20)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    assert len(np.ones(20 << 20)) == 20 << 20
+
+
+def test_the_machine_says_how_much_memory_it_has() -> None:
+    found = machine_memory()
+    assert found is None or 64 << 20 < found < 1 << 50

@@ -27,6 +27,7 @@ from jobs.rendering.plan import plan
 from jobs.rendering.render_config import RenderConfig
 from jobs.runs.query import RowSelection
 from jobs.runs.run import open_run
+from jobs.shards.access import ShardAccess
 from jobs.shards.locate import locate
 from jobs.shards.random_access import SourceImages
 
@@ -66,7 +67,7 @@ def main() -> None:
         style = config.picture_style(run)
         planned = plan(run, config, style)
         rows = rows_of(planned.table)
-        sources = locate(run.manifest.shards, rows, None, Path(folder))
+        sources = locate(run.manifest.shards, rows, ShardAccess(allow_remote=True), Path(folder))
         painter = Painter(root=asked.run, output=config.folder, style=style, form="jpg")
         chunks = list(make_chunks(planned.table, planned.jobs, sources, workers=1))
         with SourceImages(sources) as images:

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest
 from jobs.runs.metadata_rows import Results
 from jobs.runs.request import RecordedShard, RequestedSettings, ResolvedSettings, RunRequest
 from jobs.runs.shard_output import ShardOutput
 from jobs.shards.samples import KEPT, Sample
+
+_SINCE_SEALED = ("run_id", "sha256")  # in run.json; the shards' Parquet files are sealed since then too
+_SINCE_VERSION_3 = ("role", "identity", "image_crc32")
 
 
 def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",)) -> Manifest:
@@ -61,12 +65,15 @@ def made_samples(count: int, first: int = 0, *, seed: int = 0) -> list[Sample]:
 
 
 def as_first_version(run: Path, copy: Path) -> Path:
-    """A copy of a run as the first version of the files had it: without area90."""
+    """A copy of a run as the first version of the files had it: without area90, role, identity and image_crc32."""
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("stats", "metadata.parquet"))
     content = json.loads((copy / "run.json").read_text())
-    assert content["schema_version"] == 2
-    (copy / "run.json").write_text(json.dumps({**content, "schema_version": 1}))
+    assert content["schema_version"] == 3
+    then = {key: value for key, value in content.items() if key not in _SINCE_SEALED}
+    (copy / "run.json").write_text(json.dumps({**then, "schema_version": 1}))
     for path in (copy / "metadata").iterdir():
         rows = pq.read_table(path)
-        pq.write_table(rows.drop_columns([name for name in rows.column_names if name.endswith("area90")]), path)
+        later = [name for name in rows.column_names if name.endswith("area90") or name in _SINCE_VERSION_3]
+        facts = {key: value for key, value in rows.schema.metadata.items() if key.decode() != SEAL}
+        pq.write_table(rows.drop_columns(later).replace_schema_metadata(facts), path)
     return copy

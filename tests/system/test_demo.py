@@ -78,6 +78,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_localisation_of_a_run_by_hand(tmp_path: Path) -> None:
     """Maps that are the masks themselves score the most that can be had; their average is the prior."""
+    from cam.placement import GridPlacement
     from jobs.shards.samples import Sample
     from jobs.statistics.localisation.mask_scores import covered_share
     from tests.support.made_runs import made_manifest, made_shard
@@ -86,7 +87,7 @@ def test_localisation_of_a_run_by_hand(tmp_path: Path) -> None:
     masks = read_masks(shards)
     keys = sorted(masks)
     samples = [Sample(key=key, tar_index=n, pid=int(key.split("_")[0]), camid=0) for n, key in enumerate(keys)]
-    shares = np.stack([covered_share(masks[key], (16, 8)) for key in keys]).astype(np.float32)
+    shares = np.stack([covered_share(masks[key], GridPlacement.even((16, 8))) for key in keys]).astype(np.float32)
     manifest = made_manifest(tmp_path / "RUN", ["a"], ["mim_attention"])
     made_shard(tmp_path / "RUN", manifest, "a", samples, mim_attention=shares)
     found = {entry.name: entry for entry in localise(open_run(tmp_path / "RUN"), masks)}

@@ -84,7 +84,8 @@ def test_mines_and_renders_over_http(folder: Path, mined_here: Path, server: Fil
     server.ranges.clear()
     where = ("--where", "split = 'query' AND camid < 2")
     for run in (mined_here, tmp_path / "RUN"):
-        assert promptsg("render", run, *where, "--output", tmp_path / run.name).exit_code == 0
+        words = (*where, "--allow-remote", "--output", tmp_path / run.name)
+        assert promptsg("render", run, *words).exit_code == 0
     assert digests(tmp_path / "RUN", "*.png") == digests(tmp_path / "LOCAL", "*.png") != {}
     rows = open_run(mined_here).metadata().to_table().to_pylist()
     wanted = {
@@ -113,7 +114,8 @@ def test_a_server_without_ranges_is_read_from_start_to_end(
         shards = f"{server.address}/query-0.tar"
         assert mine(folder, tmp_path / "RUN", "--shards", shards).exit_code == 0
         server.whole.clear()
-        result = promptsg("render", tmp_path / "RUN", "--where", "camid = 1", "--output", tmp_path / "remote")
+        words = ("--where", "camid = 1", "--allow-remote", "--output", tmp_path / "remote")
+        result = promptsg("render", tmp_path / "RUN", *words)
         assert result.exit_code == 0, result.output
         assert server.whole == ["query-0.tar"] * 2  # the first was only asked for its first byte
         assert len(warnings) == 1 and "a server without byte ranges: reading all of them to get 2 images" in warnings[0]
