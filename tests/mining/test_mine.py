@@ -396,8 +396,8 @@ def test_a_file_size_limit_fails_the_shard_and_leaves_no_litter(inputs: Path, tm
 
 
 def test_sigterm_stops_with_75_and_the_same_command_goes_on(inputs: Path, tmp_path: Path) -> None:
-    for number in range(40):
-        market_shard(tmp_path / f"t-{number:02d}.tar", 16, first=number)
+    for number in range(30):
+        market_shard(tmp_path / f"t-{number:02d}.tar", 10, first=number)
     words = [sys.executable, "-m", "jobs", "mine", "--shards", f"{tmp_path}/t-*.tar", "--device", "cpu"]
     words += ["--checkpoint", f"{inputs}/m.pth", "--output", str(tmp_path / "RUN"), "--batch-size", "4"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -410,10 +410,10 @@ def test_sigterm_stops_with_75_and_the_same_command_goes_on(inputs: Path, tmp_pa
     assert process.returncode == 75, err
     assert "stopped on SIGTERM; the same command goes on from here" in out
     found = status(tmp_path / "RUN")
-    assert 1 <= found.done < 40 and not found.failed
+    assert 1 <= found.done < 30 and not found.failed
     assert not list(tmp_path.glob("RUN/*/.*.tmp"))
     assert subprocess.run(words, capture_output=True).returncode == 0
-    assert status(tmp_path / "RUN").images == 40 * 16
+    assert status(tmp_path / "RUN").images == 30 * 10
 
 
 def test_status_as_json_and_as_text(mined: Path) -> None:

@@ -217,6 +217,7 @@ def test_requeues_have_an_end_and_a_cancelled_element_stays_cancelled(
     assert "ExitCode=75:0" in slurm.call("scontrol", "show", "job", f"{job}_0")
 
 
+@pytest.mark.slow  # torchrun alone and an array alone are tested by default
 def test_torchrun_in_each_element(slurm: Slurm, inputs: Path, reference: Path, tmp_path: Path) -> None:
     run = tmp_path / "RUN"
     job, after = submit(slurm, write_config(inputs, run), "--array-tasks", "2", "--gpus-per-task", "2")
