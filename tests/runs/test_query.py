@@ -198,7 +198,8 @@ def test_sql_sees_neither_files_nor_variables_nor_settings(run: Run, tmp_path: P
     ("where", "message"),
     [
         ("length(repeat(key, 100000000)) > 3", "the selection needs more than 0.3 GB of memory and was stopped"),
-        ("len(range(1000000000 + pid)) > 3", "the selection needs more than 0.3 GB of memory and was stopped"),
+        # DuckDB before version 2 refuses so long a list by itself.
+        ("len(range(1000000000 + pid)) > 3", "needs more than 0.3 GB of memory and was stopped|Out of Range Error"),
         ("pid IN (SELECT sum(a.i) FROM range(1000000) a(i), range(1000000) b, range(1000000) c)", "(took|needs) more"),
         (
             "pid IN (WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT 1 FROM t) SELECT n FROM t)",
