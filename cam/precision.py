@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,11 @@ FP16_SCALE = 1024.0
 def at_least_float32(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is if it is wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    """Arithmetic in the tensors' own types on this tensor's device, also where the caller has switched autocast on."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def score_scale(*tensors: Tensor) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cam.precision import at_least_float32
+from cam.precision import at_least_float32, without_autocast
 
 
 def rollout(attentions: Sequence[Tensor]) -> Tensor:
@@ -23,9 +23,10 @@ def rollout(attentions: Sequence[Tensor]) -> Tensor:
     to 1, multiplied over the blocks.
     """
     row = _cls_row(attentions[-1])
-    for weights in reversed(attentions):
-        mixed = (_float32(weights).mean(dim=1) + _identity(weights)) / 2
-        row = row @ (mixed / mixed.sum(dim=2, keepdim=True))
+    with without_autocast(row):
+        for weights in reversed(attentions):
+            mixed = (_float32(weights).mean(dim=1) + _identity(weights)) / 2
+            row = row @ (mixed / mixed.sum(dim=2, keepdim=True))
     return row[:, 0, 1:]
 
 
@@ -36,9 +37,10 @@ def chefer(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     A_bar = mean over the heads of relu(gradient * A), R = I at the start.
     """
     row = _cls_row(attentions[-1])
-    for weights, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
-        relevance = torch.relu(_float32(gradient) * _float32(weights)).mean(dim=1)
-        row = row + row @ relevance
+    with without_autocast(row):
+        for weights, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
+            relevance = torch.relu(_float32(gradient) * _float32(weights)).mean(dim=1)
+            row = row + row @ relevance
     return row[:, 0, 1:]
 
 

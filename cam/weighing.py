@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS, Method
 from cam.names import MapName
-from cam.precision import at_least_float32, score_scale
+from cam.precision import at_least_float32, score_scale, without_autocast
 from cam.protocol import TapLike
 
 _CACHED = 1 << 17  # numbers that are worked on at once: tensors of 0.5 MB stay in a core's own cache
@@ -49,10 +49,11 @@ def weigh(methods: Sequence[Method], activations: Tensor, gradient: Tensor, scal
     """
     count, *size = activations.shape
     rows = max(1, _CACHED // math.prod(size)) if activations.device.type == "cpu" else max(1, count)
-    pieces = [
-        _weigh_rows(methods, at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale))
-        for some, gradients in zip(torch.split(activations, rows), torch.split(gradient, rows), strict=True)
-    ]
+    with without_autocast(activations):
+        pieces = [
+            _weigh_rows(methods, at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale))
+            for some, gradients in zip(torch.split(activations, rows), torch.split(gradient, rows), strict=True)
+        ]
     return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
 
 

@@ -89,7 +89,7 @@ def loaded(tmp_path: Path) -> Any:
     )
 
 
-MAPS = ("mim_attention", "gradcam/mim", "hirescam/vit_proj", "rollout", "chefer")
+MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim", "hirescam/vit_proj", "rollout", "chefer")
 
 
 def test_a_model_that_was_loaded_in_inference_mode_gives_the_same_maps(tmp_path: Path) -> None:
@@ -114,6 +114,7 @@ def test_maps_under_autocast_are_near_those_without(tmp_path: Path) -> None:
     assert torch.isfinite(features).all()
     torch.testing.assert_close(attention.sum((1, 2)), torch.ones(2))
     for name in MAPS:
+        assert found.maps[name].dtype == torch.float32, name
         one, other = found.maps[name].flatten(), wanted.maps[name].flatten()
         assert torch.isfinite(one).all() and torch.corrcoef(torch.stack([one, other]))[0, 1] > 0.9, name
 
