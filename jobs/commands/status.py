@@ -14,6 +14,7 @@ from jobs.errors import EXIT_ERROR
 from jobs.phrases import json_text, shown
 from jobs.progress import duration
 from jobs.runs.layout import RunLayout
+from jobs.runs.restart import only_parts_compared
 from jobs.runs.status import METADATA_DAMAGED, RunStatus, failed_inputs, status
 from jobs.submission.array import array_specification, missing_elements
 from jobs.submission.queue import queued_elements
@@ -75,6 +76,8 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"changed after being mined: {name}: {how}" for name, how in list(found.changed.items())[:_SHOWN]]
     if len(found.changed) > _SHOWN:
         lines.append(f"... and {len(found.changed) - _SHOWN} more changed shards")
+    if found.rewritten:
+        lines.append(only_parts_compared(found.rewritten))
     lines += [f"damaged: {error}" for error in list(found.damaged.values())[:_SHOWN]]
     if len(found.damaged) > _SHOWN:
         lines.append(f"... and {len(found.damaged) - _SHOWN} more damaged shards (--failed lists them)")

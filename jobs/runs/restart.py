@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +14,10 @@ from jobs.leftovers import in_use, remove_leftovers
 from jobs.phrases import counted, first_few
 from jobs.runs.footer import read_facts
 from jobs.runs.layout import RunLayout
-from jobs.shards.shard_bytes import change_since
+from jobs.shards.shard_bytes import compare
 from jobs.shards.urls import Shard
+
+logger = logging.getLogger(__name__)
 
 
 def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
@@ -65,20 +68,22 @@ def may_have_changed(layout: RunLayout, shard: str, size: int | None, *, retry_f
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedShard:
-    """A shard that is done and whose tar is not what was mined: `how` it differs."""
+    """A shard that is done and whose tar was written again: `how` it differs from what was mined.
+
+    None where no difference was found, but only its size and parts of it were compared.
+    """
 
     name: str
-    how: str
+    how: str | None
 
 
 def changed_shards(
     layout: RunLayout, listed: Sequence[Shard], now: Iterable[Shard], *, thorough: bool = False, whole: bool = False
 ) -> Iterator[ChangedShard]:
-    """Which of the done shards among `now` are not what was mined, as far as a look at local files can tell.
+    """Which of the done shards among `now` are not, or may not be, what was mined.
 
-    `listed` are the shards of run.json. A file of the same size and time of writing counts as unchanged. Of any other,
-    parts are compared with what was mined. With `thorough`, parts of every file are compared, with `whole` every file
-    is read to its end. A file that is gone has not changed: data sets move. Raises UserError if a footer is damaged.
+    `listed` are the shards of run.json. How much of a file is compared is said at `jobs.shards.shard_bytes.compare`. A
+    file that is gone has not changed: data sets move. Raises UserError if a footer is damaged.
     """
     then = {shard.name: shard for shard in listed}
     for shard in now:
@@ -90,27 +95,40 @@ def changed_shards(
             continue
         read = read_facts(layout.shard_metadata(shard.name)).tar
         if read is not None:
-            how = change_since(shard, read, trust_time=not thorough, whole=whole)
-        else:  # an earlier version kept nothing but the size
-            same = known is None or known.size == shard.size
-            how = None if same or known is None else f"{known.size:,} bytes then, {shard.size:,} now"
-        if how is not None:
-            yield ChangedShard(name=shard.name, how=how)
+            found = compare(shard, read, thorough=thorough, whole=whole)
+            if found.how is not None or found.is_partial:
+                yield ChangedShard(name=shard.name, how=found.how)
+        elif known is not None and known.size != shard.size:  # an earlier version kept nothing but the size
+            yield ChangedShard(name=shard.name, how=f"{known.size:,} bytes then, {shard.size:,} now")
 
 
 def refuse_changed(layout: RunLayout, listed: Sequence[Shard], now: Iterable[Shard], *, retry_failed: bool) -> None:
-    """Raises UserError where tars are no longer what was mined of them. Those that are mined again do not count."""
-    changed = [
+    """Raises UserError where tars are no longer what was mined of them. Those that are mined again do not count.
+
+    Tars of which only parts could be compared are a warning.
+    """
+    found = [
         shard
         for shard in changed_shards(layout, listed, now)
         if not (retry_failed and has_failed_rows(layout, shard.name))
     ]
+    changed = [shard for shard in found if shard.how is not None]
     if changed:
         shown = first_few(f"{shard.name}: {shard.how}" for shard in changed)
         raise UserError(
             f"{counted(len(changed), 'shard')} of {layout.root} changed after being mined ({shown}). Put the tars back "
             f"that were mined, or delete the shards' files in {layout.metadata} to mine them as they are now"
         )
+    if found:
+        logger.warning("%s: %s", layout.root, only_parts_compared([shard.name for shard in found]))
+
+
+def only_parts_compared(names: Sequence[str]) -> str:
+    """That these shards' tars were written again, and what was compared of them."""
+    return (
+        f"{counted(len(names), 'tar was', 'tars were')} written again after being mined ({first_few(names)}): only the "
+        "size, the beginning, the middle and the end were compared, and are the same; `promptsg verify` compares all"
+    )
 
 
 def as_it_is_now(shard: Shard) -> Shard | None:

@@ -16,7 +16,7 @@ from jobs.runs.integrity.belonging import check_pair, unlisted_problem
 from jobs.runs.integrity.footers import look_at
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest
-from jobs.runs.restart import as_it_is_now, changed_shards
+from jobs.runs.restart import ChangedShard, as_it_is_now, changed_shards
 from jobs.runs.speed import speed_of
 from jobs.shards.samples import KEPT
 from jobs.shards.urls import Shard
@@ -35,7 +35,8 @@ class RunStatus:
     are no shard's: their names, and an error with the file and what to do. `images` have maps.
     `failed_images` counts those without maps by reason. `partial_images` counts, by reason, those that lack only the
     target's maps. `zero_maps` counts the maps that are zero everywhere, by name. `changed` has the done shards whose
-    tars are no longer what was mined, and how they differ.
+    tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the same
+    as far as they were compared.
 
     `rate` is in images per second, all workers together, lately. `seconds_left` is the time that the rest takes at that
     rate. `idle` is the number of seconds since the last shard ended. None means unknown.
@@ -52,6 +53,7 @@ class RunStatus:
     partial_images: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
+    rewritten: list[str] = field(default_factory=list)
     rate: float | None = None
     seconds_left: float | None = None
     idle: float | None = None
@@ -88,6 +90,7 @@ def status(run: str | Path) -> RunStatus:
     footers, damaged = _footers_of_done(layout, manifest.fingerprint, [shard.name for shard in done])
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
+    changed = _changed(layout, done)
     speed = speed_of(events, done, list(undone.values()), time.time())
     return RunStatus(
         root=str(run),
@@ -100,7 +103,8 @@ def status(run: str | Path) -> RunStatus:
         failed_images=_total([footer.failed for footer in footers]),
         partial_images=_total([footer.partial for footer in footers]),
         zero_maps={name: count for name, count in _total([footer.zero_maps for footer in footers]).items() if count},
-        changed=_changed(layout, done),
+        changed={one.name: one.how for one in changed if one.how is not None},
+        rewritten=[one.name for one in changed if one.how is None],
         rate=speed.rate,
         seconds_left=speed.seconds_left,
         idle=speed.idle,
@@ -147,13 +151,13 @@ def _footers_of_done(
     return footers, {name: str(error) for name, error in found if isinstance(error, UserError)}
 
 
-def _changed(layout: RunLayout, done: list[Shard]) -> dict[str, str]:
-    """The done shards whose local tars changed since, and how. One whose footer is damaged is left to `verify`."""
-    found: dict[str, str] = {}
+def _changed(layout: RunLayout, done: list[Shard]) -> list[ChangedShard]:
+    """The done shards whose local tars changed, or may have. One whose footer is damaged is left to `verify`."""
+    found: list[ChangedShard] = []
     for shard in done:
         now = as_it_is_now(shard)
         with contextlib.suppress(UserError):
-            found.update((one.name, one.how) for one in changed_shards(layout, [shard], [now] if now else []))
+            found += changed_shards(layout, [shard], [now] if now else [])
     return found
 
 

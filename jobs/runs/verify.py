@@ -113,6 +113,6 @@ def _compare(shard: Shard, layout: RunLayout, *, whole: bool) -> tuple[str, ...]
         if now is None or read_footer(layout.shard_metadata(shard.name)).tar is None:
             return None
         changed = changed_shards(layout, [shard], [now], thorough=True, whole=whole)
-        return tuple(f"{one.name}: {one.how}" for one in changed)
+        return tuple(f"{one.name}: {one.how}" for one in changed if one.how is not None)
     except UserError:  # the footer is damaged, which `check_shard` has said
         return None

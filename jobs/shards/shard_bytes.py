@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.atomic import sha256_of
+from jobs.shards.plan_beside import listed_tar
 from jobs.shards.urls import Shard
 
 _PART = 1 << 16  # bytes
@@ -43,25 +44,43 @@ def parts_sha256(path: Path, size: int) -> str:
     return digest.hexdigest()
 
 
-def change_since(shard: Shard, read: ShardBytes, *, trust_time: bool = True, whole: bool = False) -> str | None:
-    """How a local shard's file differs from the bytes that were read; None where it is the same or cannot be looked at.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a shard's file compares with the bytes that were read: `how` it differs, None where no difference was found.
 
-    Where the file was written at the same time and has the same size, it counts as the same if `trust_time`. Otherwise
-    parts of it are compared, or with `whole` all of it.
+    `is_partial`: it was written again since, and only its size and parts of it were compared.
+    """
+
+    how: str | None = None
+    is_partial: bool = False
+
+
+def compare(shard: Shard, read: ShardBytes, *, thorough: bool = False, whole: bool = False) -> Comparison:
+    """Compares a local shard's file with the bytes that were read. One that cannot be looked at counts as the same.
+
+    A file of the same size and time of writing counts as the same, unless `thorough`. Of any other, parts are compared,
+    and what shards.json beside it lists. All its bytes are read with `whole`, and with `thorough` where it was written
+    again since.
     """
     path = Path(shard.url)
     if not shard.is_local or read.parts_sha256 is None:
-        return None
+        return Comparison()
     try:
         facts = path.stat()
         if facts.st_size != read.size:
-            return f"{read.size:,} bytes then, {facts.st_size:,} now"
-        if trust_time and not whole and facts.st_mtime_ns == read.modified_ns:
-            return None
+            return Comparison(how=f"{read.size:,} bytes then, {facts.st_size:,} now")
+        rewritten = facts.st_mtime_ns != read.modified_ns
+        if not (rewritten or thorough or whole):
+            return Comparison()
         if parts_sha256(path, read.size) != read.parts_sha256:
-            return "other bytes at its beginning, middle or end"
-        if whole and sha256_of(path) != read.sha256:
-            return "other bytes"
+            return Comparison(how="other bytes at its beginning, middle or end")
+        if whole or (thorough and rewritten):
+            return Comparison(how="other bytes" if sha256_of(path) != read.sha256 else None)
     except OSError:
-        return None
-    return None
+        return Comparison()
+    listed = listed_tar(path)
+    if not rewritten or (listed is not None and listed.sha256 == read.sha256):
+        return Comparison()
+    if listed is not None and listed.sha256 is not None:
+        return Comparison(how=f"{listed.plan.name} beside it lists other bytes")
+    return Comparison(is_partial=True)
