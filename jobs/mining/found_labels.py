@@ -63,7 +63,7 @@ def _check(config: MineConfig, shards: Sequence[Shard], model: PromptSG, label_m
 
 def _learn(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> FoundLabels:
     drawn = PersonSample(None, LEARNED_IMAGES)
-    pids = training_pids(shards, drawn)
+    pids = training_pids(shards, drawn, enough=model.config.num_classes)
     if len(pids) != model.config.num_classes:
         raise UserError(
             f"--label-map auto: the training shards have {len(pids)} pids, but the checkpoint has "

@@ -37,9 +37,9 @@ def labels_for(
                 f"but the checkpoint has {num_classes} classes"
             )
         if drawn is not None:
-            training_pids(shards, drawn, labels)
+            training_pids(shards, drawn, labels, enough=0)  # some images suffice
         return labels
-    labels = training_classes(training_pids(shards, drawn))
+    labels = training_classes(training_pids(shards, drawn, enough=num_classes))
     if len(labels) != num_classes:
         raise UserError(
             f"the training shards have {len(labels)} pids, but the checkpoint has {num_classes} classes: list all "
@@ -82,27 +82,50 @@ def _entries(path: Path) -> list[tuple[str, object]]:
 
 
 def training_pids(
-    shards: Sequence[Shard], drawn: PersonSample | None = None, only: Container[int] | None = None
+    shards: Sequence[Shard],
+    drawn: PersonSample | None = None,
+    only: Container[int] | None = None,
+    enough: int | None = None,
 ) -> set[int]:
     """The pids of all persons of the training split, without distractors and junk.
 
-    Their images are offered to `drawn`, or those of the pids in `only`. Reads the shards once and decodes no image. A
-    shard may hold several splits: only where its name says another one, and its first sample too, it is not read on.
-    Raises UserError where a pid does not stand for one person.
+    Their images are offered to `drawn`, or those of the pids in `only`. Reads the shards and decodes no image. A shard
+    may hold several splits. Where its name says another one than train, and its first sample too, the rest of it is
+    read only if the other shards have fewer than `enough` pids; None: in any case. Raises UserError where a pid does
+    not stand for one person.
     """
     people: set[tuple[int, str | None]] = set()
+    left: list[Shard] = []
     for shard in shards:
-        with TarReader(shard) as tar:
-            for sample, data in read_samples(tar, shard.name):
-                if sample.split != "train" and sample.tar_index == 0 and split_of(shard.name) not in (None, "train"):
-                    break
-                if sample.split != "train" or sample.pid is None or sample.role != PERSON:
-                    continue
-                people.add((sample.pid, sample.identity))
-                if drawn is not None and data is not None and (only is None or sample.pid in only):
-                    drawn.offer(str(sample.pid), sample, data)
+        may_leave = enough is not None and split_of(shard.name) not in (None, "train")
+        if not _add_people(people, shard, drawn, only, may_leave=may_leave):
+            left.append(shard)
+    for shard in left:
+        if enough is not None and len({pid for pid, _ in people}) < enough:
+            _add_people(people, shard, drawn, only, may_leave=False)
     require_own_pids(sorted(people, key=str))
     return {pid for pid, _ in people}
+
+
+def _add_people(
+    people: set[tuple[int, str | None]],
+    shard: Shard,
+    drawn: PersonSample | None,
+    only: Container[int] | None,
+    *,
+    may_leave: bool,
+) -> bool:
+    """Adds the (pid, identity) of each training image. Returns False where the shard was left at its first sample."""
+    with TarReader(shard) as tar:
+        for sample, data in read_samples(tar, shard.name):
+            if may_leave and sample.split != "train" and sample.tar_index == 0:
+                return False
+            if sample.split != "train" or sample.pid is None or sample.role != PERSON:
+                continue
+            people.add((sample.pid, sample.identity))
+            if drawn is not None and data is not None and (only is None or sample.pid in only):
+                drawn.offer(str(sample.pid), sample, data)
+    return True
 
 
 def class_of(sample: Sample, labels: Mapping[int, int]) -> int | None:

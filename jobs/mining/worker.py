@@ -176,13 +176,10 @@ class Worker:
 
 
 def _without_images(end: ShardEnd) -> str | None:
-    """The error of a shard that was read to its end and holds other things than images; None for any other."""
+    """The error of a shard that was read to its end and holds no image; None for any other."""
     if end.contents.images:
         return None
-    held = end.contents.held_instead()
-    if not held:
-        logger.warning("%s: the tar %s is empty", end.shard.name, end.shard.url)
-        return None
+    held = end.contents.held_instead() or "the tar is empty"
     return f"{end.shard.name}: no image in it: {held}; leave {end.shard.url} out of --shards, or pack it again"
 
 

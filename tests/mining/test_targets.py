@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cam.targets import FEATURE
-from jobs.errors import UserError
+from jobs.errors import ShardError, UserError
 from jobs.mining.labels import labels_for, read_label_map, training_pids
 from jobs.mining.references import References
 from jobs.mining.targets import FixedTarget, LabelTarget, SimilarityTarget
@@ -89,7 +89,7 @@ def test_a_label_map_has_pids_as_they_are_written_in_names(tmp_path: Path) -> No
 
 
 def test_training_images_are_found_between_others(tmp_path: Path) -> None:
-    """A shard may hold several splits. Only where its name and its first image say another one is it not read on."""
+    """A shard may hold several splits. Where its name and its first image say another one, it is read on at need."""
     splits = {"a": "query", "b": "train", "c": "gallery", "d": "train"}
     members = [
         member
@@ -100,8 +100,14 @@ def test_training_images_are_found_between_others(tmp_path: Path) -> None:
     assert training_pids(expand_shards([str(tmp_path / "all-0.tar")])) == {2, 4}
     write_tar(tmp_path / "query-0.tar", members[2:])  # begins with training, whatever its name
     assert training_pids(expand_shards([str(tmp_path / "query-0.tar")])) == {2, 4}
+    write_tar(tmp_path / "gallery-0.tar", members)
+    gallery = expand_shards([str(tmp_path / "gallery-0.tar")])
+    assert training_pids(gallery) == training_pids(gallery, enough=1) == labels_for(gallery, None, 2).keys() == {2, 4}
+    both = expand_shards([str(tmp_path / "*-0.tar")])
     write_tar(tmp_path / "gallery-0.tar", members, end=False)
-    assert training_pids(expand_shards([str(tmp_path / "gallery-0.tar")])) == set()  # its broken end was not reached
+    assert training_pids(both, enough=2) == {2, 4}  # the broken end was not reached
+    with pytest.raises(ShardError, match="not a whole tar"):
+        training_pids(both, enough=3)
 
 
 class Out:
