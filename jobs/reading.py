@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.phrases import one_line
+from jobs.system_errors import cause_of
 
 _LONGEST_REASON = 200  # characters: some readers quote the file
 
@@ -50,6 +49,5 @@ def read_json_object(path: Path, what: str, remedy: str) -> dict[str, object]:
 
 def _reason(error: Exception) -> str:
     """Why, on one line of bounded length."""
-    # HDF5 puts the time and the numbers of its own call around what the system said.
-    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
+    reason = cause_of(error)
     return reason if len(reason) <= _LONGEST_REASON else reason[:_LONGEST_REASON] + "..."

@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from jobs.phrases import one_line
+
 _NO_RIGHT = "ask its owner for the right to do so, or name another folder"
 _NO_ROOM = "free some room there, or name another folder, and give the same command again"
 _REMEDIES = {
@@ -24,8 +26,14 @@ _REMEDIES = {
 
 def reason_of(error: OSError) -> str:
     """Why an operation on a file failed, and what to do: `No space left on device; free some room ...`."""
-    reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split()) or type(error).__name__
+    reason = cause_of(error)
     return f"{reason}; {remedy}" if (remedy := _REMEDIES.get(error.errno or 0)) else reason
+
+
+def cause_of(error: Exception) -> str:
+    """What the system says of an operation on a file, or what any other error says, on one line."""
+    # HDF5 puts the time and the numbers of its own call around what the system said.
+    return os.strerror(error.errno) if isinstance(error, OSError) and error.errno else one_line(error)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,9 @@ _CHUNK_BYTES = 1 << 18
 _VALUE_BYTES = 4  # float32
 _CHUNK_CACHE = 16 << 20  # must hold the unfinished chunk of every dataset, or each batch would rewrite those chunks
 
+# What h5py raises on damaged files.
+HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+
 WritableBuffer: TypeAlias = bytearray | memoryview
 ReadableBuffer: TypeAlias = bytes | WritableBuffer
 

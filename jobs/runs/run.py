@@ -21,7 +21,7 @@ from jobs.runs.integrity.belonging import refuse_unlisted, unreadable
 from jobs.runs.integrity.footers import RunFooters
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
-from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS, stored
+from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.shards.names import is_file_name
 from jobs.shards.urls import Shard
 
@@ -194,14 +194,7 @@ class Run:
         with self.footers.open_maps(shard, cache=cache) as file:
             try:
                 yield file
-            except (
-                OSError,
-                KeyError,
-                RuntimeError,
-                ValueError,
-                TypeError,
-                AttributeError,
-            ) as error:  # on damaged files
+            except HDF5_ERRORS as error:
                 raise unreadable(self.layout, shard, error) from error
 
     def _read(self, name: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:

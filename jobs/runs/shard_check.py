@@ -26,7 +26,7 @@ from jobs.runs.integrity.belonging import identity_problem
 from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.maps_file import FEATURES, HEADS, KEY, MAPS, stored
+from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
 
 _ROWS_AT_A_TIME = 4096
@@ -49,7 +49,7 @@ def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShar
             return CheckedShard(rows=0, problems=(f"{name}: {problem}",))
         table = pq.read_table(path, page_checksum_verification=True)
         problems = [f"{name}: {problem}" for problem in _problems(name, table, layout, manifest)]
-    except (OSError, ValueError, KeyError, RuntimeError, UserError) as error:  # of h5py, pyarrow and ours
+    except (*HDF5_ERRORS, UserError) as error:  # pyarrow raises OSError and ValueError
         return CheckedShard(rows=0, problems=(f"{name}: unreadable: {one_line(error)}",))
     return CheckedShard(rows=len(table), problems=tuple(problems))
 

@@ -14,7 +14,7 @@ from jobs.errors import UserError
 from jobs.phrases import one_line
 from jobs.runs.footer import ShardFooter, read_facts
 from jobs.runs.layout import RunLayout
-from jobs.runs.maps_file import KEY, TAR
+from jobs.runs.maps_file import HDF5_ERRORS, KEY, TAR
 
 _AGAIN = "run the same `promptsg mine` again"
 
@@ -73,7 +73,7 @@ def open_maps(layout: RunLayout, shard: str, footer: ShardFooter, *, cache: int 
         problem = identity_problem(file, shard, footer)
         if problem is None and len(file[KEY]) != footer.images:
             problem = f"has {len(file[KEY])} rows, {footer.images} were written"
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # what h5py raises on damaged files
+    except HDF5_ERRORS as error:
         problem = f"cannot be read ({one_line(error)})"
     if problem:
         file.close()
@@ -90,7 +90,7 @@ def open_file(layout: RunLayout, shard: str, *, cache: int | None = None) -> h5p
     try:
         # Published files never change, so no lock is needed; locks fail on NFS and Lustre.
         return h5py.File(layout.shard_maps(shard), "r", locking=False, **options)
-    except (OSError, RuntimeError) as error:
+    except HDF5_ERRORS as error:
         raise unreadable(layout, shard, error) from error
 
 
