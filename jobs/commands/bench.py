@@ -12,7 +12,7 @@ import click
 
 from jobs.benchmark.bench import LIMIT, SECONDS, BenchConfig, bench
 from jobs.benchmark.report import BenchReport
-from jobs.commands.options import echo, image_size_option, json_option, weights_key_option
+from jobs.commands.options import echo, image_size_option, json_option, option_with_default, weights_key_option
 from jobs.mining.config import build_config
 
 
@@ -29,9 +29,9 @@ from jobs.mining.config import build_config
 @click.option("--prompt-mode", help="composed (default) or simplified.")
 @click.option("--images", type=click.IntRange(1), help="The size of the dataset to estimate for, in images.  [default: "
               "that of the shards]")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), default=LIMIT, show_default=True, help="Read at most this many "
+@option_with_default("--limit", type=click.IntRange(1), default=LIMIT, help="Read at most this many "
               "images.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(0.01), default=SECONDS, show_default=True, help="Measure each part "
+@option_with_default("--seconds", type=click.FloatRange(0.01), default=SECONDS, help="Measure each part "
               "for about this long. The whole job takes ten times that.")  # fmt: skip
 @click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Write the temporary run "
               "here: choose the file system that the real run will be on.  [default: the system's]")  # fmt: skip

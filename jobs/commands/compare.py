@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, json_option, looks_options, model_options, picture_height_option
+from jobs.commands.options import (
+    echo,
+    json_option,
+    looks_options,
+    model_options,
+    option_with_default,
+    picture_height_option,
+)
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.compare import CompareConfig, Comparison, compare
 
@@ -19,21 +26,24 @@ if TYPE_CHECKING:
 @click.command(name="compare")
 @click.option("--query", type=click.Path(path_type=Path), required=True, help="The first image.")
 @click.option("--gallery", type=click.Path(path_type=Path), required=True, help="The second image.")
-@click.option(
+@option_with_default(
     "--output",
     type=click.Path(path_type=Path),
     default=CompareConfig.output,
-    show_default=True,
     help="The folder for the picture and the arrays.",
 )
-@click.option("--method", "methods", multiple=True, default=CompareConfig.methods,
-              show_default=True, help="A method, or a map of the model itself, or all; repeatable.")  # fmt: skip
-@click.option(
+@option_with_default(
+    "--method",
+    "methods",
+    multiple=True,
+    default=CompareConfig.methods,
+    help="A method, or a map of the model itself, or all; repeatable.",
+)
+@option_with_default(
     "--layer",
     "layers",
     multiple=True,
     default=CompareConfig.layers,
-    show_default=True,
     help="A layer for the gradient methods, or all; repeatable.",
 )
 @looks_options(scales=("image", "shared"))

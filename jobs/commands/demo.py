@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo
+from jobs.commands.options import echo, option_with_default
 from jobs.commands.steps import repeated, run_steps
 from jobs.errors import UserError
 
@@ -27,7 +27,7 @@ Step = tuple[object, ...]  # the words of a command
 
 @click.command(name="demo")
 @click.argument("folder", type=click.Path(path_type=Path), default="promptsg-demo", metavar="[DIR]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of the pedestrians.")
+@option_with_default("--seed", type=click.IntRange(0), default=0, help="The seed of the pedestrians.")
 def command(folder: Path, seed: int) -> None:
     """Draw pedestrians that the model has never seen, mine them with a tiny trained PromptSG, evaluate, compute
     statistics and draw pictures in DIR. Needs no network and no GPU.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, json_option, option_group, run_argument
+from jobs.commands.options import echo, json_option, option_group, option_with_default, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation
@@ -31,26 +31,17 @@ _rerank_options = option_group(
     "rerank",
     _rerank,
     click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal encoding (Zhong et al. 2017)."),
-    click.option(
-        "--k1",
-        type=click.IntRange(1),
-        default=RerankConfig.k1,
-        show_default=True,
-        help="Reciprocal neighbours of --rerank.",
+    option_with_default(
+        "--k1", type=click.IntRange(1), default=RerankConfig.k1, help="Reciprocal neighbours of --rerank."
     ),
-    click.option(
-        "--k2",
-        type=click.IntRange(1),
-        default=RerankConfig.k2,
-        show_default=True,
-        help="Encodings that --rerank averages.",
+    option_with_default(
+        "--k2", type=click.IntRange(1), default=RerankConfig.k2, help="Encodings that --rerank averages."
     ),
-    click.option(
+    option_with_default(
         "--lambda",
         "weight",
         type=click.FloatRange(0, 1),
         default=RerankConfig.weight,
-        show_default=True,
         help="Weight of the plain distance in --rerank.",
     ),
 )
@@ -59,38 +50,23 @@ _rerank_options = option_group(
 @click.command(name="evaluate")
 @run_argument
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the results.  [default: RUN/evaluation]")
-@click.option(
-    "--query-where", default=EvaluateConfig.query_where, show_default=True, help="SQL over the metadata's columns."
-)
-@click.option(
-    "--gallery-where", default=EvaluateConfig.gallery_where, show_default=True, help="The same for the gallery."
-)
+@option_with_default("--query-where", default=EvaluateConfig.query_where, help="SQL over the metadata's columns.")
+@option_with_default("--gallery-where", default=EvaluateConfig.gallery_where, help="The same for the gallery.")
 @click.option("--keep-same-camera", is_flag=True, help="Rank also a query's images of its own camera, but for itself.")
-@click.option(
-    "--topk",
-    type=click.IntRange(1),
-    default=EvaluateConfig.topk,
-    show_default=True,
-    help="Nearest images kept per query.",
+@option_with_default(
+    "--topk", type=click.IntRange(1), default=EvaluateConfig.topk, help="Nearest images kept per query."
 )
 @_rerank_options
-@click.option(
+@option_with_default(
     "--memory",
     default=f"{EvaluateConfig.memory // _UNITS['GB']}GB",
-    show_default=True,
     help="The most memory to use. It decides how many queries are ranked at once.",
 )
 @click.option("--block", type=click.IntRange(1), help="Rank this many queries at once, and ignore --memory.")
-@click.option(
-    "--bootstrap",
-    type=click.IntRange(1),
-    default=EvaluateConfig.bootstrap,
-    show_default=True,
-    help="Samples of the intervals.",
+@option_with_default(
+    "--bootstrap", type=click.IntRange(1), default=EvaluateConfig.bootstrap, help="Samples of the intervals."
 )
-@click.option(
-    "--seed", type=click.IntRange(0), default=EvaluateConfig.seed, show_default=True, help="The seed of the samples."
-)
+@option_with_default("--seed", type=click.IntRange(0), default=EvaluateConfig.seed, help="The seed of the samples.")
 @json_option
 def command(
     run: Path,

@@ -15,6 +15,7 @@ from jobs.commands.options import (
     echo,
     json_option,
     option_group,
+    option_with_default,
     run_argument,
     selection_options,
     shards_root_option,
@@ -34,19 +35,14 @@ _config_options = option_group(
     ),
     click.option("--weights-key", help="Which state dict of the checkpoint to take.  [default: as RUN was mined]"),
     click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all]"),
-    click.option(
+    option_with_default(
         "--steps",
         type=click.IntRange(1),
         default=FaithfulnessConfig.steps,
-        show_default=True,
         help="The steps from no removed patch to all removed.",
     ),
-    click.option(
-        "--random",
-        type=click.IntRange(1),
-        default=FaithfulnessConfig.random,
-        show_default=True,
-        help="Random orders for each image.",
+    option_with_default(
+        "--random", type=click.IntRange(1), default=FaithfulnessConfig.random, help="Random orders for each image."
     ),
     click.option(
         "--sigma",
@@ -54,32 +50,23 @@ _config_options = option_group(
         help="The blur's standard deviation in pixels of the "
         "model's input.  [default: half a patch: 1 % of a pattern that repeats within it remains]",
     ),
-    click.option(
-        "--sanity/--no-sanity",
-        default=FaithfulnessConfig.sanity,
-        show_default=True,
-        help="Compare with re-initialised models.",
+    option_with_default(
+        "--sanity/--no-sanity", default=FaithfulnessConfig.sanity, help="Compare with re-initialised models."
     ),
-    click.option(
+    option_with_default(
         "--sanity-images",
         type=click.IntRange(1),
         default=FaithfulnessConfig.sanity_images,
-        show_default=True,
         help="How many images to compare with the re-initialised models.",
     ),
-    click.option(
+    option_with_default(
         "--resamples",
         type=click.IntRange(100),
         default=FaithfulnessConfig.resamples,
-        show_default=True,
         help="How often identities are resampled, for the intervals.",
     ),
-    click.option(
-        "--batch-size",
-        type=click.IntRange(1),
-        default=FaithfulnessConfig.batch_size,
-        show_default=True,
-        help="Images in one pass.",
+    option_with_default(
+        "--batch-size", type=click.IntRange(1), default=FaithfulnessConfig.batch_size, help="Images in one pass."
     ),
     device_option,
     click.option("--precision", help="auto, bf16, fp16 or fp32.  [default: as RUN was mined]"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, stored_pictures_options
+from jobs.commands.options import echo, option_with_default, stored_pictures_options
 from jobs.phrases import counted
 from jobs.rendering.gallery import DEFAULT_LIMIT, GalleryConfig, GalleryReport, gallery
 from jobs.runs.query import RowSelection
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 @click.command(name="gallery")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to write.")
 @stored_pictures_options(maps="all", limit=DEFAULT_LIMIT, keys=False, upsample=False)
-@click.option(
+@option_with_default(
     "--thumb-height",
     default=GalleryConfig.thumb_height,
-    show_default=True,
     type=click.IntRange(16, 2048),
     help="The height of the pictures, in pixels.",
 )

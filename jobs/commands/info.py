@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import device_option, echo, image_size_option, json_option, weights_key_option
+from jobs.commands.options import (
+    device_option,
+    echo,
+    image_size_option,
+    json_option,
+    option_with_default,
+    weights_key_option,
+)
 from jobs.mining.model_options import parse_image_size
 from jobs.phrases import first_few
 from jobs.shards.urls import expand_shards
@@ -37,11 +44,11 @@ _NOT_IN_TENSORS = {
 @image_size_option
 @click.option("--shards", multiple=True, help="Also run the model over a sample of these shards' images: retrieval, "
               "and predictions compared with labels.")  # fmt: skip
-@click.option("--images", type=click.IntRange(8), default=500, show_default=True, help="The size of the sample.")
+@option_with_default("--images", type=click.IntRange(8), default=500, help="The size of the sample.")
 @click.option("--label-map", type=click.Path(path_type=Path), help="A JSON file of pid to class.  "
               "[default: the rank among the training pids]")  # fmt: skip
 @device_option
-@click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp16 or fp32.")
+@option_with_default("--precision", default="auto", help="auto, bf16, fp16 or fp32.")
 @json_option
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def command(

@@ -22,6 +22,8 @@ from jobs.text_files import read_text
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
+option_with_default = functools.partial(click.option, show_default=True)
+
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 shards_root_option = click.option(
@@ -33,7 +35,7 @@ allow_remote_option = click.option(
 allow_pipes_option = click.option(
     "--allow-pipes", is_flag=True, help="Run the commands that run.json has in the place of shards."
 )
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+device_option = option_with_default("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -71,7 +73,7 @@ def selection_options(*, limit: int | None = None, keys: bool = True) -> Callabl
         click.option("--order-by", help="SQL, such as 'mim_attention_entropy DESC'."),
         click.option("--limit", type=click.IntRange(1), default=limit, show_default=limit is not None, help=most),
         click.option("--sample", type=click.IntRange(1), help="Draw this many of the images at random."),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The seed of random draws."),
+        option_with_default("--seed", type=click.IntRange(0), default=0, help="The seed of random draws."),
     ]
     if keys:
         told = "A file with a key on each line, or a .csv with a column key; - is standard input."
@@ -119,16 +121,17 @@ def looks_options(*, scales: Sequence[str] | None = None, upsample: bool = True)
     offered = list(scales or SCALES)
     meanings = "; ".join(f"{scale}, {_SCALES[scale]}" for scale in offered)
     options = [
-        click.option("--scale", type=click.Choice(offered), default=Looks.scale, show_default=True,
+        option_with_default("--scale", type=click.Choice(offered), default=Looks.scale,
                      help=f"The range of the colour scale: {meanings}."),
-        click.option("--colormap", default=Looks.colormap, show_default=True,
+        option_with_default("--colormap", default=Looks.colormap,
                      help="The colours, by OpenCV's name; an unknown name lists all."),
-        click.option("--alpha", type=click.FloatRange(0, 1), default=Looks.alpha, show_default=True,
+        option_with_default("--alpha", type=click.FloatRange(0, 1), default=Looks.alpha,
                      help="The map's share of an overlay."),
     ]  # fmt: skip
     if upsample:
-        options.append(click.option("--upsample", type=click.Choice(list(UPSAMPLE)), default=Looks.upsample,
-                                    show_default=True, help="How a map is enlarged to its image."))  # fmt: skip
+        upsampling = click.Choice(list(UPSAMPLE))
+        told = "How a map is enlarged to its image."
+        options.append(option_with_default("--upsample", type=upsampling, default=Looks.upsample, help=told))
     return option_group("looks", Looks, *options)
 
 
@@ -137,8 +140,8 @@ def stored_maps_option(*, default: str) -> Callable[[F], F]:
     return click.option("--map", "maps", multiple=True, help=f"A stored map; repeatable.  [default: {default}]")
 
 
-picture_height_option = click.option(
-    "--height", type=click.IntRange(32), default=256, show_default=True, help="The height of each picture, in pixels."
+picture_height_option = option_with_default(
+    "--height", type=click.IntRange(32), default=256, help="The height of each picture, in pixels."
 )
 workers_option = click.option(
     "--workers", type=click.IntRange(1), help="The number of processes.  [default: one per core]"
@@ -191,7 +194,7 @@ model_options = option_group(
     click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint."),
     weights_key_option,
     device_option,
-    click.option("--precision", default="auto", show_default=True, help="auto, bf16, fp16 or fp32."),
+    option_with_default("--precision", default="auto", help="auto, bf16, fp16 or fp32."),
     click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML."),
     click.option("--model-set", type=(str, str), multiple=True, metavar="KEY VALUE", help="One of its settings."),
     image_size_option,

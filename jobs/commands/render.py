@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cam.panels import WIDEST
-from jobs.commands.options import echo, stored_pictures_options
+from jobs.commands.options import echo, option_with_default, stored_pictures_options
 from jobs.errors import UserError
 from jobs.phrases import counted, first_few
 from jobs.rendering.drawing.style import STYLES
@@ -29,29 +29,22 @@ _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
 
 @click.command(name="render")
 @click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures]")
-@click.option(
-    "--style", type=click.Choice(STYLES), default=RenderConfig.style, show_default=True, help="The kind of pictures."
-)
+@option_with_default("--style", type=click.Choice(STYLES), default=RenderConfig.style, help="The kind of pictures.")
 @stored_pictures_options(maps="all for panel and sheet, else the first")
 @click.option("--queries", type=click.Path(path_type=Path), help="Only these queries: queries.parquet or failures.txt "
               "of `promptsg evaluate`.")  # fmt: skip
-@click.option(
-    "--topk",
-    type=click.IntRange(1),
-    default=RenderConfig.topk,
-    show_default=True,
-    help="The number of gallery images in `ranked`.",
+@option_with_default(
+    "--topk", type=click.IntRange(1), default=RenderConfig.topk, help="The number of gallery images in `ranked`."
 )
 @click.option("--size", help="The size of each image: HEIGHTxWIDTH, or a height, at which an image more than "
               "8 times as wide is drawn lower.  [default: its own for overlay and heatmap, else 256]")  # fmt: skip
-@click.option(
+@option_with_default(
     "--per-page",
     type=click.IntRange(1),
     default=RenderConfig.per_page,
-    show_default=True,
     help="The number of images on a page of `sheet`.",
 )
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), default=RenderConfig.form, show_default=True,
+@option_with_default("--format", "form", type=click.Choice(list(FORMATS)), default=RenderConfig.form,
               help="The format of the pictures.")  # fmt: skip
 @click.option("--name-template", help="How pictures are named, with {key} {shard} {pid} {camid} {map} {style}; a / "
               "makes folders.  [default: {key}__{map}]")  # fmt: skip

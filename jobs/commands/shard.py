@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo
+from jobs.commands.options import echo, option_with_default
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.packing import PackingReport, ShardConfig, pack
 from jobs.errors import UserError
@@ -34,10 +34,10 @@ from jobs.phrases import counted, first_few
 @click.option("--split", "splits", multiple=True, help="Only this split, by its new name; repeatable.")
 @click.option("--follow-links", is_flag=True, help="Pack links to images outside SOURCE too. Links to folders are "
               "always followed, and links to images in SOURCE, or in a folder that was linked.")  # fmt: skip
-@click.option("--images-per-shard", default=1000, show_default=True, type=click.IntRange(1), help="A shard is the unit "
+@option_with_default("--images-per-shard", default=1000, type=click.IntRange(1), help="A shard is the unit "
               "of work: a job that is killed loses at most the shards that it was working on.")  # fmt: skip
 @click.option("--shuffle", is_flag=True, help="Shuffle within each split instead of sorting by key.")
-@click.option("--seed", default=0, show_default=True, help="The seed of --shuffle.")
+@option_with_default("--seed", default=0, help="The seed of --shuffle.")
 @click.option("--overwrite", is_flag=True, help="Remove the shards of an earlier request in DEST first.")
 def command(
     source: Path,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, run_argument
+from jobs.commands.options import echo, option_with_default, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.statistics.config import ShardBlock, StatsConfig
@@ -25,33 +25,18 @@ if TYPE_CHECKING:
 @click.option("--where", help="SQL condition that selects images; `run` is the table of all.")
 @click.option("--map", "maps", multiple=True, help="A map of the run. Repeatable.  [default: all]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
-@click.option(
-    "--outliers",
-    default=StatsConfig.outliers,
-    show_default=True,
-    type=click.IntRange(0),
-    help="How many outliers to list; 0: none.",
+@option_with_default(
+    "--outliers", default=StatsConfig.outliers, type=click.IntRange(0), help="How many outliers to list; 0: none."
 )
-@click.option(
+@option_with_default(
     "--sample",
     default=StatsConfig.sample,
-    show_default=True,
     type=click.IntRange(1),
     help="About how many images agreement and consistency are computed from.",
 )
-@click.option(
-    "--resamples",
-    default=StatsConfig.resamples,
-    show_default=True,
-    type=click.IntRange(10),
-    help="Bootstrap resamples.",
-)
-@click.option(
-    "--seed",
-    default=StatsConfig.seed,
-    show_default=True,
-    type=click.IntRange(0, 2**32 - 1),
-    help="The seed of random draws.",
+@option_with_default("--resamples", default=StatsConfig.resamples, type=click.IntRange(10), help="Bootstrap resamples.")
+@option_with_default(
+    "--seed", default=StatsConfig.seed, type=click.IntRange(0, 2**32 - 1), help="The seed of random draws."
 )
 @click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
 @click.option("--merge", is_flag=True, help="Merge PARTs; the question is taken from them.")

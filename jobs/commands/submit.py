@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, option_group
+from jobs.commands.options import echo, option_group, option_with_default
 from jobs.mining.config import build_config
 from jobs.submission.options import ArrayOptions, sbatch_options
 from jobs.submission.submit import Submission, SubmitConfig, submit
@@ -49,7 +49,7 @@ _array = option_group(
     click.option("--array-tasks", type=click.IntRange(1), required=True, help="The number of elements of the array. "
                  "Each mines a block of the shards."),
     click.option("--max-running", type=click.IntRange(1), help="How many elements may run at a time.  [default: all]"),
-    click.option("--gpus-per-task", type=click.IntRange(0), default=1, show_default=True, help="GPUs of an element. "
+    option_with_default("--gpus-per-task", type=click.IntRange(0), default=1, help="GPUs of an element. "
                  "0 mines on CPUs."),
     click.option("--cpus-per-task", type=click.IntRange(1), help="Cores of an element: its GPUs times the decoding "
                  "workers of each, and some more."),
@@ -60,9 +60,9 @@ _array = option_group(
     click.option("--sbatch-arg", multiple=True, metavar="K=V", help="Any other option of sbatch, such as "
                  "constraint=a100, or a bare K. Repeatable."),
     click.option("--finalize-arg", multiple=True, metavar="K=V", help="The same for the finalize job."),
-    click.option("--max-requeues", type=click.IntRange(0), default=10, show_default=True, help="How often an element "
+    option_with_default("--max-requeues", type=click.IntRange(0), default=10, help="How often an element "
                  "goes back to the queue when it reaches its time limit or is preempted."),
-    click.option("--drain-seconds", type=click.IntRange(1, 65535), default=180, show_default=True, help="How long "
+    option_with_default("--drain-seconds", type=click.IntRange(1, 65535), default=180, help="How long "
                  "before its time limit an element is asked to stop."),
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import image_size_option, weights_key_option
+from jobs.commands.options import image_size_option, option_with_default, weights_key_option
 from jobs.commands.steps import repeated, run_steps
 from jobs.shards.names import PIPE
 
@@ -18,8 +18,8 @@ from jobs.shards.names import PIPE
 @weights_key_option
 @click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
-@click.option("--visualize", type=click.IntRange(0), default=0, show_default=True, help="Draw the first N images.")
-@click.option("--map", "maps", multiple=True, default=("mim_attention",), show_default=True, help="A map to mine and "
+@option_with_default("--visualize", type=click.IntRange(0), default=0, help="Draw the first N images.")
+@option_with_default("--map", "maps", multiple=True, default=("mim_attention",), help="A map to mine and "
               "to draw; repeatable.")  # fmt: skip
 @click.option("--rerank", is_flag=True, help="Evaluate with k-reciprocal re-ranking.")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")

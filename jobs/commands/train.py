@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from jobs.commands.options import echo
+from jobs.commands.options import echo, option_with_default
 from jobs.logs import setup_logging
 from jobs.training.config import TrainConfig, build_train_config
 
@@ -34,11 +34,11 @@ def _default(name: str) -> object:
               help="The size of the images in pixels.  [default: 256 128; from scratch 128 64]")  # fmt: skip
 @click.option("--stride", type=click.IntRange(min=1), help="The stride of the patches in pixels.  "
               "[default: the patch size]")  # fmt: skip
-@click.option("--identities", type=click.IntRange(min=2), default=_default("identities"), show_default=True,
+@option_with_default("--identities", type=click.IntRange(min=2), default=_default("identities"),
               help="The number of identities in a batch (P).")  # fmt: skip
-@click.option("--images-each", type=click.IntRange(min=1), default=_default("images_each"), show_default=True,
+@option_with_default("--images-each", type=click.IntRange(min=1), default=_default("images_each"),
               help="The number of images of each identity (K).")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), default=_default("epochs"), show_default=True,
+@option_with_default("--epochs", type=click.IntRange(min=1), default=_default("epochs"),
               help="The length of the training in epochs, unless --steps is given.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(min=1), help="The length of the training in steps.  "
               "[default: by --epochs; from scratch 3000]")  # fmt: skip
@@ -47,7 +47,7 @@ def _default(name: str) -> object:
               "[default: step; from scratch cosine]")  # fmt: skip
 @click.option("--warmup", type=click.IntRange(min=0), help="The steps of linear warm-up.  "
               "[default: 0; from scratch 50]")  # fmt: skip
-@click.option("--decay-epochs", type=int, multiple=True, default=_default("decay_epochs"), show_default=True,
+@option_with_default("--decay-epochs", type=int, multiple=True, default=_default("decay_epochs"),
               help="Where schedule `step` divides the rates by 10; repeatable.")  # fmt: skip
 @click.option("--lr-tower", type=float, help="The learning rate of CLIP's towers.  "
               "[default: 5e-6; from scratch 1e-3]")  # fmt: skip
@@ -56,29 +56,29 @@ def _default(name: str) -> object:
 @click.option("--lr-qk", type=float, help="The learning rate of the MIM's queries and keys: at the rate of the others "
               "the map stays uniform.  [default: 10 times --lr-new; from scratch 3 times]")  # fmt: skip
 @click.option("--weight-decay", type=float, help="[default: 1e-4; from scratch 0.05]")
-@click.option("--id-weight", type=float, default=_default("id_weight"), show_default=True,
+@option_with_default("--id-weight", type=float, default=_default("id_weight"),
               help="The weight of the identity losses.")  # fmt: skip
-@click.option("--triplet-weight", type=float, default=_default("triplet_weight"), show_default=True,
+@option_with_default("--triplet-weight", type=float, default=_default("triplet_weight"),
               help="The weight of the triplet losses.")  # fmt: skip
 @click.option("--unit-triplets/--raw-triplets", default=None, help="Whether triplet distances are between features "
               "of unit length. From random weights, raw features collapse.  "
               "[default: raw; from scratch unit]")  # fmt: skip
-@click.option("--contrastive-weight", type=float, default=_default("contrastive_weight"), show_default=True,
+@option_with_default("--contrastive-weight", type=float, default=_default("contrastive_weight"),
               help="The weight of the loss of image against text.")  # fmt: skip
 @click.option("--erase", type=click.FloatRange(0, 1), help="The share of images that random erasing changes.  "
               "[default: 0.5; from scratch 0.1]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=_default("seed"), show_default=True,
+@option_with_default("--seed", type=click.IntRange(min=0), default=_default("seed"),
               help="The seed of everything random.")  # fmt: skip
-@click.option("--device", default=_default("device"), show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default=_default("precision"),
-              show_default=True, help="The precision of the forward pass.")  # fmt: skip
-@click.option("--weights", type=click.Choice(["fp32", "fp16"]), default=_default("weights"), show_default=True,
+@option_with_default("--device", default=_default("device"), help="auto, cpu, cuda or cuda:N.")
+@option_with_default("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default=_default("precision"),
+                     help="The precision of the forward pass.")  # fmt: skip
+@option_with_default("--weights", type=click.Choice(["fp32", "fp16"]), default=_default("weights"),
               help="How the checkpoint stores matrices.")  # fmt: skip
-@click.option("--workers", type=click.IntRange(min=0), default=_default("workers"), show_default=True,
+@option_with_default("--workers", type=click.IntRange(min=0), default=_default("workers"),
               help="The number of decoding processes.")  # fmt: skip
-@click.option("--save-every", type=click.IntRange(min=1), default=_default("save_every"), show_default=True,
+@option_with_default("--save-every", type=click.IntRange(min=1), default=_default("save_every"),
               help="Save after so many steps.")  # fmt: skip
-@click.option("--log-every", type=click.IntRange(min=1), default=_default("log_every"), show_default=True,
+@option_with_default("--log-every", type=click.IntRange(min=1), default=_default("log_every"),
               help="Log after so many steps.")  # fmt: skip
 def command(file: Path | None, settings: tuple[str, ...], **values: object) -> None:
     """Train a PromptSG on the images of the split `train`, with identity, triplet and image-text contrastive losses.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, looks_options, model_options, picture_height_option
+from jobs.commands.options import echo, looks_options, model_options, option_with_default, picture_height_option
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
 
@@ -18,52 +18,46 @@ if TYPE_CHECKING:
 
 @click.command(name="visualize")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option(
+@option_with_default(
     "--output",
     type=click.Path(path_type=Path),
     default=VisualizeConfig.output,
-    show_default=True,
     help="The folder for pictures and arrays.",
 )
-@click.option(
+@option_with_default(
     "--method",
     "methods",
     multiple=True,
     default=VisualizeConfig.methods,
-    show_default=True,
     help="gradcam, gradcam++, hirescam, rollout, chefer, a map of the model such as mim_attention, or all; repeatable.",
 )
-@click.option(
+@option_with_default(
     "--layer",
     "layers",
     multiple=True,
     default=VisualizeConfig.layers,
-    show_default=True,
     help="A layer for the gradient methods, or all; repeatable.",
 )
-@click.option(
+@option_with_default(
     "--target",
     type=click.Choice(["predicted", "feature"]),
     default=VisualizeConfig.target,
-    show_default=True,
     help="What is differentiated: the logit of the predicted class, or the sum of the feature.",
 )
 @click.option("--target-class", type=click.IntRange(0), help="Differentiate the logit of this class instead.")
 @click.option("--num", type=click.IntRange(1), help="Draw only the first NUM images.")
 @looks_options()
 @picture_height_option
-@click.option(
+@option_with_default(
     "--interpolation",
     type=click.Choice(["bilinear", "bicubic"]),
     default=VisualizeConfig.interpolation,
-    show_default=True,
     help="How images are resized for the model; older scripts used bicubic.",
 )
-@click.option(
+@option_with_default(
     "--batch-size",
     type=click.IntRange(1),
     default=VisualizeConfig.batch_size,
-    show_default=True,
     help="The number of images in one pass through the model.",
 )
 @model_options
