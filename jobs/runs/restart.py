@@ -14,7 +14,7 @@ from jobs.leftovers import in_use, remove_leftovers
 from jobs.phrases import counted, first_few
 from jobs.runs.footer import read_facts
 from jobs.runs.layout import RunLayout
-from jobs.shards.shard_bytes import compare
+from jobs.shards.shard_bytes import compare_bytes
 from jobs.shards.urls import Shard
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def changed_shards(
 ) -> Iterator[ChangedShard]:
     """Which of the done shards among `now` are not, or may not be, what was mined.
 
-    `listed` are the shards of run.json. How much of a file is compared is said at `jobs.shards.shard_bytes.compare`. A
+    `listed` are the shards of run.json. How much of a file is compared is said at `jobs.shards.shard_bytes.compare_bytes`. A
     file that is gone has not changed: data sets move. Raises UserError if a footer is damaged.
     """
     then = {shard.name: shard for shard in listed}
@@ -95,7 +95,7 @@ def changed_shards(
             continue
         read = read_facts(layout.shard_metadata(shard.name)).tar
         if read is not None:
-            found = compare(shard, read, thorough=thorough, whole=whole)
+            found = compare_bytes(shard, read, thorough=thorough, whole=whole)
             if found.how is not None or found.is_partial:
                 yield ChangedShard(name=shard.name, how=found.how)
         elif known is not None and known.size != shard.size:  # an earlier version kept nothing but the size

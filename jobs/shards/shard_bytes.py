@@ -45,7 +45,7 @@ def parts_sha256(path: Path, size: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ShardComparison:
     """How a shard's file compares with the bytes that were read: `how` it differs, None where no difference was found.
 
     `is_partial`: it was written again since, and only its size and parts of it were compared.
@@ -55,7 +55,7 @@ class Comparison:
     is_partial: bool = False
 
 
-def compare(shard: Shard, read: ShardBytes, *, thorough: bool = False, whole: bool = False) -> Comparison:
+def compare_bytes(shard: Shard, read: ShardBytes, *, thorough: bool = False, whole: bool = False) -> ShardComparison:
     """Compares a local shard's file with the bytes that were read. One that cannot be looked at counts as the same.
 
     A file of the same size and time of writing counts as the same, unless `thorough`. Of any other, parts are compared,
@@ -64,23 +64,23 @@ def compare(shard: Shard, read: ShardBytes, *, thorough: bool = False, whole: bo
     """
     path = Path(shard.url)
     if not shard.is_local or read.parts_sha256 is None:
-        return Comparison()
+        return ShardComparison()
     try:
         facts = path.stat()
         if facts.st_size != read.size:
-            return Comparison(how=f"{read.size:,} bytes then, {facts.st_size:,} now")
+            return ShardComparison(how=f"{read.size:,} bytes then, {facts.st_size:,} now")
         rewritten = facts.st_mtime_ns != read.modified_ns
         if not (rewritten or thorough or whole):
-            return Comparison()
+            return ShardComparison()
         if parts_sha256(path, read.size) != read.parts_sha256:
-            return Comparison(how="other bytes at its beginning, middle or end")
+            return ShardComparison(how="other bytes at its beginning, middle or end")
         if whole or (thorough and rewritten):
-            return Comparison(how="other bytes" if sha256_of(path) != read.sha256 else None)
+            return ShardComparison(how="other bytes" if sha256_of(path) != read.sha256 else None)
     except OSError:
-        return Comparison()
+        return ShardComparison()
     listed = listed_tar(path)
     if not rewritten or (listed is not None and listed.sha256 == read.sha256):
-        return Comparison()
+        return ShardComparison()
     if listed is not None and listed.sha256 is not None:
-        return Comparison(how=f"{listed.plan.name} beside it lists other bytes")
-    return Comparison(is_partial=True)
+        return ShardComparison(how=f"{listed.plan.name} beside it lists other bytes")
+    return ShardComparison(is_partial=True)
