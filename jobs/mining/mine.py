@@ -62,19 +62,18 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
     request = request_of(config, shards, options.overrides)
-    _refuse_conflict(layout, request, options)
+    before = _run_that_goes_on(layout, request, options)
     block = _block_of_this_process(shards, options.environment)
     pending = PendingShards(block, layout, retry_failed=options.retry_failed)
-    if not options.overwrite and layout.manifest.exists():
+    if before is not None:
         done = layout.done()
-        fingerprint = read_manifest(layout).fingerprint
-        refuse_damaged_pairs(layout, fingerprint, [shard.name for shard in block if shard.name in done])
+        refuse_damaged_pairs(layout, before.fingerprint, [shard.name for shard in block if shard.name in done])
     todo = block if options.overwrite else pending.listed()
     if not todo:
         for folder in (layout.root, layout.maps, layout.metadata):
             remove_leftovers(folder)
         return MiningSummary(run=layout.root, done=len(block), total=len(block), nothing_to_do=True)
-    loaded = _load(config, options, shards, layout)
+    loaded = _load(config, options, shards, layout, before)
     deleted = _delete_run(layout) if options.overwrite else ()
     manifest = create_manifest(
         layout,
@@ -102,35 +101,38 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     )
 
 
-def _load(config: MineConfig, options: MineOptions, shards: Sequence[Shard], layout: RunLayout) -> LoadedModel:
-    """The model, in the precision of the run that goes on."""
+def _load(
+    config: MineConfig, options: MineOptions, shards: Sequence[Shard], layout: RunLayout, before: Manifest | None
+) -> LoadedModel:
+    """The model, in the precision of the run that goes on, if any."""
     from jobs.mining.model import load  # takes seconds: torch
 
-    before = _started(layout, options)
     loaded = load(config, options.overrides, shards, options.environment, before)
-    now = _started(layout, options)
-    if before is None and now is not None and now.resolved.precision != loaded.resolved.precision:
+    if before is not None or options.overwrite or not layout.manifest.exists():
+        return loaded
+    now = read_manifest(layout)
+    if now.resolved.precision != loaded.resolved.precision:
         # A node of another kind has started the run while this one was loading.
         loaded = load(config, options.overrides, shards, options.environment, now)
     return loaded
 
 
-def _started(layout: RunLayout, options: MineOptions) -> Manifest | None:
-    """The run that goes on, if there is one and it is not to be deleted."""
-    return read_manifest(layout) if layout.manifest.exists() and not options.overwrite else None
+def _run_that_goes_on(layout: RunLayout, request: RunRequest, options: MineOptions) -> Manifest | None:
+    """The run in the folder, if there is one and it is not to be deleted.
 
-
-def _refuse_conflict(layout: RunLayout, request: RunRequest, options: MineOptions) -> None:
-    """Raises UserError where the folder holds another run, or where several processes would overwrite it."""
+    Raises UserError where it is another run, or where several processes would overwrite it.
+    """
     if options.overwrite:
         refuse_overwrite_by_many(options.environment)
-    elif layout.manifest.exists():
-        earlier = read_manifest(layout)
-        refuse_other(layout, earlier, request, retry_failed=options.retry_failed)
-        now = [recorded.shard for recorded in request.shards]
-        refuse_changed(layout, earlier.shards, now, retry_failed=options.retry_failed)
-    else:
+        return None
+    if not layout.manifest.exists():
         refuse_orphans(layout)
+        return None
+    earlier = read_manifest(layout)
+    refuse_other(layout, earlier, request, retry_failed=options.retry_failed)
+    now = [recorded.shard for recorded in request.shards]
+    refuse_changed(layout, earlier.shards, now, retry_failed=options.retry_failed)
+    return earlier
 
 
 def _block_of_this_process(shards: Sequence[Shard], environment: Environment) -> list[Shard]:
