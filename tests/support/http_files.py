@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 
@@ -30,7 +32,7 @@ class FileServer:
 
 @contextlib.contextmanager
 def serving(folder: Path, *, with_ranges: bool = True) -> Iterator[FileServer]:
-    """Serves the folder until the block ends."""
+    """Serves the folder until the block ends, during which no proxy of the environment comes in between."""
     files = FileServer(folder, with_ranges=with_ranges)
 
     class Handler(_Handler):
@@ -41,7 +43,8 @@ def serving(folder: Path, *, with_ranges: bool = True) -> Iterator[FileServer]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield files
+        with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1"}):
+            yield files
     finally:
         server.shutdown()
         server.server_close()
