@@ -18,8 +18,8 @@ SHARED = Path(os.environ.get("PROMPTSG_SHARED", Path(__file__).parents[2] / "sha
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """The processes that share the tests: one more than cores, since many tests wait for processes of their own."""
-    return min(available_cores() + 1, MOST_PROCESSES)
+    """The processes that share the tests: two for each core, since many tests wait for processes of their own."""
+    return min(2 * available_cores(), MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
