@@ -82,8 +82,8 @@ def changed_shards(
 ) -> Iterator[ChangedShard]:
     """Which of the done shards among `now` are not, or may not be, what was mined.
 
-    `listed` are the shards of run.json. How much of a file is compared is said at `jobs.shards.shard_bytes.compare_bytes`. A
-    file that is gone has not changed: data sets move. Raises UserError if a footer is damaged.
+    `listed` are the shards of run.json. `compare_bytes` says how much of a file is compared. A file that is gone has
+    not changed: data sets move. Raises UserError if a footer is damaged.
     """
     then = {shard.name: shard for shard in listed}
     for shard in now:
