@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from dataclasses import dataclass
 
 import cv2
@@ -23,6 +24,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # of a JPEG. Rows of 100 million pixels take libraries gigabytes
 # Pillow warns of large images on standard error; here `max_pixels` decides, before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
+# It also prints a line for each damaged tag of a TIFF. What is wrong with an image is said in its row.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 # What OpenCV and Pillow's plugins raise for damaged bytes.
 IMAGE_ERRORS = (
     cv2.error, OSError, ValueError, RuntimeError, SyntaxError, EOFError, LookupError, ArithmeticError, struct.error,
