@@ -10,6 +10,7 @@ import pytest
 from jobs.processes import available_cores
 
 MOST_PROCESSES = 4  # each imports torch: about 1 GB
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes are started; each would compile every module
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported; its threads would take the other processes' cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -157,11 +157,12 @@ def test_a_killed_element_leaves_its_shards_to_the_next_submission(
     # Both are slow: the reading process may die a moment before the mining one, which then goes on to the next shard.
     config = write_config(inputs, run, slow=(4, 5))
     marker.touch()
-    job, after = submit(slurm, config)
-    wait_for(run / "logs" / f"{job}_1.out", "train-000003: 6 images", 60)
-    slurm.call("scancel", "--full", "--signal=KILL", f"{job}_1")
+    two = ("--array-tasks", "2")
+    job, after = submit(slurm, config, *two)
+    wait_for(run / "logs" / f"{job}_0.out", "train-000003: 6 images", 60)
+    slurm.call("scancel", "--full", "--signal=KILL", f"{job}_0")
     states = slurm.wait(job, 120)
-    assert states.pop(f"{job}_1") in {"FAILED", "CANCELLED"} and set(states.values()) == {"COMPLETED"}
+    assert states.pop(f"{job}_0") in {"FAILED", "CANCELLED"} and set(states.values()) == {"COMPLETED"}
     assert set(slurm.wait(after, 60).values()) == {"FAILED"}  # afterany: it runs behind a failure, and says what lacks
     said = (run / "logs" / f"finalize_{after}.out").read_text()
     undone = sorted(
@@ -170,11 +171,11 @@ def test_a_killed_element_leaves_its_shards_to_the_next_submission(
     assert undone == ["train-000004", "train-000005"]
     assert "2 of 12 shards are not done" in said and "train-000004" in said and not (run / "metadata.parquet").exists()
     marker.unlink()
-    job, after = submit(slurm, config)
+    job, after = submit(slurm, config, *two)
     assert set(slurm.wait(job, 120).values()) == {"COMPLETED"}
     assert_finalized(slurm, after, run, SHARDS * IMAGES)
     assert_same(run, reference)
-    again = (run / "logs" / f"{job}_1.out").read_text()
+    again = (run / "logs" / f"{job}_0.out").read_text()
     assert re.findall(r"(train-[0-9]{6}): 6 images", again) == ["train-000004", "train-000005"]
 
 
@@ -205,9 +206,9 @@ def test_requeues_have_an_end_and_a_cancelled_element_stays_cancelled(
 ) -> None:
     run, marker = tmp_path / "RUN", tmp_path / "slow"
     marker.touch()
-    config = write_config(inputs, run, slow=(1, 4))
-    job, _ = submit(slurm, config, "--max-requeues", "0")
-    for task, shard in ((0, 0), (1, 3)):
+    config = write_config(inputs, run, slow=(1, 7))
+    job, _ = submit(slurm, config, "--array-tasks", "2", "--max-requeues", "0")
+    for task, shard in ((0, 0), (1, 6)):
         wait_for(run / "logs" / f"{job}_{task}.out", f"train-{shard:06d}: 6 images", 60)
     slurm.call("scancel", "--batch", "--signal=USR2", f"{job}_0")
     wait_for(run / "logs" / f"{job}_0.out", "was requeued 0 times and is not done", 30)
