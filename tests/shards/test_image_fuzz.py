@@ -18,7 +18,7 @@ from jobs.shards.decoding import DecodedSize, Decoding, DecodingFailure, decode_
 from promptsg_core.errors import ImageError
 from promptsg_core.images import decode_pixels, read_header
 
-CASES, MANY_CASES = 60, 4000  # of each form
+CASES, MANY_CASES = 25, 4000  # of each form
 SECONDS_OF_ONE = 10.0
 LIMIT = 4_000_000  # pixels
 HOW = Decoding(image_size=(16, 8), max_image_pixels=LIMIT)

@@ -255,19 +255,19 @@ def wait_for_a_shard(output: Path, seconds: float = 60) -> None:
 
 
 def test_shards_that_vanish_under_way_fail_and_are_named(checkpoint: Path, tmp_path: Path) -> None:
-    process = slow_job(checkpoint, tmp_path, 12)
+    process = slow_job(checkpoint, tmp_path, 8)
     wait_for_a_shard(tmp_path / "RUN")
-    (tmp_path / "s-11.tar").rename(tmp_path / "gone")
+    (tmp_path / "s-07.tar").rename(tmp_path / "gone")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, err
-    assert "failed: s-11:" in err and "Traceback" not in err and "11 of 12 shards are done" in out
-    assert verify(tmp_path / "RUN").missing == ["s-11"]
+    assert "failed: s-07:" in err and "Traceback" not in err and "7 of 8 shards are done" in out
+    assert verify(tmp_path / "RUN").missing == ["s-07"]
 
 
 def test_an_output_folder_that_vanishes_under_way_fails_its_shards_in_one_line_each(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    process = slow_job(checkpoint, tmp_path, 12)
+    process = slow_job(checkpoint, tmp_path, 8)
     wait_for_a_shard(tmp_path / "RUN")
     shutil.move(tmp_path / "RUN" / "maps", tmp_path / "elsewhere")
     _, err = process.communicate(timeout=120)
@@ -277,14 +277,14 @@ def test_an_output_folder_that_vanishes_under_way_fails_its_shards_in_one_line_e
 
 def test_a_drain_file_stops_with_75(checkpoint: Path, tmp_path: Path) -> None:
     drain = tmp_path / "drain"
-    process = slow_job(checkpoint, tmp_path, 30, "--drain-file", str(drain))
+    process = slow_job(checkpoint, tmp_path, 15, "--drain-file", str(drain))
     wait_for_a_shard(tmp_path / "RUN")
     drain.touch()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
     assert "stopped on a drain request" in out
     verdict = verify(tmp_path / "RUN")
-    assert verdict.problems == [] and 1 <= verdict.intact < 30
+    assert verdict.problems == [] and 1 <= verdict.intact < 15
 
 
 def test_clocks_that_jump_change_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
