@@ -21,7 +21,7 @@ from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import GOOD, NOT_FINITE, ZERO, add_maps
 from jobs.statistics.map_slices import chosen_maps, grid_of
-from jobs.statistics.parts.partial import Partial, SampledImages
+from jobs.statistics.parts.partial import KeptSums, Partial, SampledImages
 from jobs.statistics.prefetch import prefetched
 from jobs.statistics.sampling import sampled_images
 from jobs.statistics.stored import STORED, stored_numbers
@@ -58,11 +58,13 @@ def accumulate(chosen: ChosenImages) -> Partial:
         group=chosen.group,
         identity=chosen.identity,
         images=chosen.images,
-        sums=_measured(numbers.sums, stripes),
-        counts=_measured(numbers.counts, np.repeat(good[:, :, None], STRIPES, axis=2)),
-        zero=zero,
-        not_finite=not_finite,
-        share={name: sums.share for name, sums in by_map.items()},
+        clusters=KeptSums(
+            sums=_measured(numbers.sums, stripes),
+            counts=_measured(numbers.counts, np.repeat(good[:, :, None], STRIPES, axis=2)),
+            zero=zero,
+            not_finite=not_finite,
+            share={name: sums.share for name, sums in by_map.items()},
+        ),
         spread={name: sums.spread for name, sums in by_map.items()},
         histogram=numbers.histogram,
         sample=_sample(chosen, sampled, np.stack([sums.sample for sums in by_map.values()], axis=1)),

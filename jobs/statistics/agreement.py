@@ -12,7 +12,7 @@ import numpy as np
 
 from jobs.arrays import Float64Array, FloatArray, Int64Array
 from jobs.identity import NOBODY
-from jobs.statistics.bootstrap import intervals
+from jobs.statistics.bootstrap import Means, intervals
 from jobs.statistics.correlation import mean_ranks, pearson
 from jobs.statistics.parts.partial import Partial
 from jobs.statistics.resamples import Resamples
@@ -99,7 +99,7 @@ def _in_groups(
     group, identity = clusters.T
     people, place = np.unique(identity, return_inverse=True)
     drawn = Resamples(len(people), resamples, part.question.seed)
-    low, high = intervals(drawn, group, place, sums, counts, part.groups.num_rows)
+    ((low, high),) = intervals(drawn, group, place, [Means(sums, counts)], part.groups.num_rows)
     found = []
     for g in range(part.groups.num_rows):
         here = group == g

@@ -69,14 +69,19 @@ def find_outliers(
 
 def identity_means(part: Partial) -> Float32Array:
     """(P, M) the mean of the first map over all images of each identity."""
-    share, good = part.share[part.question.maps[0]], part.good[:, 0]
-    clusters = np.flatnonzero(part.identity != NOBODY)
-    clusters = clusters[np.argsort(part.identity[clusters], kind="stable")]
-    identity = part.identity[clusters]
-    starts = np.searchsorted(identity, np.arange(len(part.identities)))
-    sums = np.add.reduceat(share[clusters], starts, axis=0, dtype=np.float64)
-    counts = np.bincount(identity, good[clusters], len(part.identities))
-    means: Float32Array = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    h, w = part.grids[part.question.maps[0]]
+    sums, counts = np.zeros((len(part.identities), h * w)), np.zeros(len(part.identities))
+    for span in part.spans():
+        found = part.clusters.of_map(0, span.clusters)
+        good, identity = part.good(found, span.clusters), part.identity[span.clusters]
+        clusters = np.flatnonzero(identity != NOBODY)
+        clusters = clusters[np.argsort(identity[clusters], kind="stable")]
+        who, starts = np.unique(identity[clusters], return_index=True)
+        if len(who):
+            sums[who] += np.add.reduceat(found.share[clusters], starts, axis=0, dtype=np.float64)
+            counts[who] += np.add.reduceat(good[clusters], starts)
+    means = np.empty(sums.shape, np.float32)
+    np.divide(sums, np.maximum(counts, 1)[:, None], out=means, casting="same_kind")
     return means
 
 

@@ -13,9 +13,11 @@ from jobs.arrays import Float64Array, Int64Array
 LEVEL = 0.95
 EDGES = (50 * (1 - LEVEL), 50 * (1 + LEVEL))  # percentiles at the two ends of an interval
 _BLOCK_BYTES = 16 << 20  # of a block's weights as float32
-_KEPT_BYTES = 64 << 20
+_KEPT_BYTES = 256 << 20
+_LARGEST = np.iinfo(np.uint8).max
 
 Counts = NDArray[np.uint16]
+KeptCounts = NDArray[np.uint8 | np.uint16]
 
 
 def resample_counts(identities: int, resamples: int, seed: int, width: int = 0) -> Iterator[Counts]:
@@ -40,18 +42,20 @@ class Resamples:
     identities: int
     resamples: int
     seed: int
-    _kept: list[Counts] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kept: list[KeptCounts] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    def counts(self) -> Iterator[Counts]:
-        """The blocks of `resample_counts`; they stay in memory if they are small."""
+    def counts(self) -> Iterator[KeptCounts]:
+        """The blocks of `resample_counts`; they stay in memory if they are small: drawing takes most of the time."""
         if self._kept:
             yield from self._kept
             return
-        small = 2 * self.resamples * self.identities <= _KEPT_BYTES
+        kept: list[KeptCounts] = []
+        small = self.resamples * self.identities <= _KEPT_BYTES
         for counts in resample_counts(self.identities, self.resamples, self.seed):
             if small:
-                self._kept.append(counts)
+                kept.append(counts.astype(np.uint8) if counts.max() <= _LARGEST else counts)
             yield counts
+        self._kept.extend(kept)  # only now are they all
 
 
 def mean_over_identities(

@@ -9,6 +9,7 @@ from pathlib import Path
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.launch.split import block_of
+from jobs.phrases import first_few
 from jobs.processes import available_cores
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import warn_of_unfinished
@@ -19,7 +20,7 @@ from jobs.statistics.chosen import ChosenImages, choose_images, choose_in_blocks
 from jobs.statistics.config import ShardBlock, StatsConfig
 from jobs.statistics.consistency import consistency
 from jobs.statistics.outliers import find_outliers
-from jobs.statistics.parts.merge import merge_all
+from jobs.statistics.parts.merge import PartsError, merge_all
 from jobs.statistics.parts.partial import Partial
 from jobs.statistics.parts.partial_file import load_partial, save_partial
 from jobs.statistics.question import make_question
@@ -103,7 +104,10 @@ def save_part(part: Partial, folder: Path, block: ShardBlock) -> Path:
 
 def merge_parts(run: Run, paths: Sequence[Path]) -> Partial:
     """The parts of one question about this run as one. Raises UserError on parts of another run, or missing ones."""
-    total = merge_all(lambda: (_part_of(run, path) for path in paths))
+    try:
+        total = merge_all([_part_of(run, path) for path in paths])
+    except PartsError as error:
+        raise UserError(f"cannot merge {first_few(paths)}: {error}") from error
     if total is None:
         raise UserError("no parts are given to merge")
     if missing := set(run.published()) - set(total.shards):

@@ -5,7 +5,8 @@ Legend: G groups, C clusters, K maps, V measures in the order of MEASURED.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from jobs.arrays import Float64Array, Int64Array
 from jobs.identity import NOBODY
-from jobs.statistics.bootstrap import intervals, rows_by_group
-from jobs.statistics.parts.partial import Partial
+from jobs.statistics.bootstrap import Means, intervals, rows_by_group
+from jobs.statistics.groups import distinct
+from jobs.statistics.parts.partial import GroupSpan, Partial
 from jobs.statistics.resamples import Resamples
 
 
@@ -56,44 +58,91 @@ class GroupSummary:
 
 def summarise(part: Partial, resamples: int) -> GroupSummary:
     """Means and their intervals. Images of nobody count as one identity in resamples, and as none in n_identities."""
-    groups = part.groups.num_rows
-    people, place = np.unique(part.identity, return_inverse=True)
+    people, place = distinct(part.identity)
     drawn = Resamples(len(people), resamples, part.question.seed)
-    flat = (len(part.identity), -1)
-    low, high = intervals(drawn, part.group, place, part.sums.reshape(flat), part.counts.reshape(flat), groups)
-    sums, counts = by_group(part.sums, part.group, groups), by_group(part.counts, part.group, groups)
-    persons = (part.counts > 0) & (part.identity != NOBODY)[:, None, None]
+    maps = [_map_summary(part, k, place, drawn) for k in range(len(part.question.maps))]
+
+    def stacked(name: str) -> NDArray[Any]:
+        return np.stack([getattr(one, name) for one in maps], axis=1)
+
+    return GroupSummary(
+        value=stacked("value"),
+        low=stacked("low"),
+        high=stacked("high"),
+        n_images=stacked("n_images"),
+        n_identities=stacked("n_identities"),
+        images=by_group(part.images, part.group, part.groups.num_rows),
+        zero=stacked("zero"),
+        not_finite=stacked("not_finite"),
+        maps={name: one.map for name, one in zip(part.question.maps, maps, strict=True)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MapSummary:
+    """What a GroupSummary says of one map."""
+
+    value: Float64Array
+    low: Float64Array
+    high: Float64Array
+    n_images: Int64Array
+    n_identities: Int64Array
+    zero: Int64Array
+    not_finite: Int64Array
+    map: MeanMap
+
+
+def _map_summary(part: Partial, k: int, place: Int64Array, resamples: Resamples) -> _MapSummary:
+    """Of the k-th map, some groups at a time; place (C,) is each cluster's identity among those that are drawn."""
+    some = [_span_summary(part, k, span, place, resamples) for span in part.spans()]
+
+    def joined(of: Sequence[_MapSummary] | Sequence[MeanMap]) -> dict[str, Any]:
+        names = [field.name for field in fields(of[0]) if field.name != "map"]
+        return {name: np.concatenate([getattr(one, name) for one in of]) for name in names}
+
+    return _MapSummary(**joined(some), map=MeanMap(**joined([one.map for one in some])))
+
+
+def _span_summary(part: Partial, k: int, span: GroupSpan, place: Int64Array, resamples: Resamples) -> _MapSummary:
+    """Of the k-th map in some groups."""
+    found = part.clusters.of_map(k, span.clusters)
+    group, groups = part.group[span.clusters] - span.groups.start, span.groups.stop - span.groups.start
+    good = part.good(found, span.clusters)
+    persons = (found.counts > 0) & (part.identity[span.clusters] != NOBODY)[:, None]
+    means = [Means(found.sums, found.counts), Means(found.share, good[:, None])]
+    of_measures, of_map = intervals(resamples, group, place[span.clusters], means, groups)
+    sums, counts = by_group(found.sums, group, groups), by_group(found.counts, group, groups)
     with np.errstate(divide="ignore", invalid="ignore"):
         value = sums / counts
-    return GroupSummary(
+    mean, std = _mean_and_deviation(part, k, span, by_group(found.share, group, groups, np.float64), good, group)
+    shape = (groups, *part.grids[part.question.maps[k]])
+    return _MapSummary(
         value=value,
-        low=low.reshape(value.shape),
-        high=high.reshape(value.shape),
+        low=of_measures.low,
+        high=of_measures.high,
         n_images=counts.astype(np.int64),
-        n_identities=by_group(persons, part.group, groups, np.int64),
-        images=by_group(part.images, part.group, groups),
-        zero=by_group(part.zero, part.group, groups),
-        not_finite=by_group(part.not_finite, part.group, groups),
-        maps={name: _mean_map(part, k, place, drawn) for k, name in enumerate(part.question.maps)},
+        n_identities=by_group(persons, group, groups, np.int64),
+        zero=by_group(found.zero, group, groups),
+        not_finite=by_group(found.not_finite, group, groups),
+        map=MeanMap(
+            mean=mean.reshape(shape),
+            std=std.reshape(shape),
+            mean_low=of_map.low.reshape(shape),
+            mean_high=of_map.high.reshape(shape),
+        ),
     )
 
 
-def _mean_map(part: Partial, k: int, place: Int64Array, resamples: Resamples) -> MeanMap:
-    """Of the k-th map; place (C,) is each cluster's identity among those that are drawn."""
-    name, groups = part.question.maps[k], part.groups.num_rows
-    good = part.good[:, k]
-    number = by_group(good, part.group, groups)[:, None]
+def _mean_and_deviation(
+    part: Partial, k: int, span: GroupSpan, share: Float64Array, good: Int64Array, group: Int64Array
+) -> tuple[Float64Array, Float64Array]:
+    """(g, M) each, of the k-th map in some groups: of sums of `share`, and how many maps of each cluster are good."""
+    number = by_group(good, group, len(share))[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = by_group(part.share[name], part.group, groups, np.float64) / number
-        variance = np.maximum(part.spread[name] / number - (mean - 1 / max(1, mean.shape[1])) ** 2, 0)
-    low, high = intervals(resamples, part.group, place, part.share[name], good[:, None].astype(np.float64), groups)
-    shape = (groups, *part.grids[name])
-    return MeanMap(
-        mean=mean.reshape(shape),
-        std=np.sqrt(variance).reshape(shape),
-        mean_low=low.reshape(shape),
-        mean_high=high.reshape(shape),
-    )
+        mean = share / number
+        spread = part.spread[part.question.maps[k]][span.groups] / number
+        variance = np.maximum(spread - (mean - 1 / max(1, mean.shape[1])) ** 2, 0)
+    return mean, np.sqrt(variance)
 
 
 def by_group(values: NDArray[Any], group: Int64Array, groups: int, dtype: DTypeLike | None = None) -> NDArray[Any]:

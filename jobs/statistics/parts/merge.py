@@ -1,131 +1,148 @@
 """The parts of one question as one: the same as one pass over the shards of all.
 
-Each part numbers its own groups, identities and clusters. The numbers in the merged part are found first, so that its
-arrays are made once, and then one part after another is added to them.
+Each part numbers its own groups, identities and clusters. What the merged part holds of each cluster stays in the
+parts' files, and is added up for as many clusters at a time as are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from jobs.arrays import Int64Array
+from jobs.arrays import Int32Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import NOBODY, encode_identities
-from jobs.statistics.groups import ordered_groups
-from jobs.statistics.parts.partial import Partial, SampledImages
+from jobs.statistics.groups import distinct, ordered_groups
+from jobs.statistics.parts.partial import ClusterSums, Partial, SampledImages, SumsOfMap
 
 Number = TypeVar("Number", bound=np.generic)
-_OF_CLUSTERS = ("images", "sums", "counts", "zero", "not_finite")
+
+
+class _Source(NamedTuple):
+    """The sums of one part, and the cluster (C,) of the merged part that each of its own is; no two are the same."""
+
+    sums: ClusterSums
+    cluster: Int32Array
 
 
 @dataclass(frozen=True)
-class _Outline:
-    """What the numbers of a part's rows follow from. The arrays are those of Partial."""
+class MergedSums:
+    """Sums of clusters that parts share."""
 
-    groups: pa.Table
-    identities: pa.StringArray
-    group: Int64Array
-    identity: Int64Array
+    sources: Sequence[_Source]
+
+    def of_map(self, k: int, clusters: slice) -> SumsOfMap:
+        """See ClusterSums."""
+        total: SumsOfMap | None = None
+        for source in self.sources:
+            own = np.flatnonzero((source.cluster >= clusters.start) & (source.cluster < clusters.stop))
+            first, end = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)  # mostly there is nothing between them
+            found = source.sums.of_map(k, slice(first, end))
+            total = total or _zeros(found, clusters.stop - clusters.start)
+            _add(total, found, own - first, source.cluster[own] - clusters.start)
+        assert total is not None  # there is a part
+        return total
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """The number in the merged part of each group, identity and cluster of one part."""
-
-    groups: Int64Array
-    identities: Int64Array
-    clusters: Int64Array
+class PartsError(UserError):
+    """Parts that do not go together."""
 
 
-def merge_all(parts: Callable[[], Iterable[Partial]]) -> Partial | None:
-    """The parts as one; None where there is none. `parts` gives them one by one, and is called twice.
+def merge_all(parts: Sequence[Partial]) -> Partial | None:
+    """The parts as one; None where there is none.
 
-    Raises UserError if two answer different questions, hold the same shard, or have maps of different sizes.
+    Raises PartsError if two answer different questions, hold the same shard, or have maps of different sizes.
     """
-    first: Partial | None = None  # the first one that has images, else any
+    if not parts:
+        return None
+    with_images = [part for part in parts if len(part.images)]
+    first = (with_images or parts)[0]
     shards: set[str] = set()
-    outlines = []
-    for part in parts():
-        _check(first or part, part, shards)
+    for part in parts:
+        _check(first, part, shards)
         shards.update(part.shards)
-        if len(part.images):
-            outlines.append(_Outline(part.groups, part.identities, part.group, part.identity))
-        if first is None or not len(first.images):
-            first = part
-    if first is None or not outlines:
-        return None if first is None else replace(first, shards=tuple(sorted(shards)))
-    merged, numbers = _empty(first, tuple(sorted(shards)), outlines)
-    del first
-    samples = []
-    for part, new in zip((part for part in parts() if len(part.images)), numbers, strict=True):
-        _add(merged, part, new)
-        samples.append(_renumbered_sample(part.sample, new))
-    return replace(merged, sample=_merge_samples(samples))
+    if not with_images:
+        return replace(first, shards=tuple(sorted(shards)))
+    return _merged(with_images, tuple(sorted(shards)))
 
 
-def _empty(like: Partial, shards: tuple[str, ...], outlines: Sequence[_Outline]) -> tuple[Partial, list[_Numbers]]:
-    """The merged part, all zero and without a sample, and the numbers of each part's rows in it."""
-    group_rows, group_of = ordered_groups(pa.concat_tables([one.groups for one in outlines]))
-    people = encode_identities(pa.chunked_array([one.identities for one in outlines], pa.string()))
-    groups = _split(group_of, [one.groups.num_rows for one in outlines])
-    identities = _split(people.codes, [len(one.identities) for one in outlines])
-    every = zip(outlines, groups, identities, strict=True)
-    clusters = [np.stack([new[one.group], _renumbered(one.identity, who)], axis=1) for one, new, who in every]
-    pairs, cluster_of = np.unique(np.concatenate(clusters), axis=0, return_inverse=True)
-
-    def zeros(array: NDArray[Number], count: int) -> NDArray[Number]:
-        return np.zeros((count, *array.shape[1:]), array.dtype)
-
-    maps = like.question.maps
-    merged = replace(
-        like,
+def _merged(parts: Sequence[Partial], shards: tuple[str, ...]) -> Partial:
+    """Of parts that have images."""
+    groups, group_of = ordered_groups(pa.concat_tables([part.groups for part in parts]))
+    people = encode_identities(pa.chunked_array([part.identities for part in parts], pa.string()))
+    new_groups = _split(group_of, [part.groups.num_rows for part in parts])
+    new_people = _split(people.codes, [len(part.identities) for part in parts])
+    numbers = list(zip(parts, new_groups, new_people, strict=True))
+    # One number for each pair of a group and an identity, in which nobody is 0 and so comes first.
+    width = len(people.names) + 1
+    pairs = [group[part.group] * width + _renumbered(part.identity, who) - NOBODY for part, group, who in numbers]
+    both, cluster = distinct(np.concatenate(pairs))
+    clusters = [some.astype(np.int32) for some in _split(cluster, [len(some) for some in pairs])]
+    images = np.zeros(len(both), np.int64)
+    spread = {name: np.zeros((groups.num_rows, sums.shape[1])) for name, sums in parts[0].spread.items()}
+    histogram = np.zeros((groups.num_rows, *parts[0].histogram.shape[1:]), np.int64)
+    for (part, group, _), own in zip(numbers, clusters, strict=True):
+        images[own] += part.images
+        histogram[group] += part.histogram
+        for name, sums in spread.items():
+            sums[group] += part.spread[name]
+    return replace(
+        parts[0],
         shards=shards,
-        groups=group_rows,
+        groups=groups,
         identities=people.names,
-        group=pairs[:, 0],
-        identity=pairs[:, 1],
-        share={name: zeros(like.share[name], len(pairs)) for name in maps},
-        spread={name: zeros(like.spread[name], group_rows.num_rows) for name in maps},
-        histogram=zeros(like.histogram, group_rows.num_rows),
-        images=zeros(like.images, len(pairs)),
-        sums=zeros(like.sums, len(pairs)),
-        counts=zeros(like.counts, len(pairs)),
-        zero=zeros(like.zero, len(pairs)),
-        not_finite=zeros(like.not_finite, len(pairs)),
+        group=both // width,
+        identity=both % width + NOBODY,
+        images=images,
+        clusters=MergedSums([_Source(part.clusters, own) for part, own in zip(parts, clusters, strict=True)]),
+        spread=spread,
+        histogram=histogram,
+        sample=_merge_samples([_renumbered_sample(part.sample, group, who) for part, group, who in numbers]),
     )
-    found = _split(cluster_of.ravel(), [len(one.group) for one in outlines])
-    return merged, [_Numbers(*one) for one in zip(groups, identities, found, strict=True)]
 
 
 def _split(array: Int64Array, sizes: Sequence[int]) -> list[Int64Array]:
-    return np.split(array, np.cumsum(sizes)[:-1])
+    ends = [0, *np.cumsum(sizes).tolist()]
+    return [array[first:end] for first, end in pairwise(ends)]
 
 
-def _add(merged: Partial, part: Partial, new: _Numbers) -> None:
-    """Adds a part's sums. No two rows of a part get the same number."""
-    for name in _OF_CLUSTERS:
-        getattr(merged, name)[new.clusters] += getattr(part, name)
-    for name in merged.question.maps:
-        merged.share[name][new.clusters] += part.share[name]
-        merged.spread[name][new.groups] += part.spread[name]
-    merged.histogram[new.groups] += part.histogram
+def _zeros(like: SumsOfMap, clusters: int) -> SumsOfMap:
+    def zeros(array: NDArray[Number]) -> NDArray[Number]:
+        return np.zeros((clusters, *array.shape[1:]), array.dtype)
+
+    return SumsOfMap(
+        sums=zeros(like.sums),
+        counts=zeros(like.counts),
+        zero=zeros(like.zero),
+        not_finite=zeros(like.not_finite),
+        share=zeros(like.share),
+    )
 
 
-def _check(a: Partial, b: Partial, shards: Set[str]) -> None:
+def _add(total: SumsOfMap, found: SumsOfMap, own: Int64Array, place: Int64Array) -> None:
+    """Adds the rows `own` of `found` to the rows `place` of the total."""
+    total.sums[place] += found.sums[own]
+    total.counts[place] += found.counts[own]
+    total.zero[place] += found.zero[own]
+    total.not_finite[place] += found.not_finite[own]
+    total.share[place] += found.share[own]
+
+
+def _check(a: Partial, b: Partial, shards: set[str]) -> None:
     """Whether b goes with a, and with `shards`, which are in other parts."""
     if a.question != b.question:
-        raise UserError("the parts answer different questions (run, --by, --where, --map, --seed or --sample differ)")
+        raise PartsError("the parts answer different questions (run, --by, --where, --map, --seed or --sample differ)")
     if common := shards & set(b.shards):
-        raise UserError(f"{len(common)} shards are in two parts, such as {min(common)}: give each block's file once")
+        raise PartsError(f"{len(common)} shards are in two parts, such as {min(common)}: give each block's file once")
     for name in a.question.maps:
         if len(a.images) and len(b.images) and a.grids[name] != b.grids[name]:
-            raise UserError(f"{name} is {a.grids[name]} in one part and {b.grids[name]} in another")
+            raise PartsError(f"{name} is {a.grids[name]} in one part and {b.grids[name]} in another")
 
 
 def _renumbered(identity: Int64Array, new: Int64Array) -> Int64Array:
@@ -136,8 +153,8 @@ def _renumbered(identity: Int64Array, new: Int64Array) -> Int64Array:
     return found
 
 
-def _renumbered_sample(sample: SampledImages, new: _Numbers) -> SampledImages:
-    return replace(sample, group=new.groups[sample.group], identity=_renumbered(sample.identity, new.identities))
+def _renumbered_sample(sample: SampledImages, groups: Int64Array, identities: Int64Array) -> SampledImages:
+    return replace(sample, group=groups[sample.group], identity=_renumbered(sample.identity, identities))
 
 
 def _merge_samples(samples: Sequence[SampledImages]) -> SampledImages:
