@@ -127,4 +127,7 @@ def _why_refused(path: Path, error: Exception) -> str:
     if held := [f"{key} ({name})" for key, name in objects_in(content)]:
         return f"it holds more than tensors: {first_few(held)}; {_ADVICE}"
     names = re.findall(r"GLOBAL (\S+)", text)
-    return f"it holds more than tensors{f' ({names[0]})' if names else ''}; {_ADVICE}"
+    named = f" ({names[0]})" if names else ""
+    if content is None:  # it cannot be read as a pickle either
+        return f"truncated, damaged or not a PyTorch checkpoint{named}; {_ADVICE}"
+    return f"it holds more than tensors{named}; {_ADVICE}"

@@ -1,4 +1,7 @@
-"""SIGKILL at random instants, other numbers of workers, two jobs at once: the end is an undisturbed run's."""
+"""SIGKILL at random instants, other numbers of workers, two jobs at once: the end is an undisturbed run's.
+
+20 kills by default, 300 with `-m slow`; each test prints how many jobs were killed while they ran.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -15,12 +20,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.runs.layout import RunLayout
 from jobs.runs.status import status
 from jobs.runs.verify import verify
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
 
 SHARDS, IMAGES = 14, 12
+WORKERS = (0, 1, 2, 3)
 
 # Imports torch once, then runs each job in a fork of its own, whose SIGKILL is as real as that of any process.
 SERVER = """
@@ -46,9 +53,14 @@ for line in sys.stdin:
 class Jobs:
     """Starts `promptsg` processes quickly, and kills them."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch  # the system's folder for temporary files, as the jobs see it
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(scratch)},
         )
 
     def start(self, *words: object) -> int:
@@ -91,8 +103,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def jobs() -> Jobs:
-    return Jobs()
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    jobs = Jobs(tmp_path_factory.mktemp("scratch"))
+    yield jobs
+    jobs.close()
 
 
 def words(inputs: Path, output: Path, workers: int) -> list[object]:
@@ -127,29 +141,43 @@ def undisturbed(inputs: Path, jobs: Jobs, tmp_path_factory: pytest.TempPathFacto
 def batter(jobs: Jobs, inputs: Path, output: Path, kills: int, at_once: int, seed: int) -> None:
     """Starts jobs with changing numbers of workers and kills each at a random instant; then lets one finish."""
     chance = random.Random(seed)
-    for number in range(kills):
-        running = [jobs.start(*words(inputs, output, (number + n) % 3)) for n in range(at_once)]
-        for process in running:
+    tally: Counter[str] = Counter()
+    for number in range(kills // at_once):
+        workers = [WORKERS[(number + n) % len(WORKERS)] for n in range(at_once)]
+        running = [jobs.start(*words(inputs, output, count)) for count in workers]
+        for process, count in zip(running, workers, strict=True):
             time.sleep(chance.uniform(0.02, 0.8) / at_once)
+            tally["after the end" if jobs.ended(process) else f"{count} workers"] += 1
             jobs.kill(process)
         for process in running:
             jobs.wait(process, 30)
+        tally["temporary files left"] += len(leftovers(jobs, output))
         # Between any two attempts nothing half is seen: what is published is right.
         if (output / "run.json").exists() and number % 5 == 0:
             assert verify(output).problems == []
+            tally["runs verified in between"] += 1
         if status_done(output) == SHARDS:  # all done before the kills ran out: begin again, so that each kill counts
             for path in list((output / "metadata").iterdir())[: SHARDS // 2]:
                 path.unlink()
     last = [jobs.start(*words(inputs, output, n + 1)) for n in range(at_once)]
     for process in last:
         jobs.wait(process)
+    print(
+        f"{kills} kills, {at_once} at once: {dict(sorted(tally.items()))}; {len(leftovers(jobs, output))} left at the end"
+    )
+
+
+def leftovers(jobs: Jobs, output: Path) -> list[Path]:
+    """Temporary files and folders of jobs, in the run and where the system has such files."""
+    hidden = [path for path in output.rglob(".*") if path.name != RunLayout(output).lock.name]
+    return [*hidden, *jobs.scratch.iterdir()]
 
 
 def status_done(output: Path) -> int:
     return status(output).done if (output / "run.json").exists() else 0
 
 
-def assert_same(output: Path, undisturbed: Path) -> None:
+def assert_same(jobs: Jobs, output: Path, undisturbed: Path) -> None:
     rows, arrays = contents(output)
     wanted_rows, wanted_arrays = contents(undisturbed)
     assert len(rows) == SHARDS * IMAGES and rows == wanted_rows
@@ -160,19 +188,19 @@ def assert_same(output: Path, undisturbed: Path) -> None:
             np.testing.assert_array_equal(arrays[shard][name], values, err_msg=f"{shard} {name}")
     verdict = verify(output)
     assert (verdict.problems, verdict.missing, verdict.intact) == ([], [], SHARDS)
-    assert not list(output.glob("*/.*.tmp")), "leftovers of dead attempts"
+    assert leftovers(jobs, output) == []
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_kills_lose_and_double_nothing(
     inputs: Path, jobs: Jobs, undisturbed: Path, tmp_path: Path, at_once: int
 ) -> None:
-    batter(jobs, inputs, tmp_path / "RUN", kills=20 // at_once, at_once=at_once, seed=at_once)
-    assert_same(tmp_path / "RUN", undisturbed)
+    batter(jobs, inputs, tmp_path / "RUN", kills=20, at_once=at_once, seed=at_once)
+    assert_same(jobs, tmp_path / "RUN", undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_three_hundred_kills(inputs: Path, jobs: Jobs, undisturbed: Path, tmp_path: Path, at_once: int) -> None:
-    batter(jobs, inputs, tmp_path / "RUN", kills=300 // at_once, at_once=at_once, seed=10 + at_once)
-    assert_same(tmp_path / "RUN", undisturbed)
+    batter(jobs, inputs, tmp_path / "RUN", kills=300, at_once=at_once, seed=10 + at_once)
+    assert_same(jobs, tmp_path / "RUN", undisturbed)
