@@ -20,6 +20,7 @@ _REMEDIES = {
     errno.EPERM: _NO_RIGHT,
     errno.EACCES: _NO_RIGHT,
     errno.EROFS: "that file system is read-only: name another folder",
+    errno.EISDIR: "a folder has the name of a file: move it away",
     errno.EMFILE: "allow more open files with `ulimit -n`",
 }
 

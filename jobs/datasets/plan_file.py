@@ -13,7 +13,7 @@ from jobs.datasets.listing import Record
 from jobs.datasets.shard_plan import PLAN, PlannedShard, ShardPlan
 from jobs.datasets.tar_writer import member_names, sample_json
 from jobs.errors import UserError
-from jobs.phrases import one_line, shown
+from jobs.phrases import first_few, one_line, shown
 
 _NAME = re.compile(r"[^/\\\0]+\.tar")
 _TEXTS = ("keys_sha256", "sources_sha256", "sha256")
@@ -97,11 +97,10 @@ def require_same_request(folder: Path, plan: ShardPlan, listed: ListedPlan) -> N
         for name in names
         if getattr(listed, name) != getattr(plan, name)
     )
-    if settings or not _same_images(plan, listed):
-        raise UserError(
-            f"{folder} holds shards of another request ({settings or 'the images are others'}); "
-            "choose another folder, or --overwrite"
-        )
+    others = [] if settings else _other_shards(plan, listed)
+    if settings or others:
+        how = settings or f"the images are others, in {first_few(others)}"
+        raise UserError(f"{folder} holds shards of another request ({how}); choose another folder, or --overwrite")
 
 
 def list_shard(shard: PlannedShard, sources: Sources) -> ListedShard:
@@ -147,14 +146,19 @@ def _listed(path: Path, entry: object) -> ListedShard:
     return ListedShard(file=file, images=images, bytes=size, **texts)
 
 
-def _same_images(plan: ShardPlan, listed: ListedPlan) -> bool:
-    """Whether the plan has the listed shards, with the same samples in each."""
-    if len(plan.shards) != len(listed.shards):
-        return False
-    return all(
-        (shard.file, len(shard.records)) == (known.file, known.images)
-        and known.keys_sha256 in (_keys_sha256(shard.records), _keys_sha256_once(shard.records))
-        for shard, known in zip(plan.shards, listed.shards, strict=True)
+def _other_shards(plan: ShardPlan, listed: ListedPlan) -> list[str]:
+    """The shards that only one of the two has, or that have other samples in the plan than are listed."""
+    planned = {shard.file: shard for shard in plan.shards}
+    known = {shard.file: shard for shard in listed.shards}
+    same = (file for file in planned.keys() & known.keys() if _same_images(planned[file], known[file]))
+    return sorted((planned.keys() | known.keys()).difference(same))
+
+
+def _same_images(shard: PlannedShard, known: ListedShard) -> bool:
+    """Whether a shard of the plan has the samples that are listed."""
+    return len(shard.records) == known.images and known.keys_sha256 in (
+        _keys_sha256(shard.records),
+        _keys_sha256_once(shard.records),
     )
 
 

@@ -25,7 +25,7 @@ class PendingShards:
 
         Raises UserError where a shard is done and its metadata cannot be read.
         """
-        if not self.layout.shard_metadata(shard.name).exists():
+        if not self.layout.shard_metadata(shard.name).is_file():
             return True
         return self._is_mined_again(shard)
 

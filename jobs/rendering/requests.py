@@ -62,6 +62,11 @@ def register(folder: Path, kind: str, digest: str, kept: int) -> None:
     path = folder / RECORD
     record = _read_record(path)
     known = record.get(kind, [])
+    if kept and not known:
+        raise UserError(
+            f"{folder} has {kept} of these pictures, and {path} does not say what they were drawn for: --overwrite "
+            "draws them anew, another --output leaves them"
+        )
     if kept and set(known) - {digest}:
         raise UserError(
             f"{folder} has {kept} of these pictures, drawn for another selection or look: --overwrite draws "

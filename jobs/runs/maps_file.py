@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shutil
 from collections.abc import Mapping, Sequence
@@ -56,7 +55,7 @@ def _elsewhere_error(file: h5py.File, name: str) -> UserError:
 
 
 class ForgivingFile:
-    """Keeps the first write error in `error`, and drops all later writes.
+    """Keeps the first error of writing or reading in `error`, and drops all later writes.
 
     HDF5 cannot close a file that it cannot flush, and then keeps it open until the process ends. With this file it
     never sees an error and closes properly. The caller then raises the error that was kept.
@@ -94,8 +93,10 @@ class ForgivingFile:
         """Fills the buffer. What was never written reads as zeros."""
         view = memoryview(buffer).cast("B")
         data = b""
-        with contextlib.suppress(OSError):
+        try:
             data = self.file.read(len(view))
+        except OSError as error:  # HDF5 reads an unfinished chunk again to add rows to it: zeros would be published
+            self.error = self.error or error
         view[: len(data)] = data
         view[len(data) :] = bytes(len(view) - len(data))
         return len(view)

@@ -80,10 +80,19 @@ def connect_metadata(run: Run) -> duckdb.DuckDBPyConnection:
 
 
 def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, files: Iterable[str]) -> None:
-    """A view of the rows of some of the run's files, with the columns of its metadata."""
+    """A view of the rows of some of the run's files, with the columns of its metadata.
+
+    Raises UserError naming a file that lacks a column.
+    """
+    import duckdb
+
     columns = ", ".join(f'"{column}"' for column in run.schema.names)
     source = f"read_parquet({_literals(files)}, hive_partitioning = false)"
-    connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
+    try:
+        connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
+    except duckdb.Error as error:
+        run.refuse_damaged()
+        raise UserError(f"cannot read the metadata of {run.layout.root}: {first_paragraph(error)}") from error
 
 
 def _literals(texts: Iterable[str]) -> str:

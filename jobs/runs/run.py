@@ -16,7 +16,7 @@ import pyarrow.dataset as ds
 from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean
-from jobs.runs.footer import read_rows
+from jobs.runs.footer import damaged_error, read_rows
 from jobs.runs.integrity.belonging import refuse_unlisted, unreadable
 from jobs.runs.integrity.footers import RunFooters
 from jobs.runs.layout import RunLayout
@@ -131,9 +131,14 @@ class Run:
             raise
 
     def refuse_damaged(self, shards: Iterable[str] | None = None) -> None:
-        """Raises UserError naming the first file of which not all rows can be read: an error of pyarrow does not."""
+        """Raises UserError naming the first file of which not all rows or columns can be read.
+
+        Errors of pyarrow and DuckDB do not name it.
+        """
         for name in sorted(self.layout.done() if shards is None else shards):
-            read_rows(self.layout.shard_metadata(name))
+            path = self.layout.shard_metadata(name)
+            if not read_rows(path).schema.equals(self.schema):
+                raise damaged_error(path, ValueError("it has other columns than the run"))
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
         """The named maps, each once. Raises UserError for one that the run lacks, naming the nearest and all."""

@@ -107,8 +107,9 @@ def _describe(shard: Shard) -> FileFacts:
         raise UserError(f"cannot read the shard {shard.name} at {shard.url}: {error}") from error
     except OSError as error:
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        whence = " (as run.json has it)" if shard.recorded else ""
         raise UserError(
-            f"the shard {shard.name} {reason}: {shard.url}; give the folder that has it with --shards-root"
+            f"the shard {shard.name} {reason}: {shard.url}{whence}; give the folder that has it with --shards-root"
         ) from error
 
 

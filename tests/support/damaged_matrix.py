@@ -267,11 +267,19 @@ TARGETS: tuple[Target, ...] = (
     ),
     Target(is_input=True, path="labels.json", other="RUN/run.json", commands=("mine label",), is_json=True),
     Target(is_input=True, path="keys.txt", other="model.pth", commands=("render keys",)),
-    Target(is_input=True, path="mine.yaml", other="model.pth", commands=("mine again", "submit"), is_json=True),
+    Target(
+        is_input=True,
+        also=("no file matches 'shardc/*.tar'",),  # what the damaged file says
+        path="mine.yaml",
+        other="model.pth",
+        commands=("mine again", "submit"),
+        is_json=True,
+    ),
     Target(
         is_input=True,
         path="data/query/0004_c1s1_000018_00.jpg",
         other="data/query/0005_c1s1_000019_00.jpg",
+        also=("query-000000.tar",),  # the shard that it belongs to
         commands=("visualize", "shard again"),
     ),
 )

@@ -24,10 +24,13 @@ KINDS = ("write", "fsync", "sync_folder", "rename", "read", "close", "create", "
 KILL = -1
 
 SERVER = """
-import ctypes, json, os, sys, time, traceback
-library, imports = sys.argv[1], sys.argv[2].split(",")
+import ctypes, importlib, json, os, sys, time, traceback
+library, imports, undrawn = sys.argv[1], sys.argv[2].split(","), sys.argv[3].split()
 for name in imports:
     __import__(name)
+for name in undrawn:
+    module, _, function = name.rpartition(".")
+    setattr(importlib.import_module(module), function, lambda *_: b"")
 from jobs.cli import main
 faulty = ctypes.CDLL(library)
 faulty.faulty_count.restype = ctypes.c_long
@@ -122,16 +125,23 @@ def build_library(folder: Path) -> Path:
 class FaultyJobs:
     """Runs `promptsg` commands whose calls on files below `folder` can fail. Its temporary files are there, too."""
 
-    def __init__(self, folder: Path, outside: Path, imports: Sequence[str]) -> None:
+    def __init__(self, folder: Path, outside: Path, imports: Sequence[str], undrawn: Sequence[str] = ()) -> None:
+        """`imports` are modules that the runs share; the functions `undrawn` of these give b"" instead of a picture."""
         self.folder = folder.resolve()
         self._outside = outside
         library = build_library(outside)
         self._server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(library), ",".join(imports)],
+            [sys.executable, "-c", SERVER, str(library), ",".join(imports), " ".join(undrawn)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "LD_PRELOAD": str(library),
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "NUMBA_DISABLE_JIT": "1",
+            },  # each run would compile anew, for a few rows
         )
 
     def run(

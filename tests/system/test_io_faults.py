@@ -86,22 +86,27 @@ COMMANDS = {**WITHOUT_TORCH, **WITH_TORCH}
 SAMPLED = ("evaluate", "shard")  # by default; the others take a minute together
 # What the commands import when they run, so that no run of them waits for it.
 IMPORTS = ("jobs.commands.finalize", "jobs.commands.evaluate", "jobs.retrieval.evaluate", "jobs.commands.render",
-           "jobs.rendering.render", "jobs.commands.shard", "jobs.datasets.packing")  # fmt: skip
+           "jobs.rendering.render", "jobs.commands.shard", "jobs.datasets.packing", "jobs.commands.stats",
+           "jobs.statistics.stats", "jobs.statistics.report.figures", "matplotlib")  # fmt: skip
 IMPORTS_WITH_TORCH = ("jobs.commands.mine", "jobs.mining.model", "jobs.mining.worker", "jobs.launch.drain",
                       "jobs.commands.train", "jobs.training.train")  # fmt: skip
+# Drawing takes seconds and opens no file of the user's.
+UNDRAWN = tuple(f"jobs.statistics.report.figures.{name}_figure" for name in ("mean_map", "stripes", "distributions"))
+UNDRAWN = (*UNDRAWN, "jobs.statistics.report.files.png_of")
+UNDRAWN_WITH_TORCH = ("jobs.training.folder.draw_curve",)
 
 
 class Workshop:
     """A folder with a run, its tars and a data set, which is put back as it was before each try."""
 
-    def __init__(self, root: Path, imports: Sequence[str]) -> None:
+    def __init__(self, root: Path, imports: Sequence[str], undrawn: Sequence[str]) -> None:
         self.work, self.pristine = root / "work", root / "pristine"
         outside = root / "outside"
         outside.mkdir()
         self.work.mkdir()
         self._fill(self.work)
         shutil.copytree(self.work, self.pristine, copy_function=shutil.copy2)
-        self.jobs = FaultyJobs(self.work, outside, imports)
+        self.jobs = FaultyJobs(self.work, outside, imports, undrawn)
         self._undisturbed: dict[str, tuple[dict[str, str], Outcome]] = {}
 
     @staticmethod
@@ -152,7 +157,7 @@ def digest(path: Path) -> str:
     """What a file holds, without what two runs of the same command may differ in: versions of tools and times."""
     if path.name in ("train.json", "run.json"):
         return "json"
-    if path.parent.name == "metadata":
+    if path.parent.name == "metadata" and path.suffix == ".parquet":
         return hashlib.sha256(str(pq.read_table(path).to_pylist()).encode()).hexdigest()
     if path.suffix == ".h5":
         with h5py.File(path) as file:
@@ -236,14 +241,14 @@ def try_all(shop: Workshop, name: str, everything: bool) -> list[str]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    found = Workshop(tmp_path_factory.mktemp("faults"), IMPORTS)
+    found = Workshop(tmp_path_factory.mktemp("faults"), IMPORTS, UNDRAWN)
     yield found
     found.jobs.close()
 
 
 @pytest.fixture(scope="module")
 def shop_with_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    found = Workshop(tmp_path_factory.mktemp("faults"), (*IMPORTS, *IMPORTS_WITH_TORCH))
+    found = Workshop(tmp_path_factory.mktemp("faults"), (*IMPORTS, *IMPORTS_WITH_TORCH), UNDRAWN_WITH_TORCH)
     yield found
     found.jobs.close()
 

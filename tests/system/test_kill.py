@@ -162,9 +162,8 @@ def batter(jobs: Jobs, inputs: Path, output: Path, kills: int, at_once: int, see
     last = [jobs.start(*words(inputs, output, n + 1)) for n in range(at_once)]
     for process in last:
         jobs.wait(process)
-    print(
-        f"{kills} kills, {at_once} at once: {dict(sorted(tally.items()))}; {len(leftovers(jobs, output))} left at the end"
-    )
+    left = len(leftovers(jobs, output))
+    print(f"{kills} kills, {at_once} at once: {dict(sorted(tally.items()))}; {left} temporary files left at the end")
 
 
 def leftovers(jobs: Jobs, output: Path) -> list[Path]:
