@@ -90,6 +90,8 @@ class ShardOutput:
                 return Committed(published, report)
         except OSError as error:
             raise disk_error(self._maps.final, error) from error
+        except RuntimeError as error:  # HDF5 cannot close a file that it has read again
+            raise ShardError(f"cannot read {self._maps.final} again: {one_line(error)}") from error
         except (pa.ArrowException, ValueError) as error:  # a value that a column cannot hold must cost this shard alone
             raise ShardError(f"{self.shard}: its metadata cannot be written: {one_line(error)}") from error
 

@@ -276,3 +276,9 @@ def test_a_shard_is_looked_up_when_it_is_drawn(half_done: PendingShards) -> None
     assert next(drawn).name == "a"
     half_done.layout.shard_metadata("c").touch()  # another worker was faster
     assert names_of(list(drawn)) == ["e"]
+
+
+def test_a_folder_with_the_name_of_the_metadata_is_not_a_shard_that_is_done(tmp_path: Path) -> None:
+    layout = RunLayout(tmp_path / "RUN")
+    layout.shard_metadata("s").mkdir(parents=True)
+    assert PendingShards([], layout).is_pending(Shard(name="s", url="", size=None))

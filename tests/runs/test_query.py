@@ -326,3 +326,13 @@ def test_the_option_keys_takes_lists_and_csv_files(tmp_path: Path) -> None:
     assert CliRunner().invoke(show, ["--keys", str(tmp_path / "k.csv")]).output == "('=a', 'b')\n"
     assert CliRunner().invoke(show, ["--keys", str(tmp_path / "k.txt")]).output == """("'=a", 'b')\n"""
     assert CliRunner().invoke(show, ["--keys", "-"], input="x\n").output == "('x',)\n"
+
+
+def test_a_file_with_another_column_is_named(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.layout.root, tmp_path / "RUN")
+    path = RunLayout(tmp_path / "RUN").shard_metadata("gallery-0")
+    table = pq.read_table(path)
+    names = ["frqme" if column == "frame" else column for column in table.column_names]
+    pq.write_table(table.rename_columns(names).replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(UserError, match=f"{path} is damaged .it has other columns"):
+        connect_metadata(open_run(tmp_path / "RUN"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -184,3 +185,15 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_own_columns(tmp_path: Path
     table = pq.read_table(tmp_path / "metadata.parquet")
     assert table.schema.names == metadata_schema(["mim_attention"], version).names
     assert identities(table).to_pylist() == ["0002" if version == 3 else "2"] * 2
+
+
+class _Unreadable(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_rows_that_cannot_be_read_again_are_an_error_and_not_zeros(tmp_path: Path) -> None:
+    """HDF5 reads the unfinished chunk of a dataset again to add rows to it."""
+    file = ForgivingFile(_Unreadable())
+    assert file.readinto(bytearray(4)) == 4 and file.error is not None
+    assert file.error.errno == errno.EIO

@@ -169,7 +169,17 @@ def batter(jobs: Jobs, inputs: Path, output: Path, kills: int, at_once: int, see
 def leftovers(jobs: Jobs, output: Path) -> list[Path]:
     """Temporary files and folders of jobs, in the run and where the system has such files."""
     hidden = [path for path in output.rglob(".*") if path.name != RunLayout(output).lock.name]
-    return [*hidden, *jobs.scratch.iterdir()]
+    return [*hidden, *(path for path in jobs.scratch.iterdir() if not is_of_python(path))]
+
+
+def is_of_python(path: Path) -> bool:
+    """Whether Python's own library left it, which no program can sweep: it holds nothing that tells whose it is.
+
+    `multiprocessing` has a folder for its sockets, and `tempfile` tries out a folder with a file of four bytes.
+    """
+    if path.is_dir():
+        return path.name.startswith("pymp-") and all(inside.is_socket() for inside in path.iterdir())
+    return path.read_bytes() in (b"", b"blat")
 
 
 def status_done(output: Path) -> int:
