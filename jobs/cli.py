@@ -72,7 +72,8 @@ def _needs_no_traceback(error: Exception) -> bool:
     from cam.errors import CamError
     from promptsg_core.errors import ModelError
 
-    return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, OSError))
+    of_files = (OSError, *([sys.modules["duckdb"].IOException] if "duckdb" in sys.modules else []))
+    return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, *of_files))
 
 
 def _message(error: Exception) -> str:
@@ -88,7 +89,7 @@ def _message(error: Exception) -> str:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="promptsg-attention", prog_name="promptsg")
 def main() -> None:
-    """Mine where a PromptSG person re-identification model looks, over whole datasets.
+    """Mine where a person re-identification model looks, over whole datasets.
 
     \b
     A first session:

@@ -68,7 +68,8 @@ def scratch_folder(parent: Path | None = None, purpose: str = "promptsg") -> Ite
             folder.mkdir(mode=0o700)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # `ignore_errors` lets one of closing a folder through
+            shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             logger.warning("cannot remove the temporary folder %s; the next command tries again", folder)
             file.close()  # the file stays beside it, so that both are found

@@ -24,6 +24,7 @@ from jobs.datasets.tar_writer import read_members, write_members
 from jobs.errors import UserError
 from jobs.phrases import first_few, one_line
 from jobs.progress import ShardProgress
+from jobs.system_errors import naming
 
 _SAVE_SECONDS = 10.0  # between two writings of shards.json; a tar that it misses is compared with its images
 
@@ -125,7 +126,8 @@ def _claim(folder: Path, plan: ShardPlan, listed: Sequence[ListedShard], known: 
 def _save(folder: Path, plan: ShardPlan, listed: Sequence[ListedShard]) -> None:
     path, content = folder / PLAN, plan_content(plan, listed)
     try:
-        is_new = path.read_bytes() != content
+        with naming(path):
+            is_new = path.read_bytes() != content
     except FileNotFoundError as error:
         raise UserError(f"{path} was removed while shards were packed; run again") from error
     if is_new:

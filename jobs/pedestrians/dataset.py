@@ -95,7 +95,9 @@ def _claim(dest: Path, crowd: Crowd, plan: Mapping[str, Sequence[Shot]]) -> None
     content = {"pedestrians": asdict(crowd), "drawing_version": DRAWING_VERSION, "shards": shards}
     data = (json.dumps(content, indent=1) + "\n").encode()
     path = dest / PLAN
-    if not write_once(path, data) and path.read_bytes() != data:
+    with naming(path):
+        is_another = not write_once(path, data) and path.read_bytes() != data
+    if is_another:
         raise UserError(f"{path} is of other pedestrians than these; name another folder, or remove {dest}")
 
 

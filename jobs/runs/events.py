@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from jobs.phrases import json_text
+from jobs.system_errors import naming
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +83,11 @@ _EVENT = TypeAdapter(ShardEvent)
 
 def read_events(folder: Path) -> list[ShardEvent]:
     """All events of a run, sorted by time. Skips lines that a killed worker left incomplete."""
-    found = [
-        event
-        for path in folder.glob("shards-*.jsonl")
-        for line in path.read_bytes().splitlines()
-        if (event := _parse(line)) is not None
-    ]
+    found: list[ShardEvent] = []
+    for path in folder.glob("shards-*.jsonl"):
+        with naming(path):
+            lines = path.read_bytes().splitlines()
+        found += [event for line in lines if (event := _parse(line)) is not None]
     return sorted(found, key=lambda event: event.time)
 
 

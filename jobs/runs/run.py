@@ -24,6 +24,7 @@ from jobs.runs.manifest import Manifest, read_manifest
 from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.shards.names import is_file_name
 from jobs.shards.urls import Shard
+from jobs.system_errors import cause_of
 
 # An option of newer versions of pyarrow.
 _FORGET_FOOTERS = {"cache_metadata": False} if int(pa.__version__.partition(".")[0]) >= 20 else {}
@@ -126,9 +127,9 @@ class Run:
         try:
             # A dataset would keep the footers that it reads: with 10,000 files they take gigabytes.
             return self.metadata(shards).to_table(columns=list(columns), filter=where, **_FORGET_FOOTERS)
-        except (pa.ArrowException, OSError):
+        except (pa.ArrowException, OSError) as error:
             self.refuse_damaged(shards)
-            raise
+            raise UserError(f"cannot read a file in {self.layout.metadata}: {cause_of(error)}") from error
 
     def refuse_damaged(self, shards: Iterable[str] | None = None) -> None:
         """Raises UserError naming the first file of which not all rows or columns can be read.
@@ -196,18 +197,20 @@ class Run:
         that shows only when something in it is read.
         """
         _require_done(self.layout, shard)
-        with self.footers.open_maps(shard, cache=cache) as file:
-            try:
+        try:
+            with self.footers.open_maps(shard, cache=cache) as file:
                 yield file
-            except HDF5_ERRORS as error:
-                raise unreadable(self.layout, shard, error) from error
+        except HDF5_ERRORS as error:  # also of closing the file
+            raise unreadable(self.layout, shard, error) from error
 
     def _read(self, name: str, shard: str, rows: slice | Sequence[int] | None) -> Float32Array:
         with self.open_maps(shard) as file:
             try:
                 dataset = stored(file, name)
-            except KeyError:  # a shard in which all images failed has no maps
-                return np.empty((0, 0) if name == FEATURES else (0, 0, 0), np.float32)
+            except KeyError:  # HDF5 says the same where it cannot read
+                if self.footers.of(shard).images:
+                    raise
+                return np.empty((0, 0) if name == FEATURES else (0, 0, 0), np.float32)  # all images of it have failed
             if rows is None:
                 return np.asarray(dataset[:])
             if isinstance(rows, slice):

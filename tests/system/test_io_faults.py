@@ -222,7 +222,7 @@ def published(shop: Workshop, command: Command) -> dict[str, str]:
 def names_a_file(said: str, work: Path) -> bool:
     """Whether one line says what failed: of the command, or, in a summary, of a shard."""
     lines = [line for line in said.splitlines() if line.startswith("promptsg:")]
-    failed = [line for line in said.splitlines() if "failed: " in line or "NOT intact" in line or "not intact" in line]
+    failed = [line for line in said.splitlines() if "failed: " in line or line.startswith("damaged: ")]
     return any(str(work) in line for line in (lines or failed)) and len(lines) <= 1
 
 

@@ -5,6 +5,7 @@ It takes the footer of the Parquet file, a stat of the HDF5 file, and the attrib
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from jobs.phrases import one_line
 from jobs.runs.footer import ShardFooter, read_facts
 from jobs.runs.layout import RunLayout
 from jobs.runs.maps_file import HDF5_ERRORS, KEY, TAR
+from jobs.system_errors import reason_of
 
 _AGAIN = "run the same `promptsg mine` again"
+_ERRNO = re.compile(r"\berrno = (\d+)")  # in HDF5's messages
 
 
 def refuse_unlisted(layout: RunLayout, published: Iterable[str], listed: Iterable[str]) -> None:
@@ -96,6 +99,8 @@ def open_file(layout: RunLayout, shard: str, *, cache: int | None = None) -> h5p
 
 def unreadable(layout: RunLayout, shard: str, error: Exception) -> UserError:
     """The error for a shard's HDF5 file that HDF5 cannot read, and what to do."""
+    if number := _ERRNO.search(str(error)):  # the system could not read it, which says nothing of what is in it
+        return UserError(f"{layout.shard_maps(shard)}: {reason_of(OSError(int(number[1]), ''))}")
     return maps_error(layout, shard, f"cannot be read ({one_line(error)})")
 
 

@@ -1,4 +1,4 @@
-"""Whether run.json is what was written, and still is the one that a job began with."""
+"""Whether run.json still is the one that a job began with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 from jobs.errors import ShardError, UserError
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.request import canonical_sha256
 
 
 class RunReplacedError(UserError):
@@ -32,15 +31,3 @@ def refuse_replaced(layout: RunLayout, manifest: Manifest) -> None:
             f"{layout.root} was {how} while this job was mining it (--overwrite of another job?): "
             "nothing more is published, and this job ends"
         )
-
-
-def content_problem(layout: RunLayout) -> str | None:
-    """What differs in run.json, as far as its own hash tells; None where it is as written.
-
-    Runs of earlier versions have no such hash. Call it for a file that could be read as a manifest.
-    """
-    content = json.loads(layout.manifest.read_bytes())
-    written = content.pop("sha256", None)
-    if written is None or written == canonical_sha256(content):
-        return None
-    return "run.json has another content than was written (SHA-256 differs); restore it from a copy"
