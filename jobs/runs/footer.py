@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "promptsg."
 _TAR = TypeAdapter(ShardBytes)
+_KEYS = TypeAdapter(tuple[str, str])
 _MAGIC = b"PAR1"  # a Parquet file begins and ends with it
 _SHORTEST = 12  # bytes: both, and the length of the footer
 _TAIL = 1 << 15  # bytes: mostly the whole footer
@@ -35,8 +37,8 @@ class ShardFooter:
     `h5_size` (bytes) and `h5_sha256` are those of its HDF5 file. `images` rows have maps. `failed` counts the rows
     without maps by reason. `partial` counts, by reason, the rows that lack only the target's maps. `zero_maps` counts
     the maps that are zero everywhere, by name. `passed_over` counts, by kind, the members of the tar of which nothing
-    was made. `tar` tells the bytes of the tar that was mined from any others; earlier versions did not keep it. `rows`
-    is the number of rows of the Parquet file.
+    was made. `tar` tells the bytes of the tar that was mined from any others. `keys` are the smallest and the largest
+    key of the rows. Earlier versions kept neither. `rows` is the number of rows of the Parquet file.
     """
 
     fingerprint: str
@@ -49,7 +51,16 @@ class ShardFooter:
     zero_maps: Mapping[str, int] = field(default_factory=dict)
     passed_over: Mapping[str, int] = field(default_factory=dict)
     tar: ShardBytes | None = None
+    keys: tuple[str, str] | None = None
     rows: int = 0
+
+    def may_hold(self, keys: Sequence[str]) -> bool:
+        """Whether a row may have one of these keys, which are sorted."""
+        if self.keys is None:
+            return True
+        smallest, largest = self.keys
+        place = bisect_left(keys, smallest)
+        return place < len(keys) and keys[place] <= largest
 
     def as_metadata(self) -> dict[str, str]:
         """The key-value metadata of the Parquet schema."""
@@ -66,6 +77,8 @@ class ShardFooter:
         }
         if self.tar is not None:
             facts["tar"] = json.dumps(asdict(self.tar), sort_keys=True)
+        if self.keys is not None:
+            facts["keys"] = json.dumps(self.keys)
         return {_PREFIX + name: value for name, value in facts.items()}
 
     @classmethod
@@ -92,6 +105,7 @@ class ShardFooter:
             zero_maps=json.loads(facts["zero_maps"]),
             passed_over=json.loads(facts.get("passed_over", "{}")),
             tar=_TAR.validate_json(facts["tar"]) if "tar" in facts else None,
+            keys=_KEYS.validate_json(facts["keys"]) if "keys" in facts else None,
             rows=images + sum(failed.values()) if rows is None else rows,
         )
 

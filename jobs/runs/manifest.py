@@ -42,7 +42,7 @@ class Manifest(Recorded):
     `fingerprint` is the SHA-256 of everything that decides the results: shards with the same fingerprint may be mixed.
     `checkpoint` is the path of the checkpoint when the run was started, and `device` the kind of device then.
     `label_agreement` is what was found then for the target `label`. `run_id` tells the run from another one that was
-    started in the same folder with the same request. `sha256` is the hash of all the rest, which `verify` compares.
+    started in the same folder with the same request. `sha256` is the hash of all the rest.
     Earlier versions kept neither.
     """
 
@@ -92,8 +92,8 @@ class Manifest(Recorded):
 def read_manifest(layout: RunLayout) -> Manifest:
     """The manifest of an existing run.
 
-    Raises UserError naming the file if it is missing or malformed, lists a shard twice, or has other settings or shards
-    than the fingerprint of the run is of.
+    Raises UserError naming the file if it is missing or malformed, lists a shard twice, or has another content than was
+    written, as far as the fingerprint of the run and, since a later version, the file's own hash tell.
     """
     if not layout.manifest.exists() and not layout.manifest.is_symlink():
         raise UserError(f"{layout.root} is not a run: it has no run.json (mine one with `promptsg mine`)")
@@ -108,6 +108,9 @@ def read_manifest(layout: RunLayout) -> Manifest:
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"cannot read {layout.manifest}: {where}: {first['msg']}; {_RUN_REMEDY}") from error
     _refuse_altered(layout, manifest)
+    written = content.pop("sha256", None)
+    if written is not None and written != canonical_sha256(content):
+        raise UserError(f"{layout.manifest} has another content than was written (SHA-256 differs); {_RUN_REMEDY}")
     return manifest
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cam.measures import MEASURES, measure_maps
 from cam.names import column_of
-from jobs.arrays import Float32Array, Int64Array
+from jobs.arrays import BoolArray, Float32Array, Int64Array
 from jobs.runs.manifest import Manifest
 from jobs.shards.samples import KEPT, Sample
 from jobs.tables import nullable
@@ -24,8 +24,8 @@ class Results:
     """The results for the samples of a batch that have an image, in their order: B rows.
 
     maps: name -> (B, h, w) float32, where the whole map of a row is NaN if the row has no such map. features (B, D)
-    float32. score (B,) and probability (B,) float32. predicted (B,) int64. stored: further datasets (B, ...) float32 by
-    name, which are stored but not measured.
+    float32. score (B,) and probability (B,) float32. predicted (B,) int64: -1, with the probability NaN, for a model
+    without classes. stored: further datasets (B, ...) float32 by name, which are stored but not measured.
     """
 
     maps: Mapping[str, Float32Array]
@@ -34,6 +34,17 @@ class Results:
     predicted: Int64Array
     probability: Float32Array
     stored: Mapping[str, Float32Array] = field(default_factory=dict)
+
+    def rows(self, kept: BoolArray) -> Results:
+        """Of the B rows those that are `kept` (B,)."""
+        return Results(
+            maps={name: values[kept] for name, values in self.maps.items()},
+            features=self.features[kept],
+            score=self.score[kept],
+            predicted=self.predicted[kept],
+            probability=self.probability[kept],
+            stored={name: values[kept] for name, values in self.stored.items()},
+        )
 
 
 class MetadataRows:
@@ -84,27 +95,32 @@ class MetadataRows:
                 return f"{key!r}: {error}"
         raise ValueError("no row has failed")
 
+    def key_bounds(self) -> tuple[str, str] | None:
+        """The smallest and the largest key; None without rows."""
+        keys = [str(key) for key in self._columns["key"]]
+        return (min(keys), max(keys)) if keys else None
+
     def table(self, metadata: Mapping[str, str]) -> pa.Table:
         """All rows, with this key-value metadata. Raises ArrowException or ValueError if a value does not fit."""
         return pa.table(self._columns, schema=self._schema.with_metadata(metadata))
 
-    def _columns_of(self, results: Results, stored: list[int]) -> dict[str, list[float] | list[float | None]]:
-        """The columns that come from the model, one value for each row of the results. NaN becomes null.
+    def _columns_of(self, results: Results, stored: list[int]) -> dict[str, Sequence[float | None]]:
+        """The columns that come from the model, one value for each row of the results. NaN and no class become null.
 
         Of the `stored` rows, the maps that are zero everywhere are counted.
         """
         size = len(results.score)
         h, w = next(iter(results.maps.values())).shape[1:]
-        columns: dict[str, list[float] | list[float | None]] = {
-            "predicted": results.predicted.tolist(),
+        columns: dict[str, Sequence[float | None]] = {
+            "predicted": [None if label < 0 else label for label in results.predicted.tolist()],
             "score": nullable(results.score),
-            "probability": results.probability.tolist(),
+            "probability": nullable(results.probability),
             "grid_h": [h] * size,
             "grid_w": [w] * size,
         }
         for name, maps in results.maps.items():
             measured = measure_maps(maps, self._placement)
-            self.zero_maps[name] += int((measured["max"][stored] == 0).sum())
+            self.zero_maps[name] += int((~maps[stored].any(axis=(1, 2))).sum())
             for measure in MEASURES:
                 columns[f"{column_of(name)}_{measure}"] = nullable(measured[measure])
         return columns

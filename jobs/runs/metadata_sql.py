@@ -58,14 +58,14 @@ class SqlLimits:
         )
 
 
-def connect_metadata(run: Run) -> duckdb.DuckDBPyConnection:
-    """A connection that sees the run's metadata as the table `samples`, and nothing else.
+def connect_metadata(run: Run, shards: Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection that sees the metadata of the run, or of some shards, as the table `samples`, and nothing else.
 
     Raises UserError if no shard of the run is done, or naming a file that is damaged.
     """
     import duckdb
 
-    files = run.metadata_files()
+    files = run.metadata_files(shards)
     if not files:
         raise UserError(f"{run.layout.root} has no finished shard; see `promptsg status {run.layout.root}`")
     memory = SqlLimits.of_files(run.metadata_size()).memory

@@ -98,11 +98,19 @@ def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
 
 
 def keys_in_several_shards(run: Run, keys: Iterable[str]) -> set[str]:
-    """Those of the keys that more than one row of the run has."""
+    """Those of the keys that more than one row of the run has.
+
+    Only files that may have one of them are read: where shards are packed by name, those are few.
+    """
     import pyarrow as pa
 
-    connection = connect_metadata(run)
-    connection.register("wanted", pa.table({"key": pa.array(sorted(set(keys)), pa.string())}))
+    wanted, published = sorted(set(keys)), run.published()
+    footers = zip(published, run.footers.all_of(published), strict=True)
+    shards = [shard for shard, footer in footers if footer.may_hold(wanted)]
+    if not shards:
+        return set()
+    connection = connect_metadata(run, shards)
+    connection.register("wanted", pa.table({"key": pa.array(wanted, pa.string())}))
     sql = f"SELECT key FROM {SAMPLES} WHERE key IN (SELECT key FROM wanted) GROUP BY key HAVING count(*) > 1"
     return {key for (key,) in connection.execute(sql).fetchall()}
 

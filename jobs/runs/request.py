@@ -166,7 +166,7 @@ def shard_differences(
     return found
 
 
-def canonical_sha256(content: Mapping[str, JsonValue]) -> str:
+def canonical_sha256(content: Mapping[str, object]) -> str:
     """The SHA-256 of the canonical JSON of a content, which does not depend on spaces or on the order of keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

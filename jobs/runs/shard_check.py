@@ -20,7 +20,6 @@ from cam.names import MapName
 from jobs.arrays import BoolArray, Int64Array
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
-from jobs.phrases import one_line
 from jobs.runs.footer import ShardFooter
 from jobs.runs.integrity.belonging import identity_problem
 from jobs.runs.integrity.seal import seal_problem
@@ -28,16 +27,22 @@ from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
+from jobs.system_errors import cause_of
 
+ANOTHER_RUN = "was made by another run"
 _ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedShard:
-    """The number of rows of the metadata, 0 where it cannot be read, and what is wrong with the shard."""
+    """The number of rows of the metadata, 0 where it cannot be read, and what is wrong with the shard.
+
+    `fingerprint` is that of the run which made it; None where the metadata cannot be read.
+    """
 
     rows: int
     problems: tuple[str, ...]
+    fingerprint: str | None = None
 
 
 def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShard:
@@ -48,20 +53,23 @@ def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShar
         if problem := seal_problem(path, required=manifest.sha256 is not None):
             return CheckedShard(rows=0, problems=(f"{name}: {problem}",))
         table = pq.read_table(path, page_checksum_verification=True)
-        problems = [f"{name}: {problem}" for problem in _problems(name, table, layout, manifest)]
+        footer = ShardFooter.from_metadata(table.schema.metadata, len(table))
     except (*HDF5_ERRORS, UserError) as error:  # pyarrow raises OSError and ValueError
-        return CheckedShard(rows=0, problems=(f"{name}: unreadable: {one_line(error)}",))
-    return CheckedShard(rows=len(table), problems=tuple(problems))
+        return CheckedShard(rows=0, problems=(f"{name}: unreadable: {path}: {cause_of(error)}",))
+    try:
+        problems = [f"{name}: {problem}" for problem in _problems(name, table, footer, layout, manifest)]
+    except HDF5_ERRORS as error:
+        problems = [f"{name}: unreadable: {layout.shard_maps(name)}: {cause_of(error)}"]
+    return CheckedShard(rows=len(table), problems=tuple(problems), fingerprint=footer.fingerprint)
 
 
-def _problems(name: str, table: pa.Table, layout: RunLayout, manifest: Manifest) -> Iterator[str]:
+def _problems(name: str, table: pa.Table, footer: ShardFooter, layout: RunLayout, manifest: Manifest) -> Iterator[str]:
     maps = layout.shard_maps(name)
     if not table.schema.equals(manifest.columns):
         yield f"{layout.shard_metadata(name).name} has other columns than the run"
         return
-    footer = ShardFooter.from_metadata(table.schema.metadata, len(table))
     if footer.fingerprint != manifest.fingerprint:
-        yield f"was made by another run (fingerprint {footer.fingerprint})"
+        yield f"{ANOTHER_RUN} (fingerprint {footer.fingerprint})"
     if footer.shard != name:
         yield f"holds the shard {footer.shard!r} by its footer"
     if damage := _damage(maps, footer):
@@ -142,6 +150,8 @@ def _row_problems(name: str, rows: _Rows, footer: ShardFooter) -> Iterator[str]:
         yield f"its rows lack a target as {partial}, the footer counts {footer.partial}"
     if any(shard != name for shard in rows.shard):
         yield "has rows of another shard"
+    if footer.keys is not None and rows.key and footer.keys != (bounds := (min(rows.key), max(rows.key))):
+        yield f"its smallest and largest keys are {bounds}, the footer says {footer.keys}"
 
 
 def _counts_from_zero(numbers: Int64Array) -> bool:

@@ -131,6 +131,7 @@ class ShardOutput:
             zero_maps=report.zero_maps,
             passed_over=report.passed_over,
             tar=tar,
+            keys=self._rows.key_bounds(),
         )
         table = self._rows.table({**footer.as_metadata(), SEAL: UNSEALED})
         pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
 from jobs.phrases import one_line, shown
 from jobs.runs.finalize import FINGERPRINT, JOINED
 from jobs.runs.footer import read_footer
-from jobs.runs.integrity.run_json import content_problem
 from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.restart import as_it_is_now, changed_shards
 from jobs.runs.run import Run, open_run
-from jobs.runs.shard_check import check_shard
+from jobs.runs.shard_check import ANOTHER_RUN, CheckedShard, check_shard
 from jobs.shards.urls import Shard
 
 
@@ -74,17 +73,27 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
         shards=len(names),
         intact=sum(not check.problems for check in checks),
         images=sum(check.rows for check in checks),
-        problems=[*_run_problems(opened), *unlisted, *(problem for check in checks for problem in check.problems)],
+        problems=[*_finalized_problems(opened), *unlisted, *_shard_problems(opened, checks)],
         missing=[name for name in names if name not in published],
         changed=[change for tar in tars for change in tar or ()],
         not_compared=tars.count(None),
     )
 
 
-def _run_problems(opened: Run) -> Iterator[str]:
-    """What is wrong with run.json and with metadata.parquet, which `finalize` may have written."""
-    if problem := content_problem(opened.layout):
-        yield problem
+def _shard_problems(opened: Run, checks: Sequence[CheckedShard]) -> list[str]:
+    """What is wrong with the shards; a single line where run.json is the wrong file, as all are of one other run."""
+    runs = {check.fingerprint for check in checks}
+    if len(checks) > 1 and len(runs) == 1 and not runs & {None, opened.manifest.fingerprint}:
+        wrong_file = (
+            f"{opened.layout.manifest} is not that of the {len(checks)} done shards, which were all made by another "
+            f"run (fingerprint {runs.pop()}); put the right file back"
+        )
+        return [wrong_file, *(one for check in checks for one in check.problems if ANOTHER_RUN not in one)]
+    return [problem for check in checks for problem in check.problems]
+
+
+def _finalized_problems(opened: Run) -> Iterator[str]:
+    """What is wrong with metadata.parquet, which `finalize` may have written."""
     joined = opened.layout.root / JOINED
     if not joined.exists():
         return

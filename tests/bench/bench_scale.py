@@ -102,9 +102,11 @@ def _write_rows(path: Path, template: pa.Table, footer: ShardFooter, number: int
     """A shard's Parquet file: keys, people, cameras and scores of its own, and random measures."""
     random = np.random.default_rng(number)
     pid = (number * rows + np.arange(rows)) // _IMAGES + 1
+    keys = [f"{p:06d}_c{i % 6 + 1}s1_{number:06d}_{i:04d}" for i, p in enumerate(pid)]
+    footer = replace(footer, keys=(min(keys), max(keys)))
     new = {
         "shard": pa.array([footer.shard] * rows),
-        "key": pa.array([f"{p:06d}_c{i % 6 + 1}s1_{number:06d}_{i:04d}" for i, p in enumerate(pid)]),
+        "key": pa.array(keys),
         "pid": pa.array(pid),
         "identity": pa.array([f"{p:04d}" for p in pid]),
         "camid": pa.array(np.arange(rows) % 6 + 1, pa.int32()),

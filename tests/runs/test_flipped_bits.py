@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,9 +160,26 @@ def test_a_shard_that_is_listed_twice_and_altered_settings_are_refused_by_all(ru
         with pytest.raises(UserError, match=r"run\.json was altered: its settings or shards are not those of its"):
             read(run)
     path.write_text(json.dumps({**content, "checkpoint": "elsewhere.pth"}))  # no part of the fingerprint
-    assert verify(run).problems == [
-        "run.json has another content than was written (SHA-256 differs); restore it from a copy"
+    for read in (open_run, verify, finalize):
+        with pytest.raises(
+            UserError, match=r"run\.json has another content than was written .SHA-256 differs.; put its"
+        ):
+            read(run)
+
+
+def test_shards_that_are_all_of_another_run_are_one_line(tmp_path: Path) -> None:
+    for root, target in ((tmp_path / "A", "predicted"), (tmp_path / "B", "feature")):
+        manifest = made_manifest(root, ["a", "b"], target=target)
+        for name in ("a", "b"):
+            made_shard(root, manifest, name, made_samples(3))
+    made_by = open_run(tmp_path / "A").manifest.fingerprint
+    shutil.copy(tmp_path / "B/run.json", tmp_path / "A/run.json")
+    assert verify(tmp_path / "A").problems == [
+        f"{tmp_path / 'A/run.json'} is not that of the 2 done shards, which were all made by another run "
+        f"(fingerprint {made_by}); put the right file back"
     ]
+    shutil.copy(tmp_path / "B/metadata/a.parquet", tmp_path / "A/metadata/a.parquet")  # no longer all of them
+    assert verify(tmp_path / "A").problems[-1] == f"b: was made by another run (fingerprint {made_by})"
 
 
 def test_a_file_without_a_seal_is_a_problem_only_in_a_run_that_seals(run: Path, tmp_path: Path) -> None:

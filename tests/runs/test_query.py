@@ -6,6 +6,7 @@ import logging
 import resource
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,22 @@ def test_keys_of_several_shards_are_known_from_the_whole_run(run: Run) -> None:
     twice = {market_key(1 + n // 5, n % 6, n) for n in range(135, 140)}
     assert keys_in_several_shards(run, [r["key"] for r in everything(run)[:60]]) == twice
     assert keys_in_several_shards(run, [market_key(1, 0, 0)]) == set()
+
+
+def test_only_files_that_may_hold_a_key_are_read_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in run.published():
+        found, keys = run.footers.of(shard), pq.read_table(run.layout.shard_metadata(shard))["key"].to_pylist()
+        assert found.keys == (min(keys), max(keys))
+        assert found.may_hold([min(keys)]) and found.may_hold([" ", max(keys)])
+        assert not found.may_hold([" ", max(keys) + "0"]) and not found.may_hold([])
+        assert replace(found, keys=None).may_hold([" "])  # of an earlier version
+    read = []
+    monkeypatch.setattr(
+        "jobs.runs.query.connect_metadata", lambda run, shards: read.append(shards) or connect_metadata(run, shards)
+    )
+    row = everything(run)[7]
+    assert keys_in_several_shards(run, [row["key"]]) == set() and row["shard"] in read[0]
+    assert keys_in_several_shards(run, [" "]) == set() and len(read) == 1
 
 
 def test_queries_may_be_filtered_by_what_evaluate_found(run: Run, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_verify_compares_keys(made: Path) -> None:
         ("tar_index", {3: 4, 4: 3}, ["tar_index does not rise from 0 without a gap"]),
         ("status", {0: "image_corrupt"}, ["1 rows have a status and an h5_row that contradict each other"]),
         ("shard", {7: "gallery-9"}, ["has rows of another shard"]),
-        ("key", {0: "k0"}, ["the keys of maps and metadata differ"]),
+        ("key", {0: "k5"}, ["the keys of maps and metadata differ"]),  # neither the smallest nor the largest
         ("status", {0: "no_label"}, []),  # mim_attention needs no target
     ],
 )
@@ -103,6 +103,7 @@ def test_verify_compares_rows(made: Path, column: str, values: dict[int, object]
         ({"fingerprint": "abc"}, "was made by another run (fingerprint abc)"),
         ({"h5_sha256": "abc"}, f"{NAMES[1]}.h5 has other bytes than were written (SHA-256 differs)"),
         ({"h5_size": 5}, f"{NAMES[1]}.h5 has "),
+        ({"keys": '["a", "b"]'}, "its smallest and largest keys are ("),
         ({"h5_size": "five"}, "unreadable: "),
     ],
 )

@@ -23,10 +23,12 @@ _SINCE_SEALED = ("run_id", "sha256")  # in run.json; the shards' Parquet files a
 _SINCE_VERSION_3 = ("role", "identity", "image_crc32")
 
 
-def made_manifest(root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",)) -> Manifest:
+def made_manifest(
+    root: Path, names: Sequence[str], maps: Sequence[str] = ("mim_attention",), target: str = "predicted"
+) -> Manifest:
     """Creates run.json for shards of these names."""
     shards = [RecordedShard(name=name, url=f"/nowhere/{name}.tar", size=1000) for name in names]
-    request = RunRequest(asked=RequestedSettings(maps=tuple(maps)), shards=tuple(shards))
+    request = RunRequest(asked=RequestedSettings(maps=tuple(maps), target=target), shards=tuple(shards))
     return create_manifest(RunLayout(root), request, ResolvedSettings(precision="fp32"))
 
 
