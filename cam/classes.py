@@ -21,7 +21,7 @@ from cam.names import ATTENTION
 from cam.overlay import DEFAULT_ALPHA, DEFAULT_COLORMAP, Picture, denormalize_image, heatmap, overlay_heatmap
 from cam.panels import captioned, column, enlarged, row
 from cam.placement import GridPlacement, placement_of
-from cam.protocol import E, PicturedModel, PixelScale
+from cam.protocol import CameraChoice, Captions, E, PicturedModel, PixelScale
 from cam.targets import Target
 
 Heatmaps = NDArray[np.float32]
@@ -30,22 +30,34 @@ _PANEL_HEIGHT = 256
 
 
 class _Cam(Generic[E]):
-    """A method on layers of a model; a context manager for code that expects one."""
+    """A method on layers of a model, by default its first; a context manager for code that expects one."""
 
     method = ""
 
-    def __init__(self, model: PicturedModel[E], target_layers: LayerChoice = "mim") -> None:
+    def __init__(self, model: PicturedModel[E], target_layers: LayerChoice | None = None) -> None:
         self.model = model
         self.layers = layer_names(model, target_layers)
 
-    def __call__(self, images: Tensor, target_category: Category = None) -> Heatmaps | dict[str, Heatmaps]:
+    def __call__(
+        self,
+        images: Tensor,
+        target_category: Category = None,
+        *,
+        head: str | None = None,
+        cameras: CameraChoice | None = None,
+        captions: Captions | None = None,
+    ) -> Heatmaps | dict[str, Heatmaps]:
         """(B, 3, H, W) or (3, H, W), uint8 RGB or normalised -> raw (B, h, w) or (h, w) float32 on the patch grid.
 
         Several layers give a dict by layer. `target_category` is a class, one class per image, a target, a target's
-        name, or None for the predicted class. Raises CamError for a layer that the target does not reach.
+        name, or None for the predicted class. `head`, `cameras` and `captions` are as for `extract_maps`. Raises
+        CamError for a layer that the target does not reach.
         """
         names = {layer: f"{self.method}/{layer}" for layer in self.layers}
-        found = extract_maps(self.model, _batch(images), list(names.values()), _target(target_category)).maps
+        target, wanted = _target(target_category), list(names.values())
+        found = extract_maps(
+            self.model, _batch(images), wanted, target, head=head, cameras=cameras, captions=captions
+        ).maps
         maps = {layer: _numpy(found[name], images.ndim) for layer, name in names.items()}
         return maps if len(maps) > 1 else maps[self.layers[0]]
 
@@ -115,27 +127,42 @@ class MIMAttentionCAM(_Cam[E]):
     def __init__(self, model: PicturedModel[E]) -> None:
         super().__init__(model, ())
 
-    def __call__(self, images: Tensor, target_category: Category = None) -> Heatmaps:
+    def __call__(
+        self,
+        images: Tensor,
+        target_category: Category = None,
+        *,
+        head: str | None = None,
+        cameras: CameraChoice | None = None,
+        captions: Captions | None = None,
+    ) -> Heatmaps:
         """(B, 3, H, W) or (3, H, W) -> (B, h, w) or (h, w) float32 summing to 1. The target plays no part."""
-        return _numpy(extract_maps(self.model, _batch(images), [ATTENTION]).maps[ATTENTION], images.ndim)
+        batch = _batch(images)
+        found = extract_maps(self.model, batch, [ATTENTION], head=head, cameras=cameras, captions=captions)
+        return _numpy(found.maps[ATTENTION], images.ndim)
 
 
 def visualize_gradcam(
     model: PicturedModel[E],
     image_tensor: Tensor,
-    target_layers: LayerChoice = "mim",
+    target_layers: LayerChoice | None = None,
     method: str = "gradcam",
     save_path: str | Path | None = None,
     show: bool = False,
     target_category: Category = None,
     colormap: str = DEFAULT_COLORMAP,
     alpha: float = DEFAULT_ALPHA,
+    *,
+    head: str | None = None,
+    cameras: CameraChoice | None = None,
+    captions: Captions | None = None,
 ) -> Picture:
     """A picture original | heatmap | overlay for each image and layer -> uint8 RGB (H, W, 3).
 
     `image_tensor` is (B, 3, H, W) or (3, H, W), uint8 RGB or normalised by the model's own mean and std. `method` is
-    gradcam, gradcam++, hirescam, rollout, chefer, a map of the model's own such as mim_attention, or all. The picture
-    is saved under `save_path` and shown with `show`. Raises CamError on a method or layer that does not exist.
+    gradcam, gradcam++, hirescam, rollout, chefer, legrad, a map of the model's own such as mim_attention, or all. The
+    picture is saved under `save_path` and shown with `show`. `head`, `cameras` and `captions` are as for
+    `extract_maps`. Raises CamError on a method or layer that does not exist.
 
     >>> from cam import visualize_gradcam
     >>> picture = visualize_gradcam(model, images[0], "vit_proj", method="gradcam++", save_path="one.png")
@@ -143,8 +170,8 @@ def visualize_gradcam(
     (dtype('uint8'), 3)
     """
     batch, target = _batch(image_tensor), _target(target_category)
-    names = map_names(model, method, target_layers, _name_of(target))
-    found = extract_maps(model, batch, names, target).maps
+    names = map_names(model, method, target_layers, _name_of(target), head)
+    found = extract_maps(model, batch, names, target, head=head, cameras=cameras, captions=captions).maps
     placement = placement_of(model.config)
     rows = []
     for number, image in enumerate(_pictures(model.config, batch)):

@@ -6,18 +6,18 @@ Legend: B batch, M patches, C classes, F feature length, H heads, h w grid.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cam.available import check_reachable
+from cam.available import check_reachable, default_maps
 from cam.names import MapName, parse_names
 from cam.precision import at_least_float32, score_scale
-from cam.protocol import E, HeadLike, TappedModel
-from cam.relevance import chefer, rollout
-from cam.targets import Target, resolve_target
+from cam.protocol import CameraChoice, Captions, E, HeadLike, TappedModel
+from cam.relevance import chefer, legrad, rollout
+from cam.targets import PREDICTED, Target, class_target, predicted_class, resolve_target
 from cam.weighing import gradient_maps
 
 
@@ -26,7 +26,8 @@ class Extraction:
     """Results on the model's device, all detached.
 
     maps: name -> (B, h, w) float32, raw: neither normalised nor resized. score (B,) float32: the value that was
-    differentiated. predicted (B,) int64 and probability (B,) float32: the class with the largest logit and its softmax.
+    differentiated. predicted (B,) int64 and probability (B,) float32: the class with the largest logit and its softmax,
+    -1 and NaN for a model without classes.
     features (B, F) float32, not normalised. attention_heads (B, H, h, w) float32: the heads of the model's own
     attention, of PromptSG's MIM each summing to 1.
     """
@@ -42,15 +43,23 @@ class Extraction:
 def extract_maps(
     model: TappedModel[E],
     images: Tensor,
-    maps: Sequence[str] = ("mim_attention", "gradcam++/mim"),
+    maps: Sequence[str] | None = None,
     target: str | Target | int | Tensor = "predicted",
     gradcam_plus_plus: str = "rectified",
+    *,
+    head: str | None = None,
+    cameras: CameraChoice | None = None,
+    captions: Captions | None = None,
 ) -> Extraction:
     """(B, 3, H, W) images -> every named map, from one forward pass and at most one backward pass.
 
+    Without `maps` these are the model's own default maps, see `cam.available.default_maps`.
     `rollout` and `chefer` need the weights of every block: where one of them is requested, a second, whole pass is run.
-    `target` is a name, a Target, a class number for all images, or (B,) class numbers. A model in training mode is
-    evaluated and put back, also when something raises. No hook and no `.grad` is left on it.
+    `legrad` needs one more, in which every block is read out.
+    `target` is a name, a Target, a class number for all images, or (B,) class numbers. `head` names the head whose
+    score is explained, where a model has several. `cameras` are for a model with camera embeddings. `captions`, for a
+    model that takes a text of each image's own, are B texts, or None for an image without one. A model in training mode
+    is evaluated and put back, also when something raises. No hook and no `.grad` is left on it.
 
     Raises CamError, before any work, on an unknown name or target and on a layer that the target does not reach.
 
@@ -58,17 +67,19 @@ def extract_maps(
     >>> found = extract_maps(model, images, maps=("mim_attention", "gradcam++/mim"), target="predicted")
     >>> found.maps["gradcam++/mim"].shape == (len(images), *model.grid)
     True
+    >>> tuple(extract_maps(model, images).maps) == model.config.default_maps
+    True
     >>> extract_maps(model, images, maps=["gradcam/mimm"])
     Traceback (most recent call last):
         ...
     cam.errors.CamError: unknown map 'gradcam/mimm'; did you mean gradcam/mim? ...
     """
-    names = parse_names(maps)
+    names = parse_names(default_maps(model) if maps is None else maps)
     chosen = resolve_target(target)
-    check_reachable(model, names, chosen, gradcam_plus_plus)
+    check_reachable(model, names, chosen, gradcam_plus_plus, head)
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         images = images.clone() if images.is_inference() else images
-        return _extract(model, images, names, chosen, gradcam_plus_plus)
+        return _extract(model, images, names, chosen, gradcam_plus_plus, head, cameras, captions)
 
 
 @contextlib.contextmanager
@@ -85,15 +96,28 @@ def evaluating(model: TappedModel[E]) -> Iterator[None]:
 
 
 def _extract(
-    model: TappedModel[E], images: Tensor, names: Sequence[MapName], target: Target, gradcam_plus_plus: str
+    model: TappedModel[E],
+    images: Tensor,
+    names: Sequence[MapName],
+    target: Target,
+    gradcam_plus_plus: str,
+    head: str | None,
+    cameras: CameraChoice | None,
+    captions: Captions | None,
 ) -> Extraction:
+    texts = {} if captions is None else {"captions": captions}  # other models need not have the parameter
     layers = tuple(dict.fromkeys(name.layer for name in names if name.layer is not None))
-    out = model.head(model.encode(images), taps=layers)
+    native = tuple(str(name) for name in names if name.is_native)
+    encoded = model.encode(images, cameras, **texts)
+    out = model.head(encoded, taps=layers, head=head, native=native)
     score = target.score(out)
     found = gradient_maps(names, score, {layer: out.taps[layer] for layer in layers}, gradcam_plus_plus)
-    found |= _native_maps(out, names) | _relevance_maps(model, images, target, names)
+    found |= _native_maps(out, names) | _relevance_maps(model, images, names, target, head, cameras, texts)
     with torch.no_grad():
-        probability, predicted = out.logits.detach().float().softmax(dim=1).max(dim=1)
+        predicted, probability = predicted_class(out.logits)
+    if (name := MapName("legrad")) in names:
+        blocks = model.each_block(images, encoded, cameras, head, **texts)
+        found[name] = legrad(_block_gradients(blocks, _of_the_last_block(target, predicted)))
     return Extraction(
         maps={str(name): torch.unflatten(found[name], 1, model.grid) for name in names},
         score=score.detach().float(),
@@ -110,14 +134,20 @@ def _native_maps(out: HeadLike, names: Sequence[MapName]) -> dict[MapName, Tenso
 
 
 def _relevance_maps(
-    model: TappedModel[E], images: Tensor, target: Target, names: Sequence[MapName]
+    model: TappedModel[E],
+    images: Tensor,
+    names: Sequence[MapName],
+    target: Target,
+    head: str | None,
+    cameras: CameraChoice | None,
+    texts: Mapping[str, Captions],
 ) -> dict[MapName, Tensor]:
     """name -> (B, M) of `rollout` and `chefer`, as far as they are requested."""
     found: dict[MapName, Tensor] = {}
     methods = {name.method: name for name in names if name.method in ("rollout", "chefer")}
     if not methods:
         return found
-    out, weights = model.trace(images, gradient="chefer" in methods)
+    out, weights = model.trace(images, gradient="chefer" in methods, cameras=cameras, head=head, **texts)
     if "rollout" in methods:
         found[methods["rollout"]] = rollout(weights)
     if "chefer" in methods:
@@ -125,3 +155,16 @@ def _relevance_maps(
         gradients = torch.autograd.grad(target.score(out).sum() * scale, weights)
         found[methods["chefer"]] = chefer(weights, [at_least_float32(gradient) / scale for gradient in gradients])
     return found
+
+
+def _block_gradients(blocks: Iterable[tuple[HeadLike, Tensor]], target: Target) -> Iterator[Tensor]:
+    """Of each block, the (B, H, N, N) gradient of the score that is read out after it by its attention weights."""
+    for out, weights in blocks:
+        scale = score_scale(weights)
+        (gradient,) = torch.autograd.grad(target.score(out).sum() * scale, [weights])
+        yield at_least_float32(gradient) / scale
+
+
+def _of_the_last_block(target: Target, predicted: Tensor) -> Target:
+    """The target for all blocks: `predicted` means the class that the last block predicts, (B,) int64."""
+    return class_target(predicted, target.name) if target is PREDICTED else target

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cam.errors import CamError
-from cam.protocol import E, TappedModel
+from cam.protocol import CameraChoice, Captions, E, TappedModel
+from cam.targets import text_target
 
 KINDS = ("deletion", "insertion")
 _TRUNCATE = 4.0  # standard deviations at which the Gaussian ends; 0.006 % of it lies beyond
@@ -37,17 +38,20 @@ class ImageScore(Protocol):
 
 @dataclass(frozen=True)
 class ClassScore(Generic[E]):
-    """S = 2: the softmax probability and the logit of each image's class, (B,) int64.
+    """S = 2: the softmax probability and the logit of each image's class, (B,) int64, by the head of that name.
 
-    A call raises CamError for a class that the head does not have.
+    `cameras` are those of the B images. A call raises CamError for a class that the head does not have.
     """
 
     model: TappedModel[E]
     classes: Tensor
+    head: str | None = None
+    cameras: CameraChoice | None = None
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(n, 3, H, W), (n,) -> (n, 2)."""
-        logits = self.model.head(self.model.encode(images)).logits.float()
+        encoded = self.model.encode(images, _cameras_of(self.cameras, numbers))
+        logits = self.model.head(encoded, head=self.head, native=()).scores.float()
         if int(self.classes.max()) >= logits.shape[1]:
             raise CamError(f"class {int(self.classes.max())} was requested; the head has {logits.shape[1]}")
         index = self.classes.to(logits.device)[numbers.to(logits.device)].unsqueeze(1)
@@ -56,16 +60,46 @@ class ClassScore(Generic[E]):
 
 @dataclass(frozen=True)
 class CosineScore(Generic[E]):
-    """S = 1: the cosine of the feature to each image's reference (B, D)."""
+    """S = 1: the cosine of the feature to each image's reference (B, D). `cameras` are those of the B images."""
 
     model: TappedModel[E]
     references: Tensor
+    cameras: CameraChoice | None = None
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(n, 3, H, W), (n,) -> (n, 1)."""
-        features = F.normalize(self.model.head(self.model.encode(images)).features.float(), dim=1)
+        encoded = self.model.encode(images, _cameras_of(self.cameras, numbers))
+        features = F.normalize(self.model.head(encoded, native=()).features.float(), dim=1)
         references = F.normalize(self.references.float(), dim=1).to(features.device)
         return (features * references[numbers.to(features.device)]).sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class TextScore(Generic[E]):
+    """S = 1: the likeness of each image to its text. `cameras` and `captions` are those of the B images.
+
+    `texts` (B,) are the texts that the whole images are most like, where they choose from several: a masked image that
+    chose anew would be scored by another text.
+    """
+
+    model: TappedModel[E]
+    cameras: CameraChoice | None = None
+    captions: Captions | None = None
+    texts: Tensor | None = None
+
+    def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
+        """(n, 3, H, W), (n,) -> (n, 1). Raises CamError for a model without texts, and where the images have none."""
+        own = {} if self.captions is None else {"captions": [self.captions[number] for number in numbers.tolist()]}
+        found = self.model.head(self.model.encode(images, _cameras_of(self.cameras, numbers), **own), native=())
+        if found.text_score is None:
+            raise CamError(f"the likeness to a text: {found.text_problem or 'this model reads no texts'}")
+        texts = None if self.texts is None else self.texts[numbers.to(self.texts.device)]
+        return text_target(texts).score(found).unsqueeze(1)
+
+
+def _cameras_of(cameras: CameraChoice | None, numbers: Tensor) -> CameraChoice | None:
+    """The cameras of the (n,) numbered images."""
+    return cameras[numbers.to(cameras.device)] if isinstance(cameras, Tensor) and cameras.ndim else cameras
 
 
 def patch_of_pixel(image_size: tuple[int, int], patch_size: int, stride: int, grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,8 @@
 """Measures of a map, in numpy: extremes, mass, entropy, centre of mass, effective area, horizontal stripes.
 
-Legend: B maps of h x w patches. A map is read as a distribution of mass: a patch's mass lies evenly on the patch. A map
-without mass has no shape: all its measures but min, max and mass are NaN.
+Legend: B maps of h x w patches. A map is read as a distribution of mass: a patch's mass lies evenly on the patch.
+Values below zero, as a cosine has them, have no mass. A map without mass has no shape: all its measures but min, max
+and mass are NaN.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ MEASURES = (
 
 
 def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = None) -> dict[str, NDArray[np.float32]]:
-    """(B, h, w), >= 0 -> name -> (B,) float32, for each name of MEASURES.
+    """(B, h, w) -> name -> (B,) float32, for each name of MEASURES.
 
-    `placement` says where the patches lie on the image, by default in equal cells. min, max, mass: extremes and sum.
+    `placement` says where the patches lie on the image, by default in equal cells. min, max: extremes. mass: the sum of
+    what is positive, from which all that follow are, too.
     entropy: in nats; it is ln(h*w) for a uniform map. com_x, com_y: the centre of mass as a fraction of the image's
     width and height, from the left and from the top, with each patch at its centre. area50, area90: the smallest share
     of patches that holds half, and nine tenths, of the mass; patches are counted, wherever they lie. stripe_0 to
@@ -34,9 +36,10 @@ def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = No
     placement = placement or GridPlacement.even((h, w))
     placement.check((h, w))
     flat = maps.reshape(count, h * w).astype(np.float64)
-    mass = flat.sum(axis=1)
+    positive = np.maximum(flat, 0)
+    mass = positive.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(mass[:, None] > 0, flat / mass[:, None], np.nan)
+        share = np.where(mass[:, None] > 0, positive / mass[:, None], np.nan)
     grid = share.reshape(count, h, w)
     rows, columns = grid.sum(axis=2), grid.sum(axis=1)
     found = {

@@ -19,7 +19,7 @@ from cam.errors import CamError
 from cam.suggest import did_you_mean
 
 GRADIENT_METHODS = ("gradcam", "gradcam++", "hirescam")
-RELEVANCE_METHODS = ("rollout", "chefer")
+RELEVANCE_METHODS = ("rollout", "chefer", "legrad")
 METHODS = (*GRADIENT_METHODS, *RELEVANCE_METHODS)
 ATTENTION = "mim_attention"  # PromptSG's own map, one of the default maps
 LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -61,6 +61,11 @@ class MapName:
         return self.method not in METHODS
 
     @property
+    def is_attention(self) -> bool:
+        """Whether its values are weights of attention, whose sum over the patches is at most 1."""
+        return self.is_native and self.method.endswith("_attention")
+
+    @property
     def column(self) -> str:
         """The name as the start of an SQL column: `gradcam++/mim` is `gradcampp_mim`."""
         return column_of(str(self))
@@ -68,7 +73,7 @@ class MapName:
     @property
     def needs_target(self) -> bool:
         """Whether the map depends on the score that is differentiated."""
-        return self.method in (*GRADIENT_METHODS, "chefer")
+        return self.method in METHODS and self.method != "rollout"
 
     @classmethod
     def parse(cls, text: str) -> MapName:

@@ -5,11 +5,14 @@ Legend: B batch, M patches, D channels, C classes, F feature length, H heads, N 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+# (B,) camera numbers from 0, one number for all images, or what stands for an unknown camera.
+CameraChoice: TypeAlias = "Tensor | int | Literal['mean', 'none']"
+Captions: TypeAlias = "Sequence[str | None]"  # a text of each image's own; None where an image has none
 E = TypeVar("E")  # what a model's `encode` gives and its `head` takes; only the model looks inside
 
 
@@ -30,7 +33,10 @@ class LayerLike(Protocol):
 
     @property
     def outputs(self) -> frozenset[str]:
-        """The outputs, "logits" or "features", that depend on the layer."""
+        """The outputs, "logits", "features" or "text", that depend on the layer.
+
+        "logits:NAME" stands for the logits of the head of this name alone.
+        """
 
     @property
     def read_through_norm(self) -> str | None:
@@ -46,11 +52,27 @@ class HeadLike(Protocol):
 
     @property
     def logits(self) -> Tensor:
+        """(B, C) whose largest is the predicted class."""
+
+    @property
+    def scores(self) -> Tensor:
         """(B, C) of the head that the maps explain."""
 
     @property
     def features(self) -> Tensor:
         """(B, F) retrieval features."""
+
+    @property
+    def text_score(self) -> Tensor | None:
+        """(B,) the likeness of each image to its text; None for a model without texts, or without one for an image."""
+
+    @property
+    def text_problem(self) -> str | None:
+        """Why there is no `text_score`, where the model has a reason to tell."""
+
+    @property
+    def text_scores(self) -> Tensor | None:
+        """(B, T) the likeness to each text that an image chooses from, the largest being `text_score`; else None."""
 
     @property
     def native_maps(self) -> Mapping[str, Tensor]:
@@ -83,17 +105,51 @@ class TappedModel(Protocol[E]):
     def native_maps(self) -> Collection[str]:
         """Names of the maps that the model computes itself, such as `mim_attention` and `mim_attention:bag`."""
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether its blocks attend from token to token; without, relevance methods have nothing to follow."""
+
     def modules(self) -> Iterator[nn.Module]:
         """As of torch.nn.Module: all parts whose training flag counts."""
 
-    def encode(self, images: Tensor) -> E:
-        """(B, 3, H, W) -> what `head` takes, without gradient."""
+    def encode(self, images: Tensor, cameras: CameraChoice | None = None, captions: Captions | None = None) -> E:
+        """(B, 3, H, W) -> what `head` takes, without gradient. `cameras` and `captions` are those of the images.
 
-    def head(self, encoded: E, taps: Collection[str] = ()) -> HeadLike:
-        """The head's output, with a tap for each named layer and gradients from these layers on."""
+        `captions` are passed only where they are given.
+        """
 
-    def trace(self, images: Tensor, gradient: bool = True) -> tuple[HeadLike, list[Tensor]]:
+    def head(
+        self, encoded: E, taps: Collection[str] = (), head: str | None = None, native: Collection[str] | None = None
+    ) -> HeadLike:
+        """The head's output, with a tap for each named layer and gradients from these layers on.
+
+        `head` names the head whose `scores` are explained, by default the model's usual one. Of the native
+        maps those in `native` are given at least, by default all.
+        """
+
+    def trace(
+        self,
+        images: Tensor,
+        gradient: bool = True,
+        cameras: CameraChoice | None = None,
+        head: str | None = None,
+        captions: Captions | None = None,
+    ) -> tuple[HeadLike, list[Tensor]]:
         """The head's output and the (B, H, N, N) attention of every block, first to last, for rollout and chefer."""
+
+    def each_block(
+        self,
+        images: Tensor,
+        encoded: E,
+        cameras: CameraChoice | None = None,
+        head: str | None = None,
+        captions: Captions | None = None,
+    ) -> Iterator[tuple[HeadLike, Tensor]]:
+        """For legrad, of each block, first to last: the head's output as if this block were the last, and the block's
+        (B, H, N, N) attention, from which alone a gradient of that output exists.
+
+        `encoded` is what `encode` gave for the same images: what an image is compared with follows from the last block.
+        """
 
 
 class PixelScale(Protocol):

@@ -1,14 +1,14 @@
-"""Relevance through all blocks: attention rollout and gradient-weighted attention.
+"""Relevance through all blocks: attention rollout, gradient-weighted attention, and LeGrad.
 
-Both follow one row, that of CLS, from which the score is read, through the blocks from the last to the first. This
-takes a vector times a matrix for each block, and equals the papers' products of whole matrices read at that row.
+The first two follow one row, that of CLS, from which the score is read, through the blocks from the last to the first.
+This takes a vector times a matrix for each block, and equals the papers' products of whole matrices read at that row.
 
 Legend: B batch, L blocks (first to last), H heads, N = 1+M tokens (CLS first), M patches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,17 @@ def chefer(attentions: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
             relevance = torch.relu(_float32(gradient) * _float32(weights)).mean(dim=1)
             row = row + row @ relevance
     return row[:, 0, 1:]
+
+
+def legrad(gradients: Iterable[Tensor]) -> Tensor:
+    """L gradients (B, H, N, N), of the score read out after each block by that block's weights -> (B, M), >= 0.
+
+    Bousselham et al. 2024, arXiv:2404.03214: the positive part, its mean over heads and queries, then over the blocks,
+    without CLS. The map is raw, where the authors' code stretches it to the range from 0 to 1. The gradients are read
+    one by one.
+    """
+    blocks = [torch.relu(_float32(gradient)).mean(dim=(1, 2))[:, 1:] for gradient in gradients]
+    return torch.stack(blocks).mean(dim=0)
 
 
 def _cls_row(weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, tensor
 
@@ -16,6 +17,8 @@ from cam.errors import CamError
 
 LOGITS = "logits"
 FEATURES = "features"
+TEXT = "text"
+_NO_CLASSES = "the target {target} needs a classifier, and this checkpoint has none; take feature, similarity or text"
 
 
 class Scored(Protocol):
@@ -23,40 +26,76 @@ class Scored(Protocol):
 
     @property
     def logits(self) -> Tensor:
+        """(B, C) whose largest is the predicted class."""
+
+    @property
+    def scores(self) -> Tensor:
         """(B, C) of the head that the maps explain."""
 
     @property
     def features(self) -> Tensor:
         """(B, F) retrieval features."""
 
+    @property
+    def text_score(self) -> Tensor | None:
+        """(B,) the likeness of each image to its text; None for a model without texts, or without one for an image."""
+
+    @property
+    def text_problem(self) -> str | None:
+        """Why there is no `text_score`, where the model has a reason to tell."""
+
+    @property
+    def text_scores(self) -> Tensor | None:
+        """(B, T) the likeness to each text that an image chooses from, the largest being `text_score`; else None."""
+
 
 @dataclass(frozen=True)
 class Target:
-    """A named score. `output` is the output that it starts from, "logits" or "features"; `score` gives (B,)."""
+    """A named score. `output` is the output that it starts from: logits, features or text; `score` gives (B,)."""
 
     name: str
     output: str
     score: Callable[[Scored], Tensor]
 
 
+def predicted_class(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C) -> (B,) the class with the largest logit, and its softmax; -1 and NaN for a model without classes."""
+    if not logits.shape[1]:
+        rows = len(logits)
+        return logits.new_full((rows,), -1, dtype=torch.int64), logits.new_full((rows,), torch.nan, dtype=torch.float32)
+    probability, predicted = logits.detach().float().softmax(dim=1).max(dim=1)
+    return predicted, probability
+
+
 def _predicted(out: Scored) -> Tensor:
-    return out.logits.float().amax(dim=1)
+    if not out.scores.shape[1]:
+        raise CamError(_NO_CLASSES.format(target="predicted"))
+    predicted = out.logits.detach().argmax(dim=1, keepdim=True)
+    return out.scores.float().gather(1, predicted).squeeze(1)
 
 
 def _feature(out: Scored) -> Tensor:
     return out.features.float().sum(dim=1)
 
 
+def _text(out: Scored) -> Tensor:
+    if out.text_score is None:
+        raise CamError(f"the target text: {out.text_problem or 'it needs a model that reads texts'}")
+    return out.text_score.float()
+
+
 PREDICTED = Target("predicted", LOGITS, _predicted)
 FEATURE = Target("feature", FEATURES, _feature)
+TEXT_LIKENESS = Target("text", TEXT, _text)
 # The targets that need no data.
-TARGETS: Mapping[str, Target] = {target.name: target for target in (PREDICTED, FEATURE)}
+TARGETS: Mapping[str, Target] = {target.name: target for target in (PREDICTED, FEATURE, TEXT_LIKENESS)}
 # The output that each target starts from. `class_target` and `similarity_target` make those that need data.
 TARGET_OUTPUTS: Mapping[str, str] = {
     "predicted": LOGITS,
     "label": LOGITS,
     "feature": FEATURES,
     "similarity": FEATURES,
+    "text": TEXT,
 }
 
 
@@ -71,6 +110,20 @@ def class_target(classes: Tensor, name: str = "label") -> Target:
 def similarity_target(references: Tensor) -> Target:
     """The cosine of each image's feature to its reference (B, F), a constant of any length but zero."""
     return Target("similarity", FEATURES, _Cosine(references))
+
+
+def text_target(texts: Tensor | None) -> Target:
+    """The likeness to a text that stays the same for every model and image: (B,) int64 numbers of `nearest_texts`.
+
+    With None it is the likeness to the one text of each image. The score raises CamError for a model that has not these
+    texts.
+    """
+    return TEXT_LIKENESS if texts is None else Target("text", TEXT, _LikenessTo(texts))
+
+
+def nearest_texts(out: Scored) -> Tensor | None:
+    """(B,) int64: which of the texts that it chooses from each image is most like; None where it does not choose."""
+    return None if out.text_scores is None else out.text_scores.detach().argmax(dim=1)
 
 
 def output_of(name: str) -> str:
@@ -102,14 +155,27 @@ class _ClassLogit:
     classes: Tensor
 
     def __call__(self, out: Scored) -> Tensor:
-        logits, classes = out.logits.float(), self.classes.to(out.logits.device)
-        images, known = logits.shape
+        scores, classes = out.scores.float(), self.classes.to(out.scores.device)
+        images, known = scores.shape
+        if not known:
+            raise CamError(_NO_CLASSES.format(target="label"))
         index = classes.expand(images) if classes.ndim == 0 else classes.reshape(-1)
         if len(index) != images:
             raise CamError(f"{len(index)} classes were given for {images} images")
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < known:
             raise CamError(f"classes {int(index.min())} to {int(index.max())} were requested; the head has {known}")
-        return logits.gather(1, index.unsqueeze(1)).squeeze(1)
+        return scores.gather(1, index.unsqueeze(1)).squeeze(1)
+
+
+@dataclass(frozen=True)
+class _LikenessTo:
+    texts: Tensor
+
+    def __call__(self, out: Scored) -> Tensor:
+        scores = out.text_scores
+        if scores is None or int(self.texts.max()) >= scores.shape[1]:
+            raise CamError("the target text: this model has not the text that was chosen for an image")
+        return scores.float().gather(1, self.texts.to(scores.device).unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""PromptSG for inference: CLIP towers, the Multimodal Interaction Module, checkpoints and preprocessing.
+"""Re-identification models for inference: families of checkpoints, the towers that they share, and preprocessing.
 
 May use nothing else of this project. Names are imported on first use, so that `import promptsg_core` starts without
 torch.
@@ -13,19 +13,23 @@ if TYPE_CHECKING:
     from promptsg_core.checkpoint import CheckpointInfo as CheckpointInfo
     from promptsg_core.checkpoint import inspect_checkpoint as inspect_checkpoint
     from promptsg_core.checkpoint import load_model as load_model
-    from promptsg_core.config import ModelConfig as ModelConfig
+    from promptsg_core.config import FamilyConfig as FamilyConfig
     from promptsg_core.errors import CheckpointError as CheckpointError
     from promptsg_core.errors import ImageError as ImageError
     from promptsg_core.errors import ModelError as ModelError
-    from promptsg_core.model import PromptSG as PromptSG
+    from promptsg_core.families.promptsg.config import ModelConfig as ModelConfig
+    from promptsg_core.families.promptsg.model import PromptSG as PromptSG
+    from promptsg_core.model import ReidModel as ReidModel
 
 _MODULES = {
     "CheckpointError": "errors",
     "CheckpointInfo": "checkpoint",
     "ImageError": "errors",
-    "ModelConfig": "config",
+    "FamilyConfig": "config",
+    "ModelConfig": "families.promptsg.config",
     "ModelError": "errors",
-    "PromptSG": "model",
+    "PromptSG": "families.promptsg.model",
+    "ReidModel": "model",
     "inspect_checkpoint": "checkpoint",
     "load_model": "checkpoint",
 }

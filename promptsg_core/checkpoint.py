@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from promptsg_core.config import FieldValue, ModelConfig
+from promptsg_core.config import FamilyConfig, FieldValue
 from promptsg_core.errors import CheckpointError, ModelError
-from promptsg_core.families.recognise import check_computation, family_of, to_family_h
+from promptsg_core.families.family import Family, ReadTensors, Stated
+from promptsg_core.families.registry import family_of
 from promptsg_core.files.envelope import Weights, read_weights
 from promptsg_core.files.metadata import read_metadata
-from promptsg_core.infer import infer_config
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 from promptsg_core.phrases import first_few, printable
 from promptsg_core.precision import PRECISIONS, resolve_device, resolve_precision
-from promptsg_core.settings import MAP_MODES, Settings, read_settings
+from promptsg_core.settings import Settings, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +31,18 @@ class CheckpointInfo:
     """What a checkpoint holds. `parameters` counts the weights that the model uses; `dtype` names their types.
 
     `weights_key` is the path of keys below which the state dict was found, "" at the top of the file. `other_weights`
-    are further state dicts in it, such as an average, which `weights_key=` would take.
+    are further state dicts in it, such as an average, which `weights_key=` would take. `stated` are the fields of the
+    configuration that the user or the file itself states.
     """
 
     path: Path
     family: str
-    config: ModelConfig
+    config: FamilyConfig
     parameters: int
     dtype: str
     weights_key: str = ""
     other_weights: tuple[str, ...] = ()
+    stated: frozenset[str] = frozenset()
 
 
 def load_model(
@@ -51,12 +53,12 @@ def load_model(
     settings: Settings | str | Path | None = None,
     weights_key: str | None = None,
     **given: FieldValue,
-) -> PromptSG:
-    """A frozen PromptSG in eval mode from a checkpoint of family H or E. Needs no GPU, no download, no class count.
+) -> AnyModel:
+    """A frozen model in eval mode from a checkpoint of any known family. Needs no GPU, no download, no class count.
 
-    `settings`, or the path of a YAML file in the training code's own keys, and `given`, fields of ModelConfig such as
-    prompt_mode= or neck_feat=, state what shapes do not tell. `weights_key` takes another state dict of the file, such
-    as "state_dict_ema"; that there is one is logged as a warning.
+    `settings`, or the path of a YAML file in the training code's own keys, and `given`, fields of the family's
+    configuration such as neck_feat=, sie_coe= or prompt_mode=, state what shapes do not tell. `weights_key` takes
+    another state dict of the file, such as "state_dict_ema"; that there is one is logged as a warning.
 
     Raises CheckpointError or ModelError, naming the file.
 
@@ -77,6 +79,7 @@ def load_model(
             taken, others = checkpoint.weights.taken or "the weights at the top", checkpoint.weights.others
             logger.warning("%s: took %s; it also has %s, which --weights-key takes", path, taken, first_few(others))
         model = _filled_model(checkpoint, path).requires_grad_(False).eval()
+        model.made_ready()
         return model.float().convert(dtype).to(target)
 
 
@@ -94,23 +97,42 @@ def inspect_checkpoint(
     dtypes = {str(t.dtype).removeprefix("torch.") for t in checkpoint.state.values() if t.is_floating_point()}
     return CheckpointInfo(
         path=path,
-        family=checkpoint.family,
+        family=checkpoint.family.name,
         config=checkpoint.config,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         dtype=", ".join(sorted(dtypes)),
         weights_key=checkpoint.weights.taken,
         other_weights=checkpoint.weights.others,
+        stated=checkpoint.stated,
     )
+
+
+@dataclass(frozen=True)
+class RecognisedFile:
+    """The family of a checkpoint, and the names of its tensors."""
+
+    family: Family
+    tensors: frozenset[str]
+
+
+def recognise_file(path: Path, weights_key: str | None = None) -> RecognisedFile:
+    """A checkpoint by its keys alone. Raises CheckpointError naming the file."""
+    weights = read_weights(path, weights_key)
+    try:
+        return RecognisedFile(family_of(weights.tensors), frozenset(weights.tensors))
+    except ModelError as error:
+        raise type(error)(f"{printable(str(path))}: {printable(str(error))}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Checkpoint:
-    """A checkpoint that was recognised; `state` has family H's names, `weights` the file's own."""
+    """A checkpoint that was recognised; `state` has the model's names, `weights` the file's own."""
 
-    family: str
-    config: ModelConfig
+    family: Family
+    config: FamilyConfig
     state: dict[str, Tensor]
     weights: Weights
+    stated: frozenset[str]
 
 
 def _understand(
@@ -120,26 +142,41 @@ def _understand(
     if not isinstance(settings, Settings):
         settings = read_settings(settings)
     weights = read_weights(path, weights_key)
-    stated = {**settings.model, **{name: value for name, value in given.items() if value is not None}}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         own = read_metadata(path)
         family = family_of(weights.tensors)
-        # `promptsg train` computes what is computed here, and says in the file that it wrote it.
-        check_computation(weights.tensors, family, tuple(MAP_MODES) if own else settings.stated_modes)
-        state = to_family_h(weights.tensors, family)
-        config = infer_config(state, {**own, **stated})
+        family.config.check_names({**given, **settings.words})
+        # A file of settings is of a whole training: what it says of other families' parts concerns nothing here.
+        known = {name: value for name, value in settings.model.items() if family.config.has(name)}
+        stated = Stated(fields={**own, **known, **given}, modes=settings.stated_modes, own=bool(own))
+        read = family.read(weights.tensors, stated)
+        _check_read(family, read)
     except ModelError as error:
         raise type(error)(f"{printable(str(path))}: {printable(str(error))}") from error
-    return _Checkpoint(family=family, config=config, state=state, weights=weights)
+    return _Checkpoint(
+        family=family, config=read.config, state=read.tensors, weights=weights, stated=frozenset(stated.fields)
+    )
 
 
-def _filled_model(checkpoint: _Checkpoint, path: Path) -> PromptSG:
+def _check_read(family: Family, read: object) -> None:
+    """Raises ModelError where a family, which may be of another package, gives another type than it says."""
+    if not isinstance(read, ReadTensors):
+        raise ModelError(f"the family {family.name} read the file as {type(read).__name__}, expected ReadTensors")
+    if type(read.config) is not family.config:
+        raise ModelError(
+            f"the family {family.name} read the file as {type(read.config).__name__}, but its configuration is "
+            f"{family.config.__name__}: its runs could not be read back"
+        )
+
+
+def _filled_model(checkpoint: _Checkpoint, path: Path) -> AnyModel:
     """The model with every tensor in its place.
 
     Raises CheckpointError for a key too many, a missing one, another shape, and a value that is not finite.
     """
     with torch.device("meta"):
-        model = PromptSG(checkpoint.config)  # every size is that of a tensor in the file
+        model = checkpoint.family.build(checkpoint.config)  # every size is that of a tensor in the file
     wanted = model.state_dict()
     # Older files lack this counter, which evaluation never reads.
     counters = {key: torch.zeros((), dtype=torch.long) for key in wanted if key.endswith("num_batches_tracked")}
@@ -149,7 +186,7 @@ def _filled_model(checkpoint: _Checkpoint, path: Path) -> PromptSG:
     if bad := [key for key, tensor in state.items() if not _is_finite(tensor)]:
         raise CheckpointError(printable(f"{path}: NaN or infinite values in {first_few(bad)}"))
     try:
-        model.prompt_composer.check(checkpoint.config.prompt)
+        model.check()
     except ModelError as error:
         raise CheckpointError(f"{path}: {error}") from error
     model.load_state_dict(state, strict=True, assign=True)

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from promptsg_core.config import FieldValue, ModelConfig
+from promptsg_core.config import FieldValue
 from promptsg_core.errors import CheckpointError
+from promptsg_core.families.promptsg.config import ModelConfig
+from promptsg_core.families.promptsg.model import PromptSG
+from promptsg_core.families.shapes import heads_of
 from promptsg_core.files.envelope import read_weights
-from promptsg_core.model import PromptSG
 
-_HEAD_WIDTH = 64  # of all of CLIP's transformers; the tensors do not tell the number of heads
 _POSITIONS = "image_encoder.positional_embedding"
 _EMBEDDING = "prompt_composer.token_embedding.weight"
 _TOWERS = ("image_encoder.", "text_encoder.", "prompt_composer.")
@@ -84,11 +85,11 @@ def clip_config(state: Mapping[str, Tensor], **given: FieldValue) -> ModelConfig
         "stride": patch,
         "vision_width": width,
         "vision_layers": _blocks(state, "image_encoder"),
-        "vision_heads": max(1, width // _HEAD_WIDTH),
+        "vision_heads": heads_of(width),
         "embed_dim": state["image_encoder.proj"].shape[1],
         "text_width": text_width,
         "text_layers": _blocks(state, "text_encoder"),
-        "text_heads": max(1, text_width // _HEAD_WIDTH),
+        "text_heads": heads_of(text_width),
         "context_length": state["text_encoder.positional_embedding"].shape[0],
         "vocab_size": vocabulary,
     }

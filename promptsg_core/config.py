@@ -1,113 +1,103 @@
-"""What a PromptSG model is: sizes, prompt, reweighting and preprocessing, in one frozen record (no torch)."""
+"""What a model is, in one frozen record: what the records of all families have (no torch)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from promptsg_core.choices import NECK_FEATS
 from promptsg_core.errors import ModelError
 from promptsg_core.phrases import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
+    from typing_extensions import Self
 
-FieldValue = bool | int | float | str | Sequence[int] | Sequence[float] | None  # of a field of ModelConfig
-
-PROMPT_MODES = ("composed", "simplified")
-REWEIGHT_MODES = ("mul_mean1", "mul", "residual")
-NECK_FEATS = ("before", "after")
-INTERPOLATIONS = ("bilinear", "bicubic")
-# What the model offers for maps, by name, for those who check a request without it: see PromptSG.layers.
-LAYER_NAMES = ("mim", "vit_last", "vit_proj", "bottleneck", "classifier")
-NATIVE_MAP_NAMES = ("mim_attention",)
+FieldValue = bool | int | float | str | Sequence[int] | Sequence[float] | None  # of a field of a configuration
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """A tokenised text template. `slot` is the position whose embedding the pseudo word S* replaces, or None."""
+class FamilyConfig:
+    """Everything that fixes a model's computation. Sizes are (height, width) in pixels.
 
-    text: str
-    tokens: tuple[int, ...]
-    slot: int | None
-
-
-# CLIP's byte-pair tokens of the two templates, with start and end of text, without the padding to 77.
-PROMPTS: dict[str, Prompt] = {
-    "composed": Prompt(text="A photo of a X person", tokens=(49406, 320, 1125, 539, 320, 343, 2533, 49407), slot=5),
-    "simplified": Prompt(text="A photo of a person", tokens=(49406, 320, 1125, 539, 320, 2533, 49407), slot=None),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Everything that fixes the computation. Sizes are (height, width) in pixels; the grid is in patches.
-
-    `token_rows` lists the token ids of the embedding's rows where the embedding holds only some tokens. None means that
-    row n is token n. `num_classes` counts the classifiers' classes, `neck_feat` says whether the retrieval feature is
-    taken before or after the batch norms.
+    `num_classes` counts the classifiers' classes. `neck_feat` says whether the retrieval feature is taken before or
+    after the batch norms. `mean` and `std` are those of the RGB channels, as shares of 255.
 
     Raises ModelError when a name is unknown or the sizes do not fit each other.
     """
 
+    # The name under which run.json keeps the family; None for PromptSG, whose runs are older than the name.
+    recorded_as: ClassVar[str | None] = None
+    # Fields that no tensor tells for certain, and their names for people. They are assumed where nobody states them.
+    assumed: ClassVar[Mapping[str, str]] = {}
+    # Further fields that a user may state, since what the tensors tell of them may be ambiguous.
+    stated: ClassVar[tuple[str, ...]] = ("image_size",)
+
+    # The maps that are taken where none are named, and the model's own maps that each prompt adds.
+    default_maps: ClassVar[tuple[str, ...]] = ()
+    maps_of_prompt: ClassVar[tuple[str, ...]] = ()
+
+    has_necks: ClassVar[bool] = True  # batch norms between the feature and the classifiers
+
     image_size: tuple[int, int] = (256, 128)
-    patch_size: int = 16
-    stride: int = 16
-    vision_width: int = 768
-    vision_layers: int = 12
-    vision_heads: int = 12
-    embed_dim: int = 512
-    text_width: int = 512
-    text_layers: int = 12
-    text_heads: int = 8
-    context_length: int = 77
-    vocab_size: int = 49408
-    token_rows: tuple[int, ...] | None = None
-    inversion_widths: tuple[int, int] = (512, 512)
-    inversion_affine: bool = True
-    mim_heads: int = 8
-    mim_layers: int = 2
-    mim_qkv_bias: bool = False
     num_classes: int = 751
-    reweight: str = "mul_mean1"
-    prompt_mode: str = "composed"
     neck_feat: str = "before"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        _check_name("reweight", self.reweight, REWEIGHT_MODES)
-        _check_name("prompt_mode", self.prompt_mode, PROMPT_MODES)
-        _check_name("neck_feat", self.neck_feat, NECK_FEATS)
-        _check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
-        _check_heads("text_width", self.text_width, "text_heads", self.text_heads)
-        _check_heads("embed_dim", self.embed_dim, "mim_heads", self.mim_heads)
-        if self.stride < 1 or min(self.image_size) < self.patch_size:
-            raise ModelError(f"image size {self.image_size} is smaller than one {self.patch_size}-pixel patch")
-        if self.mim_layers < 1:
-            raise ModelError("a MIM has at least one post block: without one no score reaches the patch tokens")
-        if self.token_rows is not None and len(self.token_rows) != self.vocab_size:
-            raise ModelError(f"{len(self.token_rows)} token rows are named, but the embedding has {self.vocab_size}")
+        check_name("neck_feat", self.neck_feat, NECK_FEATS)
         if min(self.std) <= 0:
             raise ModelError(f"std {self.std} must be positive")
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the patch grid."""
-        return grid_of(self.image_size, self.patch_size, self.stride)
+        """(rows, columns) of the patches, the shape of every map."""
+        raise NotImplementedError
 
     @property
-    def prompt(self) -> Prompt:
-        """The template of this prompt mode."""
-        return PROMPTS[self.prompt_mode]
+    def cell(self) -> tuple[int, int]:
+        """The side in pixels of the square that a place of the grid stands for, and from one square to the next."""
+        raise NotImplementedError
 
     @property
     def feature_dim(self) -> int:
-        """Length of the retrieval feature: [CLS_final, v_final], 1280 for ViT-B/16."""
-        return self.vision_width + self.embed_dim
+        """Length of the retrieval feature."""
+        raise NotImplementedError
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads whose score can be explained; the first is the default."""
+        return ("classifier",)
+
+    @property
+    def without_effect(self) -> frozenset[str]:
+        """Of the fields in `assumed`, those that change nothing in this model."""
+        return frozenset()
+
+    @property
+    def told(self) -> frozenset[str]:
+        """Of the fields in `assumed`, those that the tensors of this model tell after all."""
+        return frozenset()
+
+    @property
+    def camera_coefficient(self) -> float | None:
+        """What the rows of the camera embedding are multiplied by; None where no camera is used."""
+        return None
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What this family has beside what all have, for people: name -> value."""
+        return {}
 
     @classmethod
-    def from_fields(cls, values: Mapping[str, FieldValue]) -> ModelConfig:
+    def prompt_maps(cls, prompts: Sequence[str], tensors: Collection[str]) -> list[str]:
+        """The names of the maps of named prompts, for a checkpoint with tensors of these names."""
+        return [f"{native}:{name}" for name in prompts for native in cls.maps_of_prompt]
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, FieldValue]) -> Self:
         """A configuration with these fields and the defaults of the others. Raises ModelError as the class does."""
         cls.check_names(values)
         return cls(**cast("dict[str, Any]", dict(values)))
@@ -118,6 +108,7 @@ class ModelConfig:
 
         Raises ModelError on a name that is no field and on a value of another kind than the field's.
         """
+        values = {name: value for name, value in values.items() if name != "family"}
         cls.check_names(values)
         found = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         for one in fields(cls):
@@ -126,15 +117,70 @@ class ModelConfig:
         return cast("dict[str, FieldValue]", found)
 
     @classmethod
+    def stated_in(cls, values: Mapping[str, JsonValue]) -> dict[str, FieldValue]:
+        """Of what `to_dict` gave, the fields that no tensor tells. Raises as `fields_from` does."""
+        found = cls.fields_from(values)
+        return {name: found[name] for name in (*cls.assumed, *cls.stated) if name in found}
+
+    @classmethod
     def check_names(cls, names: Mapping[str, object]) -> None:
         """Raises ModelError on a name that is no field, naming the nearest field."""
         valid = [field.name for field in fields(cls)]
         if unknown := sorted(names.keys() - valid):
             raise ModelError(f"the configuration has no field {unknown[0]!r}{did_you_mean(unknown[0], valid)}")
 
+    @classmethod
+    def has(cls, name: str) -> bool:
+        """Whether it has a field of this name."""
+        return any(field.name == name for field in fields(cls))
+
     def to_dict(self) -> dict[str, JsonValue]:
         """Plain JSON types, tuples as lists."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        found = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return found if self.recorded_as is None else {"family": self.recorded_as, **found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchConfig(FamilyConfig):
+    """A model that reads an image as square patches of `patch_size` pixels, one every `stride` pixels."""
+
+    stated: ClassVar[tuple[str, ...]] = ("image_size", "stride")
+
+    patch_size: int = 16
+    stride: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride < 1 or min(self.image_size) < self.patch_size:
+            raise ModelError(f"image size {self.image_size} is smaller than one {self.patch_size}-pixel patch")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, columns) of the patch grid."""
+        return grid_of(self.image_size, self.patch_size, self.stride)
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """The patch size and the stride."""
+        return self.patch_size, self.stride
+
+
+def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
+    """(rows, columns) of the patches that an unpadded strided convolution takes from an image of (height, width)."""
+    height, width = image_size
+    return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1
+
+
+def check_name(field: str, value: str, valid: Sequence[str]) -> None:
+    """Raises ModelError, naming the valid ones, for a value that is none of them."""
+    if value not in valid:
+        raise ModelError(f"{field} {value!r} is not one of {', '.join(valid)}")
+
+
+def check_heads(width_field: str, width: int, heads_field: str, heads: int) -> None:
+    """Raises ModelError for a width that does not divide into so many heads."""
+    if heads < 1 or width % heads:
+        raise ModelError(f"{width_field} {width} does not divide into {heads_field} {heads}")
 
 
 def _same_kind(value: object, example: object) -> bool:
@@ -146,19 +192,3 @@ def _same_kind(value: object, example: object) -> bool:
     if example is None:  # token_rows
         return value is None or (isinstance(value, tuple) and all(type(token) is int for token in value))
     return type(value) is type(example)
-
-
-def _check_name(field: str, value: str, valid: Sequence[str]) -> None:
-    if value not in valid:
-        raise ModelError(f"{field} {value!r} is not one of {', '.join(valid)}")
-
-
-def _check_heads(width_field: str, width: int, heads_field: str, heads: int) -> None:
-    if heads < 1 or width % heads:
-        raise ModelError(f"{width_field} {width} does not divide into {heads_field} {heads}")
-
-
-def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
-    """(rows, columns) of the patches that an unpadded strided convolution takes from an image of (height, width)."""
-    height, width = image_size
-    return (height - patch_size) // stride + 1, (width - patch_size) // stride + 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import yaml
 
-from promptsg_core.config import NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES, FieldValue
+from promptsg_core.choices import NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+from promptsg_core.config import FieldValue
 from promptsg_core.errors import ModelError
 from promptsg_core.phrases import did_you_mean
 
@@ -31,12 +33,14 @@ _WITHOUT_EFFECT = (f"{_PROMPTSG}ATTN_MAP_MODE",)
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a settings file says: ModelConfig fields under `model`, and the checkpoint's path from TEST.WEIGHT.
+    """What a settings file says: fields of a configuration under `model`, and the checkpoint's path from TEST.WEIGHT.
 
-    `stated_modes` are the keys of MAP_MODES that it states, each with the value that is computed.
+    `words` are those of the fields that KEY VALUE words stated, which concern this checkpoint for sure. `stated_modes`
+    are the keys of MAP_MODES that it states, each with the value that is computed.
     """
 
     model: Mapping[str, FieldValue] = field(default_factory=dict)
+    words: Mapping[str, FieldValue] = field(default_factory=dict)
     weight: str | None = None
     stated_modes: frozenset[str] = frozenset()
 
@@ -68,6 +72,22 @@ def _triple(value: object) -> tuple[float, float, float]:
     return float(value[0]), float(value[1]), float(value[2])
 
 
+def _switch(value: object) -> bool:
+    if type(value) is not bool:
+        raise ValueError("true or false")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise ValueError("a number")
+    return float(cast(float, value))
+
+
+def _word(value: object) -> str:
+    return str(value)  # the family knows which there are
+
+
 @dataclass(frozen=True)
 class _OneOf:
     names: Sequence[str]
@@ -80,7 +100,7 @@ class _OneOf:
 
 @dataclass(frozen=True)
 class Setting:
-    """A key that decides a field of ModelConfig.
+    """A key that decides a field of a family's configuration.
 
     `check` gives the field's value, or raises ValueError with what was expected.
     """
@@ -95,11 +115,22 @@ KEYS: Mapping[str, Setting] = {
     "MODEL.PROMPTSG.CROSS_ATTN_HEADS": Setting("mim_heads", _count),
     "MODEL.PROMPTSG.POST_CA_BLOCKS": Setting("mim_layers", _count),
     "MODEL.PROMPTSG.REWEIGHT": Setting("reweight", _OneOf(REWEIGHT_MODES)),
+    "MODEL.SIE_CAMERA": Setting("sie_camera", _switch),
+    "MODEL.SIE_VIEW": Setting("sie_view", _switch),
+    "MODEL.SIE_COE": Setting("sie_coe", _number),
+    "MODEL.TRANSFORMER_TYPE": Setting("transformer_type", _word),
+    "MODEL.ID_LOSS_TYPE": Setting("id_loss_type", _word),
+    "MODEL.JPM": Setting("jpm", _switch),
+    "MODEL.SHIFT_NUM": Setting("shift_num", _count),
+    "MODEL.SHUFFLE_GROUP": Setting("shuffle_group", _count),
+    "MODEL.DEVIDE_LENGTH": Setting("devide_length", _count),
+    "MODEL.RE_ARRANGE": Setting("re_arrange", _switch),
     "MODEL.STRIDE_SIZE": Setting("stride", _stride),
     "INPUT.SIZE_TEST": Setting("image_size", _pair),
     "INPUT.PIXEL_MEAN": Setting("mean", _triple),
     "INPUT.PIXEL_STD": Setting("std", _triple),
     "TEST.NECK_FEAT": Setting("neck_feat", _OneOf(NECK_FEATS)),
+    "SOLVER.COSINE_SCALE": Setting("cosine_scale", _number),
 }
 # Other names of the same setting: the first is the author's.
 _ALIASES: Mapping[str, str] = {f"{_PROMPTSG}REWEIGHT_MODE": f"{_PROMPTSG}REWEIGHT"}
@@ -113,11 +144,12 @@ def read_settings(path: str | Path | None = None, overrides: Sequence[str] = ())
     and a key that looks misspelt. A key that only training reads is passed over in the file, and is an error among the
     words.
     """
-    values = {} if path is None else _values_of_file(Path(path))
-    values |= _values_of_words(overrides)
+    words = _values_of_words(overrides)
+    values = {**({} if path is None else _values_of_file(Path(path))), **words}
     weight = values.pop(WEIGHT, None)
     return Settings(
         model={KEYS[key].field: value for key, value in values.items() if key in KEYS},
+        words={KEYS[key].field: value for key, value in words.items() if key in KEYS},
         weight=str(weight) if weight else None,
         stated_modes=frozenset(key for key in values if key in MAP_MODES),
     )

@@ -16,13 +16,20 @@ from torch import Tensor
 class Layer:
     """A place that a map can lie on.
 
-    outputs: the outputs, "logits" or "features", that depend on it. read_through_norm: the layer to take instead where
-    only a LayerNorm reads this one. modules: paths of submodules by which older code names the layer.
+    outputs: the outputs, logits, features or text, that depend on it; `logits:all` where only the logits of the head
+    `all` do; none where no score sees a patch there.
+    read_through_norm: the layer to take instead where only a LayerNorm reads this one. modules: paths of submodules by
+    which older code names the layer.
     """
 
     outputs: frozenset[str]
     read_through_norm: str | None = None
     modules: tuple[str, ...] = ()
+
+
+def unseen_layers() -> dict[str, Layer]:
+    """The layers of PromptSG that a model has too, but where no score sees a patch: only CLS is read after them."""
+    return {name: Layer(outputs=frozenset()) for name in ("vit_last", "vit_proj", "bottleneck", "classifier")}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol, cast
 
-from promptsg_core.config import PROMPTS, Prompt
 from promptsg_core.errors import ModelError
+from promptsg_core.prompts import PROMPTS, Prompt
 
 START, END, PLACEHOLDER = 49406, 49407, 343
 _LENGTH = 77
@@ -38,6 +39,36 @@ def make_prompt(text: str) -> Prompt:
     return Prompt(text=text, tokens=tokens, slot=slot)
 
 
+@lru_cache(maxsize=65536)
+def read_caption(text: str, longest: int = _LENGTH) -> Prompt:
+    """The tokens of a description of an image. One that is too long loses its end, as in IRRA's own code.
+
+    Unlike in a prompt, X is a letter. Raises ModelError where the extra `prompts` is missing.
+    """
+    tokens = (START, *_tokenizer().encode(text), END)
+    return Prompt(text=text, tokens=tokens if len(tokens) <= longest else (*tokens[: longest - 1], END), slot=None)
+
+
+def places_of(word: Prompt, text: Prompt) -> tuple[tuple[int, ...], ...]:
+    """The positions of a word's tokens in a text, for each time that it stands there as a whole word.
+
+    CLIP's words consist of tokens of which the last ends in `</w>`: `pack` is not found in `backpack`.
+    """
+    wanted, decoder = word.tokens[1:-1], _tokenizer().decoder
+    starts = [
+        place for place in range(1, len(text.tokens) - len(wanted)) if _ends_a_word(text.tokens[place - 1], decoder)
+    ]
+    return tuple(
+        tuple(range(place, place + len(wanted)))
+        for place in starts
+        if text.tokens[place : place + len(wanted)] == wanted
+    )
+
+
+def _ends_a_word(token: int, decoder: Mapping[int, str]) -> bool:
+    return token == START or decoder[token].endswith("</w>")
+
+
 def parse_prompts(texts: tuple[str, ...]) -> dict[str, str]:
     """`TEXT` or `NAME=TEXT` -> name: text. Without a name, one is made of the text.
 
@@ -59,6 +90,8 @@ def slug_of(text: str) -> str:
 
 
 class _Tokenizer(Protocol):
+    decoder: Mapping[int, str]
+
     def encode(self, text: str) -> list[int]: ...
 
 

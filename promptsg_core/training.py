@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from promptsg_core.config import PROMPTS, FieldValue, ModelConfig
+from promptsg_core.config import FieldValue
+from promptsg_core.families.promptsg.config import ModelConfig
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.losses import contrastive_loss, identity_loss, triplet_loss
-from promptsg_core.model import PromptSG
+from promptsg_core.prompts import PROMPTS
 from promptsg_core.taps import Taps
 from promptsg_core.towers.vision import VisionTower
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.benchmark.job import rate_of_writing, speed_of_job
@@ -43,10 +43,12 @@ def bench(config: BenchConfig) -> BenchReport:
     """Loads the model and measures every stage. Raises UserError if no image of the shards decodes."""
     import torch
 
+    from jobs.mining.family_maps import with_maps
     from jobs.mining.model import load
 
+    config = replace(config, mining=with_maps(config.mining))
     shards = expand_shards(config.mining.shards)
-    loaded = load(config.mining, (), shards)
+    loaded = load(config.mining, (), shards, any_camera=True)  # the time does not depend on it
     average_load = os.getloadavg()[0]
     read = read_images(shards, config.limit)
     decoded = decode_images(read.images, loaded.model.config.image_size, config.mining)

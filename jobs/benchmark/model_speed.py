@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from jobs.benchmark.report import TriedBatch
-from jobs.benchmark.samples import repeated
+from jobs.benchmark.samples import made_caption, repeated
 from jobs.benchmark.timing import available_memory, median_seconds, peak_memory
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from jobs.mining.model import LoadedModel
     from jobs.runs.metadata_rows import Results
-    from promptsg_core.model import PromptSG
-    from promptsg_core.outputs import Encoded
+    from promptsg_core.cameras import Cameras
+    from promptsg_core.model import AnyModel
+    from promptsg_core.prompts import Captions
 
 LARGEST_BATCH = 256
 _GAIN = 1.03  # a smaller gain over the best smaller batch is noise
@@ -31,10 +32,10 @@ SHARD = Shard(name="sample", url="", size=None)  # the temporary shard
 
 @dataclass(frozen=True, kw_only=True)
 class PartRates:
-    """Images per second of the model's three parts, each alone."""
+    """Images per second of the model's parts, each alone; `text_tower` is None for a model that reads no texts."""
 
     image_tower: float
-    text_tower: float
+    text_tower: float | None
     head_and_maps: float
 
 
@@ -43,8 +44,16 @@ def run_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -> 
     from jobs.mining.batch import mine_batch
     from jobs.shards.reader import Batch
 
-    samples = [Sample(key=str(row), tar_index=row) for row in range(len(images))]
-    return mine_batch(loaded.model, Batch(SHARD, samples, images), config, loaded.targets)
+    samples = _samples(loaded, len(images), config)
+    return mine_batch(loaded.model, Batch(SHARD, samples, images), config, loaded.targets, loaded.cameras)
+
+
+def _samples(loaded: LoadedModel, count: int, config: MineConfig) -> list[Sample]:
+    """Samples of no data set, with captions where the request reads them."""
+    from jobs.mining.batch import reads_captions
+
+    captions = reads_captions(loaded.model, config.target, config.maps)
+    return [Sample(key=str(n), tar_index=n, caption=made_caption(n) if captions else None) for n in range(count)]
 
 
 def rate_of_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> float:
@@ -53,30 +62,25 @@ def rate_of_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig,
 
 
 def rates_of_parts(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> PartRates:
-    """Images per second of the model's three parts on uint8 (B, 3, H, W), each measured for about `seconds`."""
-    import torch
-
+    """Images per second of the model's parts on uint8 (B, 3, H, W), each measured for about `seconds`."""
     from cam.extract import extract_maps
 
-    model, encoded = loaded.model, EncodedModel(loaded.model, images)
-    v = encoded.encoded.v
-
-    @torch.no_grad()
-    def image_tower() -> None:
-        model.image_encoder(model.prepare(images))
-
-    @torch.no_grad()
-    def text_tower() -> None:
-        model.encode_text(v)
+    samples = _samples(loaded, len(images), config)
+    cameras: Cameras | None = "mean" if loaded.model.camera_rows else None
+    captions = [sample.caption for sample in samples] if samples[0].caption is not None else None
+    encoded = cast("AnyModel", EncodedModel(loaded.model, images, cameras, captions))
+    target, form = loaded.targets.of(samples).target, config.gradcam_plus_plus
 
     def head_and_maps() -> None:
-        extract_maps(cast("PromptSG", encoded), images, maps=config.maps, gradcam_plus_plus=config.gradcam_plus_plus)
+        extract_maps(encoded, images, config.maps, target, form, head=config.head, cameras=cameras, captions=captions)
 
-    rates = []
-    for part in (image_tower, text_tower, head_and_maps):
+    rates = {}
+    for name, part in {**loaded.model.encode_parts(images), "head and maps": head_and_maps}.items():
         part()  # warms up
-        rates.append(len(images) / median_seconds(part, loaded.device, seconds))
-    return PartRates(image_tower=rates[0], text_tower=rates[1], head_and_maps=rates[2])
+        rates[name] = len(images) / median_seconds(part, loaded.device, seconds)
+    return PartRates(
+        image_tower=rates["image tower"], text_tower=rates.get("text tower"), head_and_maps=rates["head and maps"]
+    )
 
 
 def try_batch_sizes(
@@ -125,12 +129,15 @@ class EncodedModel:
     It stands for the model: every attribute but `encode` is the model's.
     """
 
-    def __init__(self, model: PromptSG, images: torch.Tensor) -> None:
-        self.model, self.encoded = model, model.encode(images)
+    def __init__(
+        self, model: AnyModel, images: torch.Tensor, cameras: Cameras | None = None, captions: Captions | None = None
+    ) -> None:
+        self.model = model
+        self.encoded = model.encode(images, cameras, **({} if captions is None else {"captions": captions}))
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.model, name)
 
-    def encode(self, images: torch.Tensor) -> Encoded:
+    def encode(self, images: torch.Tensor, cameras: object = None, captions: object = None) -> object:
         """What was encoded before."""
         return self.encoded

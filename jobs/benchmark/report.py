@@ -22,14 +22,15 @@ class TriedBatch:
 class StageRates:
     """Images per second of each stage alone, and of the whole job, in which all stages overlap.
 
-    `decoding` is that of one process. `model` has all parts of the model and the copies to and from the device. It is
-    timed before and after the whole job, and is the mean of both.
+    `decoding` is that of one process. `text_tower` is None for a model that reads no texts. `model` has all parts of
+    the model and the copies to and from the device. It is timed before and after the whole job, and is the mean of
+    both.
     """
 
     reading: float
     decoding: float
     image_tower: float
-    text_tower: float
+    text_tower: float | None
     head_and_maps: float
     writing: float
     model: float
@@ -37,7 +38,7 @@ class StageRates:
 
     def by_name(self) -> dict[str, float]:
         """The rates under the names that people read, in the order of the stages."""
-        return {
+        rates = {
             "reading": self.reading,
             "decoding, one process": self.decoding,
             "image tower": self.image_tower,
@@ -47,6 +48,7 @@ class StageRates:
             "model": self.model,
             "whole job": self.whole_job,
         }
+        return {name: rate for name, rate in rates.items() if rate is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

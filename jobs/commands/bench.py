@@ -12,15 +12,25 @@ import click
 
 from jobs.benchmark.bench import LIMIT, SECONDS, BenchConfig, bench
 from jobs.benchmark.report import BenchReport
-from jobs.commands.options import echo, image_size_option, json_option, option_with_default, weights_key_option
+from jobs.commands.options import (
+    echo,
+    image_size_option,
+    json_option,
+    option_with_default,
+    prompt_option,
+    target_option,
+    weights_key_option,
+)
 from jobs.mining.config import build_config
 
 
 @click.command(name="bench")
 @click.option("--shards", multiple=True, help="Tar shards, as for mine: paths, globs, {000..012} ranges, URLs.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint (.pth or .safetensors).")
 @weights_key_option
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
+@target_option
+@prompt_option
 @click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
@@ -41,6 +51,8 @@ def command(
     checkpoint: Path | None,
     weights_key: str | None,
     maps: tuple[str, ...],
+    target: str | None,
+    prompts: tuple[str, ...],
     precision: str | None,
     device: str | None,
     workers: int | None,
@@ -67,6 +79,8 @@ def command(
         "checkpoint": checkpoint,
         "weights_key": weights_key,
         "maps": maps,
+        "target": target,
+        "prompts": prompts,
         "precision": precision,
         "device": device,
         "workers": workers,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.commands.options import (
+    camera_options,
     device_option,
     echo,
     image_size_option,
@@ -17,28 +18,21 @@ from jobs.commands.options import (
     option_with_default,
     weights_key_option,
 )
+from jobs.logs import setup_logging
+from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.model_options import parse_image_size
 from jobs.phrases import first_few
 from jobs.shards.urls import expand_shards
-from promptsg_core.settings import Settings, read_settings
+from promptsg_core.config import PatchConfig
+from promptsg_core.settings import read_settings
 
 if TYPE_CHECKING:
     from jobs.retrieval.sample_check import SampleCheck
     from promptsg_core.checkpoint import CheckpointInfo
 
-# What a checkpoint's tensors cannot tell: the field of ModelConfig, and its name in the text.
-_NOT_IN_TENSORS = {
-    "mim_heads": "MIM heads",
-    "reweight": "reweight",
-    "prompt_mode": "prompt",
-    "neck_feat": "neck",
-    "mean": "mean",
-    "std": "std",
-}
-
 
 @click.command(name="info")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
 @weights_key_option
 @image_size_option
@@ -47,24 +41,29 @@ _NOT_IN_TENSORS = {
 @option_with_default("--images", type=click.IntRange(8), default=500, help="The size of the sample.")
 @click.option("--label-map", type=click.Path(path_type=Path), help="A JSON file of pid to class.  "
               "[default: the rank among the training pids]")  # fmt: skip
+@camera_options
 @device_option
 @option_with_default("--precision", default="auto", help="auto, bf16, fp16 or fp32.")
 @json_option
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def command(
-    checkpoint: Path,
+    checkpoint: Path | None,
     model_settings: Path | None,
     weights_key: str | None,
     image_size: str | None,
     shards: tuple[str, ...],
     images: int,
     label_map: Path | None,
+    trained_on: str | None,
+    camera_map: Path | None,
+    camera: str | None,
     device: str,
     precision: str,
     as_json: bool,
     overrides: tuple[str, ...],
 ) -> None:
-    """Print the family, configuration, parameters, grid and classes of CHECKPOINT, after checking every tensor.
+    """Print the family, configuration, parameters, grid and classes of CHECKPOINT, after checking every tensor. Without
+    CHECKPOINT print the families that are known.
 
     With --shards a wrong assumption about the checkpoint shows: its features then find the right person less often, and
     its predictions on training images are not their labels.
@@ -72,11 +71,16 @@ def command(
     \b
     Example:
       promptsg info ViT-B-16_60.pth
+      promptsg info
       promptsg info ViT-B-16_60.pth MODEL.PROMPTSG.PROMPT_MODE simplified
       promptsg info ViT-B-16_60.pth --shards 'shards/*.tar'
     """
+    if checkpoint is None:
+        echo(known_families())
+        return
     from promptsg_core.checkpoint import inspect_checkpoint  # takes seconds: torch
 
+    setup_logging()  # which camera rows are taken is said there
     settings = read_settings(model_settings, overrides)
     size = None if image_size is None else parse_image_size(image_size)
     listed = tuple(expand_shards(shards))
@@ -94,11 +98,23 @@ def command(
                 image_size=size,
                 images=images,
                 label_map=label_map,
+                cameras=CameraOptions(trained_on=trained_on, camera_map=camera_map, camera=camera),
                 device=device,
                 precision=precision,
             )
         )
-    echo(as_json_text(info, check) if as_json else describe(info, settings, check))
+    echo(as_json_text(info, check) if as_json else describe(info, check))
+
+
+def known_families() -> str:
+    """The families, whose checkpoints they are, and the maps that are taken where none are named."""
+    from promptsg_core.families.registry import families
+
+    lines = ["Families of checkpoints that are read:"]
+    for family in families():
+        maps = ", ".join(family.config.default_maps)
+        lines.append(f"  {family.name:<24}{family.source}; maps by default: {maps}")
+    return "\n".join(lines)
 
 
 def as_json_text(info: CheckpointInfo, check: SampleCheck | None = None) -> str:
@@ -128,9 +144,9 @@ def _weights(info: CheckpointInfo) -> dict[str, str]:
     return {"weights": f"{taken}; for the others in it give {first_few(ways)}"}
 
 
-def describe(info: CheckpointInfo, settings: Settings, check: SampleCheck | None = None) -> str:
-    """The checkpoint for people, what is assumed because neither the tensors nor the settings say it, and what the
-    sample says.
+def describe(info: CheckpointInfo, check: SampleCheck | None = None) -> str:
+    """The checkpoint for people, what is assumed because neither the tensors nor the user say it, and what the sample
+    says.
     """
     config = info.config
     h, w = config.grid
@@ -141,16 +157,19 @@ def describe(info: CheckpointInfo, settings: Settings, check: SampleCheck | None
         "parameters": f"{info.parameters:,} ({info.dtype})",
         "classes": str(config.num_classes),
         "image size": f"{config.image_size[0]}x{config.image_size[1]} (height x width)",
-        "patch, stride": f"{config.patch_size}, {config.stride}",
+        **({"patch, stride": f"{config.patch_size}, {config.stride}"} if isinstance(config, PatchConfig) else {}),
         "grid": f"{h}x{w} = {h * w} patches",
-        "image tower": f"width {config.vision_width}, {config.vision_layers} blocks, {config.vision_heads} heads",
-        "text tower": f"width {config.text_width}, {config.text_layers} blocks, {config.text_heads} heads",
-        "MIM": f"width {config.embed_dim}, {config.mim_layers} blocks, {config.mim_heads} heads, {config.reweight}",
-        "prompt": f'{config.prompt_mode}: "{config.prompt.text}"',
-        "feature": f"{config.feature_dim} numbers, {config.neck_feat} the necks",
+        **config.facts,
+        **({"heads": ", ".join(config.heads)} if len(config.heads) > 1 else {}),
+        "default maps": ", ".join(config.default_maps),
+        "feature": f"{config.feature_dim} numbers" + (f", {config.neck_feat} the necks" if config.has_necks else ""),
         "mean, std": f"{list(config.mean)}, {list(config.std)}",
     }
-    if assumed := [words for field, words in _NOT_IN_TENSORS.items() if field not in settings.model]:
+    if assumed := [
+        words
+        for field, words in config.assumed.items()
+        if field not in {*info.stated, *config.told, *config.without_effect}
+    ]:
         facts["assumed"] = f"{', '.join(assumed)}: the tensors do not say; state what differs with KEY VALUE"
     lines = [f"{name:<16}{value}" for name, value in facts.items()]
     return "\n".join(lines if check is None else [*lines, *describe_check(check)])
@@ -177,7 +196,7 @@ def describe_check(check: SampleCheck) -> list[str]:
     if check.other_numbering:
         lines.append(f"{'':<16}so the model was trained with another numbering: mine --target label needs --label-map")
     if check.undecoded:
-        lines.append(f"{'':<16}{check.undecoded} of the images did not decode")
+        lines.append(f"{'':<16}{check.undecoded} of the images did not decode or have no known camera")
     if check.read < check.shards:
         lines.append(f"{'':<16}the sample is from {check.read} of {check.shards} shards")
     return lines

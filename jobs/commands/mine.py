@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, image_size_option, weights_key_option
+from jobs.commands.options import (
+    echo,
+    head_and_camera_options,
+    image_size_option,
+    prompt_option,
+    target_option,
+    weights_key_option,
+)
 from jobs.launch.environment import Environment
 from jobs.launch.placement import place_in_array
 from jobs.logs import setup_logging
@@ -24,22 +31,21 @@ from jobs.progress import duration
     epilog="KEY VALUE pairs at the end are the training code's own settings, such as TEST.NECK_FEAT after.",
 )
 @click.option("--shards", multiple=True, help="Tar shards: paths, globs, {000..012} ranges, URLs, pipe: commands.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint (.pth or .safetensors).")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint (.pth or .safetensors).")
 @weights_key_option
 @click.option("--output", type=click.Path(path_type=Path), help="The run's folder; an unfinished run is continued.")
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
-@click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: mim_attention, "
-              "gradcam/mim, gradcam++/mim]")  # fmt: skip
-@click.option("--target", help="What is differentiated: predicted (default), label, feature or similarity.")
+@click.option("--maps", multiple=True, help="A map, such as gradcam++/mim; repeatable.  [default: those "
+              "that `promptsg info` names for the checkpoint]")  # fmt: skip
+@target_option
 @click.option("--label-map", metavar="FILE|auto", help="For --target label: a JSON file of pid to class, or auto: "
               "learn it from the training shards.  [default: the rank among the training pids]")  # fmt: skip
 @click.option("--reference", type=click.Path(path_type=Path), help="An earlier run: with --target similarity each "
               "image is compared with the other images of its person there.")  # fmt: skip
 @click.option("--reference-split", help="Compare with images of this split only, such as gallery.")
-@click.option("--prompt", "prompts", multiple=True, metavar="[NAME=]TEXT", help="Ask the MIM with your own text: one "
-              "more map, mim_attention:NAME. An X in the text is the person. Repeatable.")  # fmt: skip
-@click.option("--attention-heads", help="all: store every head of the MIM's attention beside the mean.")
+@prompt_option
+@click.option("--attention-heads", help="all: store every head of the model's attention beside the mean.")
 @click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=int, help="The number of images in one pass.  [default: 64]")
@@ -49,6 +55,7 @@ from jobs.progress import duration
 @image_size_option
 @click.option("--prompt-mode", help="composed (default) or simplified.")
 @click.option("--neck-feat", help="before (default) or after.")
+@head_and_camera_options
 @click.option("--overwrite", is_flag=True, help="Delete the run that is there, say what is deleted, and start again.")
 @click.option("--retry-failed", is_flag=True, help="Mine the shards again that are done but have failed images.")
 @click.option("--array-index", type=click.IntRange(0), help="Which block of the shard list is this task's, 0-based.  "
@@ -68,7 +75,7 @@ def command(
     drain_file: Path | None,
     **values: object,
 ) -> None:
-    """Run PromptSG once over every image of the shards; write raw maps (HDF5) and metadata (Parquet).
+    """Run the model once over every image of the shards; write raw maps (HDF5) and metadata (Parquet).
 
     \b
     Example:

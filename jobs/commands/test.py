@@ -8,19 +8,30 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import image_size_option, option_with_default, weights_key_option
+from jobs.commands.options import (
+    head_and_camera_options,
+    image_size_option,
+    option_with_default,
+    prompt_option,
+    target_option,
+    weights_key_option,
+)
 from jobs.commands.steps import repeated, run_steps
 from jobs.shards.names import PIPE
+from promptsg_core.settings import read_settings
 
 
 @click.command(name="test")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="The PromptSG checkpoint.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint (.pth or .safetensors).")
 @weights_key_option
 @click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The run's folder.")
 @option_with_default("--visualize", type=click.IntRange(0), default=0, help="Draw the first N images.")
-@option_with_default("--map", "maps", multiple=True, default=("mim_attention",), help="A map to mine and "
-              "to draw; repeatable.")  # fmt: skip
+@click.option("--map", "maps", multiple=True, help="A map to mine and to draw; repeatable.  [default: the model's "
+              "own attention]")  # fmt: skip
+@target_option
+@prompt_option
+@head_and_camera_options
 @click.option("--rerank", is_flag=True, help="Evaluate with k-reciprocal re-ranking.")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
 @image_size_option
@@ -36,6 +47,8 @@ def command(
     model_settings: Path | None,
     image_size: str | None,
     overrides: tuple[str, ...],
+    prompts: tuple[str, ...],
+    **of_mine: object,
 ) -> None:
     """Mine features and maps of the shards, evaluate retrieval (mAP, CMC), and draw the first images.
 
@@ -46,11 +59,15 @@ def command(
 
     It runs `mine`, `evaluate` and `render`, which have more options.
     """
+    maps = maps or _own_map(checkpoint, model_settings, overrides, weights_key)
     mine = ["mine", *repeated("--shards", shards), *repeated("--maps", maps)]
     mine += ["--checkpoint", checkpoint] if checkpoint is not None else []
     mine += ["--weights-key", weights_key] if weights_key is not None else []
     mine += ["--model-settings", model_settings] if model_settings is not None else []
     mine += ["--image-size", image_size] if image_size is not None else []
+    mine += repeated("--prompt", prompts)
+    for name, value in of_mine.items():  # --target, and what heads and cameras need
+        mine += [f"--{name.replace('_', '-')}", value] if value is not None else []
     evaluate = ["evaluate", output, *(["--rerank"] if rerank else [])]
     steps = [(*mine, "--output", output, *overrides), tuple(evaluate)]
     if visualize:
@@ -58,6 +75,19 @@ def command(
         look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps), *_allowed(shards))
         steps.append(("render", output, *look, "--output", pictures))
     sys.exit(run_steps(*steps))
+
+
+def _own_map(
+    checkpoint: Path | None, settings: Path | None, overrides: tuple[str, ...], weights_key: str | None
+) -> tuple[str, ...]:
+    """The map that a model of the checkpoint's family computes itself; nothing where no checkpoint is named."""
+    from promptsg_core.checkpoint import recognise_file  # takes seconds: torch
+
+    stated = read_settings(settings, overrides).weight if checkpoint is None else None
+    path = checkpoint or (None if stated is None else Path(stated))
+    if path is None or not path.is_file():  # `mine` says what is wrong
+        return ()
+    return recognise_file(path, weights_key).family.config.default_maps[:1]
 
 
 def _allowed(shards: Sequence[str]) -> list[str]:

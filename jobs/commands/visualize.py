@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.commands.options import echo, looks_options, model_options, option_with_default, picture_height_option
+from jobs.logs import setup_logging
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     "methods",
     multiple=True,
     default=VisualizeConfig.methods,
-    help="gradcam, gradcam++, hirescam, rollout, chefer, a map of the model such as mim_attention, or all; repeatable.",
+    help="gradcam, gradcam++, hirescam, rollout, chefer, legrad, a map of the model such as mim_attention, or all; "
+    "repeatable.",
 )
 @option_with_default(
     "--layer",
@@ -40,9 +42,9 @@ if TYPE_CHECKING:
 )
 @option_with_default(
     "--target",
-    type=click.Choice(["predicted", "feature"]),
+    type=click.Choice(["predicted", "feature", "text"]),
     default=VisualizeConfig.target,
-    help="What is differentiated: the logit of the predicted class, or the sum of the feature.",
+    help="What is differentiated: the logit of the predicted class, the sum of the feature, or the likeness to a text.",
 )
 @click.option("--target-class", type=click.IntRange(0), help="Differentiate the logit of this class instead.")
 @click.option("--num", type=click.IntRange(1), help="Draw only the first NUM images.")
@@ -86,6 +88,7 @@ def command(
     Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
     image that cannot be read is named at the end, and the exit status is 1; the others are drawn.
     """
+    setup_logging()  # which camera rows are taken is said there
     report = visualize(
         VisualizeConfig(
             images=images,

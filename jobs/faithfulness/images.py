@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import UserError
 from jobs.leftovers import scratch_folder
 from jobs.runs.query import RowSelection, select_rows
+from jobs.shards.captions import read_captions
 from jobs.shards.locate import locate
 from jobs.shards.random_access import CRC_COLUMN, ROW_COLUMNS, SourceImages, changed_error
 
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
 
     from jobs.runs.run import Run
     from jobs.shards.access import ShardAccess
-    from promptsg_core.model import PromptSG
+    from promptsg_core.model import AnyModel
 
 CHUNK = 32  # images whose pixels are held at once
 _COLUMNS = (*ROW_COLUMNS, "h5_row", "pid", "camid", "split", "predicted")
+CAPTION = "caption"  # a column of rows here, of no file
 _OF_LATER_RUNS = ("role", "identity", CRC_COLUMN)  # earlier versions of the program did not write them
 
 
@@ -37,7 +39,18 @@ def select_images(run: Run, selection: RowSelection) -> pa.Table:
     return rows
 
 
-def read_images(run: Run, rows: pa.Table, model: PromptSG, access: ShardAccess) -> Iterator[tuple[int, Tensor]]:
+def with_captions(run: Run, rows: pa.Table, access: ShardAccess) -> pa.Table:
+    """The rows with a column `caption`: a run does not keep the captions, so they are read from the shards again."""
+    import pyarrow as pa
+
+    found: dict[tuple[str, str], str | None] = {}
+    for shard in access.find(run.mined_shards(rows["shard"].to_pylist())):
+        found.update({(shard.name, key): text for key, text in read_captions(shard)})
+    names = zip(rows["shard"].to_pylist(), rows["key"].to_pylist(), strict=True)
+    return rows.append_column(CAPTION, pa.array([found.get(name) for name in names], pa.string()))
+
+
+def read_images(run: Run, rows: pa.Table, model: AnyModel, access: ShardAccess) -> Iterator[tuple[int, Tensor]]:
     """(number of the first row, (B, 3, H, W) uint8 on the model's device), as mining gave them to the model.
 
     Raises UserError naming a shard that is missing or does not hold what was mined.
@@ -50,7 +63,7 @@ def read_images(run: Run, rows: pa.Table, model: PromptSG, access: ShardAccess) 
 
     mined = run.manifest.asked
     max_pixels = mined.max_image_pixels or DEFAULT_MAX_PIXELS
-    size, device = model.config.image_size, model.image_encoder.proj.device
+    size, device = model.config.image_size, model.device
     listed = rows.to_pylist()
     with scratch_folder() as scratch:
         sources = locate(run.mined_shards(row["shard"] for row in listed), listed, access, scratch)

@@ -18,17 +18,25 @@ from tqdm import tqdm
 
 from cam.faithfulness import passes
 from jobs.arrays import Float32Array, Int64Array
-from jobs.faithfulness.images import CHUNK, read_images, select_images
+from jobs.faithfulness.images import CHUNK, read_images, select_images, with_captions
 from jobs.faithfulness.measured import Measured
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
 from jobs.faithfulness.randomise import TargetedImages, correlations
 from jobs.faithfulness.removal import Removal
 from jobs.faithfulness.report import write_report
-from jobs.faithfulness.score import ExplainedScore, check_checkpoint, explained_score, load_mined_model
+from jobs.faithfulness.score import (
+    ExplainedScore,
+    cameras_of_rows,
+    captions_of_rows,
+    check_checkpoint,
+    explained_score,
+    load_mined_model,
+)
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
+from jobs.mining.batch import reads_captions
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +71,8 @@ def measure(run: Run, config: FaithfulnessConfig) -> Measured:
     digest = check_checkpoint(run, config)
     rows = select_images(run, config.selection)
     model, precision = load_mined_model(run, config)
+    if reads_captions(model, run.manifest.asked.target, config.maps if config.sanity else ()):
+        rows = with_captions(run, rows, config)
     explained = explained_score(run, config, model)
     removal = Removal.of(config, model, explained)
     each = passes(len(config.maps) + config.random, len(FILLS), config.steps)
@@ -95,7 +105,7 @@ def evenly_spaced(total: int, count: int) -> Int64Array:
 
 
 def _follow(
-    run: Run, config: FaithfulnessConfig, rows: pa.Table, model: PromptSG, removal: Removal, checked: Int64Array
+    run: Run, config: FaithfulnessConfig, rows: pa.Table, model: AnyModel, removal: Removal, checked: Int64Array
 ) -> tuple[Float32Array, Tensor]:
     """The curves of all images, and the pixels of those that are checked, (n, 3, H, W) on the CPU."""
     curves, kept = [], []
@@ -111,7 +121,9 @@ def _follow(
 
 def _batches(images: Tensor, rows: pa.Table, explained: ExplainedScore) -> list[TargetedImages]:
     """The checked images, a few at a time, with the target of each."""
+    parts = [(images[start : start + CHUNK], rows.slice(start, CHUNK)) for start in range(0, len(images), CHUNK)]
+    how = explained.how
     return [
-        TargetedImages(images[start : start + CHUNK], explained.target(rows.slice(start, CHUNK)))
-        for start in range(0, len(images), CHUNK)
+        TargetedImages(some, explained.target(of, some), cameras_of_rows(how, of), how.head, captions_of_rows(of))
+        for some, of in parts
     ]

@@ -1,8 +1,8 @@
 """The sanity check of Adebayo et al. 2018 (arXiv:1810.03292): what remains of a map once weights are random again.
 
 A map that looks the same for a model that never learned shows the image or the architecture, not what was learned.
-Weights are re-initialised in cascade from the output down: first the head, then the head and the image tower. The text
-tower and the inversion network keep theirs, since they are not on the path from the patches to the scores.
+Weights are re-initialised in cascade from the output down: first the head, then the head and the image tower. What is
+not on the path from the patches to the scores keeps its weights: the model says what that is.
 
 Legend: B images, n images of one batch, h w grid.
 """
@@ -21,18 +21,17 @@ from cam.targets import Target
 from jobs.arrays import Float32Array, Float64Array
 from jobs.faithfulness.measured import MapCorrelation
 from jobs.statistics.agreement import agreement_of
-from promptsg_core.model import PromptSG
+from promptsg_core.cameras import Cameras
+from promptsg_core.model import AnyModel
+from promptsg_core.prompts import Captions
 
-HEAD = ("mim.", "bottleneck.", "bottleneck_proj.", "classifier.", "classifier_proj.")
-TOWER = ("image_encoder.",)
-# What is random, by name. `nothing` is the control: the stored map against the map of the same model here.
-LEVELS: Mapping[str, tuple[str, ...]] = {"nothing": (), "head": HEAD, "head and tower": (*HEAD, *TOWER)}
+NOTHING = "nothing"  # is random: the control, the stored map against the map of the same model here
 MEASURES = ("pearson", "spearman")
 
 
 @dataclass(frozen=True)
 class TargetedImages:
-    """(n, 3, H, W) images and their target.
+    """(n, 3, H, W) images, their target, cameras and captions, and the head that is explained.
 
     The target is a fixed score, such as the logit of the class that the trained model predicted, so that the maps of
     two models differ by the weights alone.
@@ -40,9 +39,12 @@ class TargetedImages:
 
     images: Tensor
     target: Target
+    cameras: Cameras | None = None
+    head: str | None = None
+    captions: Captions | None = None
 
 
-def reinitialised(model: PromptSG, prefixes: Sequence[str], seed: int = 0) -> PromptSG:
+def reinitialised(model: AnyModel, prefixes: Sequence[str], seed: int = 0) -> AnyModel:
     """A copy of the model whose parameters and statistics with these prefixes are as before any training.
 
     The new weights depend on `seed` alone: of two copies with the same seed, the one with more random weights has the
@@ -50,22 +52,24 @@ def reinitialised(model: PromptSG, prefixes: Sequence[str], seed: int = 0) -> Pr
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        fresh = PromptSG(model.config)
+        fresh: AnyModel = type(model)(model.config)
     kept = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(prefixes))}
     fresh.load_state_dict(kept, strict=False)
-    fresh.prompts.update(model.prompts)
+    fresh.add_prompts(model.prompts)
     fresh.requires_grad_(False).eval()
-    return fresh.convert(model.dtype).to(model.image_encoder.proj.device)
+    fresh.made_ready()
+    return fresh.convert(model.dtype).to(model.device)
 
 
-def cascade(model: PromptSG, seed: int = 0) -> Iterator[tuple[str, PromptSG]]:
+def cascade(model: AnyModel, seed: int = 0) -> Iterator[tuple[str, AnyModel]]:
     """(what is random, such a model): the model itself, then with a random head, then with a random tower too."""
-    for level, prefixes in LEVELS.items():
-        yield level, reinitialised(model, prefixes, seed) if prefixes else model
+    yield NOTHING, model
+    for level, prefixes in model.random_levels.items():
+        yield level, reinitialised(model, prefixes, seed)
 
 
 def correlations(
-    model: PromptSG,
+    model: AnyModel,
     batches: Sequence[TargetedImages],
     stored: Mapping[str, Float32Array],
     *,
@@ -79,7 +83,16 @@ def correlations(
     found = []
     for level, changed in cascade(model, seed):
         results = [
-            extract_maps(changed, batch.images, tuple(stored), batch.target, gradcam_plus_plus).maps
+            extract_maps(
+                changed,
+                batch.images,
+                tuple(stored),
+                batch.target,
+                gradcam_plus_plus,
+                head=batch.head,
+                cameras=batch.cameras,
+                captions=batch.captions,
+            ).maps
             for batch in batches
         ]
         for name, before in stored.items():

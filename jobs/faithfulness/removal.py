@@ -18,7 +18,7 @@ from cam.faithfulness import blur, curves, descending_order, mean_colour, patch_
 from jobs.arrays import Float32Array
 from jobs.faithfulness.plan import FILLS, FaithfulnessConfig
 from jobs.faithfulness.score import ExplainedScore
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class Removal:
     batch_size: int
 
     @classmethod
-    def of(cls, config: FaithfulnessConfig, model: PromptSG, explained: ExplainedScore) -> Removal:
+    def of(cls, config: FaithfulnessConfig, model: AnyModel, explained: ExplainedScore) -> Removal:
         """The removal of a model's patches. Raises CamError for more steps than patches."""
-        size, (h, w) = model.config, model.grid
+        (h, w), (cell, step) = model.grid, model.config.cell
         return cls(
             explained=explained,
-            pixels=patch_of_pixel(size.image_size, size.patch_size, size.stride, (h, w)),
+            pixels=patch_of_pixel(model.config.image_size, cell, step, (h, w)),
             counts=removal_counts(h * w, config.steps),
-            sigma=config.sigma or size.patch_size / 2,
+            sigma=config.sigma or cell / 2,
             random=config.random,
             seed=config.seed,
             batch_size=config.batch_size,

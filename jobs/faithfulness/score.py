@@ -13,25 +13,25 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from cam.faithfulness import ClassScore, CosineScore, ImageScore
-from cam.targets import FEATURE, Target, class_target, similarity_target
+from cam.faithfulness import ClassScore, CosineScore, ImageScore, TextScore
+from cam.targets import FEATURE, Target, class_target, nearest_texts, similarity_target, text_target
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
+from jobs.faithfulness.images import CAPTION
 from jobs.faithfulness.plan import FaithfulnessConfig
+from jobs.mining.camera_rows.source import HowExplained, cameras_of_run
 from jobs.mining.labels import AUTO, labels_for
 from jobs.mining.references import References
 from jobs.runs.run import Run, open_run
 from jobs.shards.samples import Sample
+from promptsg_core.cameras import Cameras
 from promptsg_core.checkpoint import load_model
-from promptsg_core.config import ModelConfig
-from promptsg_core.model import PromptSG
+from promptsg_core.families.registry import config_of
+from promptsg_core.model import AnyModel
 from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
+from promptsg_core.prompts import Captions
 from promptsg_core.settings import MAP_MODES, Settings
 from promptsg_core.tokenise import make_prompt
-
-# Fields that the training code's settings decide and no tensor tells. The run says how it was mined.
-_STATED = ("image_size", "stride", "vision_heads", "text_heads", "mim_heads", "reweight", "prompt_mode", "neck_feat",
-           "mean", "std")  # fmt: skip
 
 
 class ExplainedScore(Protocol):
@@ -48,15 +48,20 @@ class ExplainedScore(Protocol):
     def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
         """The score of these n images, (n, 3, H, W) uint8, and of images made of them."""
 
-    def target(self, rows: pa.Table) -> Target:
-        """The target whose gradient makes the maps of these n images."""
+    def target(self, rows: pa.Table, images: Tensor) -> Target:
+        """The target whose gradient makes the maps of these n images, (n, 3, H, W) uint8."""
+
+    @property
+    def how(self) -> HowExplained:
+        """The head that is explained, and where cameras come from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ByClass:
     """The score of a class: the predicted one, or with `labels` (pid -> class) that of the image's pid."""
 
-    model: PromptSG
+    model: AnyModel
+    how: HowExplained
     labels: Mapping[int, int] | None = None
     scores: tuple[str, ...] = ("probability", "logit")
 
@@ -67,9 +72,9 @@ class ByClass:
 
     def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
         """Probability and logit of each image's class."""
-        return ClassScore(self.model, self._classes(rows))
+        return ClassScore(self.model, self._classes(rows), self.how.head, cameras_of_rows(self.how, rows))
 
-    def target(self, rows: pa.Table) -> Target:
+    def target(self, rows: pa.Table, images: Tensor) -> Target:
         """The logit of each image's class."""
         return class_target(self._classes(rows), "predicted" if self.labels is None else "label")
 
@@ -84,16 +89,17 @@ class ByClass:
 class ByReference:
     """The cosine of the feature to the mean feature of the person's other images in the reference run."""
 
-    model: PromptSG
+    model: AnyModel
+    how: HowExplained
     references: References
     scores: tuple[str, ...] = ("cosine",)
     title: str = "cosine to the reference feature"
 
     def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
         """The cosine to each image's reference."""
-        return CosineScore(self.model, self._features(rows))
+        return CosineScore(self.model, self._features(rows), cameras_of_rows(self.how, rows))
 
-    def target(self, rows: pa.Table) -> Target:
+    def target(self, rows: pa.Table, images: Tensor) -> Target:
         """The same cosine."""
         return similarity_target(self._features(rows))
 
@@ -109,17 +115,59 @@ class ByReference:
 class ByItself:
     """The cosine of the feature to that of the unchanged image, for maps of the feature itself."""
 
-    model: PromptSG
+    model: AnyModel
+    how: HowExplained
     scores: tuple[str, ...] = ("cosine",)
     title: str = "cosine to the image's own feature"
 
     def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
         """The cosine to each image's own feature."""
-        return CosineScore(self.model, self.model(images))
+        cameras = cameras_of_rows(self.how, rows)
+        return CosineScore(self.model, self.model(images, cameras), cameras)
 
-    def target(self, rows: pa.Table) -> Target:
+    def target(self, rows: pa.Table, images: Tensor) -> Target:
         """The sum of the feature."""
         return FEATURE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByText:
+    """The likeness to the text, which the maps explain under the target `text`.
+
+    Where an image chooses from several texts, it is the one that the whole image is most like by the trained model.
+    """
+
+    model: AnyModel
+    how: HowExplained
+    scores: tuple[str, ...] = ("likeness",)
+    title: str = "likeness to the text"
+
+    def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
+        """The likeness to each image's text."""
+        cameras, captions = cameras_of_rows(self.how, rows), captions_of_rows(rows)
+        return TextScore(self.model, cameras, captions, self._nearest(rows, images))
+
+    def target(self, rows: pa.Table, images: Tensor) -> Target:
+        """The same likeness."""
+        return text_target(self._nearest(rows, images))
+
+    def _nearest(self, rows: pa.Table, images: Tensor) -> Tensor | None:
+        """(n,) the text of each image; None where it has but one."""
+        captions = captions_of_rows(rows)
+        texts = {} if captions is None else {"captions": captions}  # other families need not have the parameter
+        encoded = self.model.encode(images, cameras_of_rows(self.how, rows), **texts)
+        return nearest_texts(self.model.head(encoded, native=()))
+
+
+def cameras_of_rows(how: HowExplained, rows: pa.Table) -> Cameras | None:
+    """The cameras of n metadata rows, as they were mined. Rows without one have no maps."""
+    return how.cameras.of(rows["camid"].to_pylist()).cameras
+
+
+def captions_of_rows(rows: pa.Table) -> Captions | None:
+    """The captions of n rows, where they have a column of them and one of them has one."""
+    captions = rows[CAPTION].to_pylist() if CAPTION in rows.column_names else []
+    return captions if any(captions) else None
 
 
 def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
@@ -135,7 +183,7 @@ def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
     return here
 
 
-def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[PromptSG, str]:
+def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[AnyModel, str]:
     """The model with the settings that the run was mined with, and its precision.
 
     Raises what `load_model` raises, and UserError where this device cannot compute in the run's precision.
@@ -148,32 +196,33 @@ def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[PromptSG, st
             f"{config.run} was mined in {precision}, in which {device_kind(device)} cannot compute: use a device that "
             "can, or give --precision fp32"
         )
-    mined = ModelConfig.fields_from(manifest.resolved.model)
-    # Where the checkpoint needed its modes stated, they were when the run was mined.
-    settings = Settings(
-        model={name: mined[name] for name in _STATED if name in mined}, stated_modes=frozenset(MAP_MODES)
-    )
+    # What no tensor tells, as it was when the run was mined; the modes too, where the checkpoint needed them stated.
+    mined = config_of(manifest.resolved.model.get("family")).stated_in(manifest.resolved.model)
+    settings = Settings(model=mined, stated_modes=frozenset(MAP_MODES))
     key = config.weights_key or manifest.asked.weights_key
     model = load_model(config.checkpoint, device=str(device), precision=precision, settings=settings, weights_key=key)
-    model.prompts.update({name: make_prompt(text) for name, text in manifest.asked.prompts.items()})
+    model.add_prompts({name: make_prompt(text) for name, text in manifest.asked.prompts.items()})
     return model, precision
 
 
-def explained_score(run: Run, config: FaithfulnessConfig, model: PromptSG) -> ExplainedScore:
+def explained_score(run: Run, config: FaithfulnessConfig, model: AnyModel) -> ExplainedScore:
     """The score behind the run's target. Raises UserError where a file that it needs is missing or is not the run's."""
-    target = run.manifest.asked.target
+    asked = run.manifest.asked
+    target, how = asked.target, HowExplained(asked.head, cameras_of_run(model, asked, run.manifest.resolved))
     if target == "predicted":
-        return ByClass(model=model)
+        return ByClass(model=model, how=how)
     if target == "label":
-        return ByClass(model=model, labels=_labels(run, config, model))
+        return ByClass(model=model, how=how, labels=_labels(run, config, model))
+    if target == "text":
+        return ByText(model=model, how=how)
     if target == "similarity" and config.reference is not None:
-        return ByReference(model=model, references=_references(run, config))
+        return ByReference(model=model, how=how, references=_references(run, config))
     if target == "similarity" and config.sanity:
         raise UserError("the target similarity needs --reference RUN for the sanity check, or --no-sanity")
-    return ByItself(model=model)
+    return ByItself(model=model, how=how)
 
 
-def _labels(run: Run, config: FaithfulnessConfig, model: PromptSG) -> Mapping[int, int]:
+def _labels(run: Run, config: FaithfulnessConfig, model: AnyModel) -> Mapping[int, int]:
     """pid -> class, as when the run was mined."""
     mined, learned = run.manifest.asked.label_map, run.manifest.resolved.label_map
     if mined == AUTO and learned is not None:

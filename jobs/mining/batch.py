@@ -9,29 +9,89 @@ import torch
 
 from cam.extract import Extraction, extract_maps
 from cam.names import MapName
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.targets import BatchTarget, TargetSource
 from jobs.runs.maps_file import HEADS
 from jobs.runs.metadata_rows import Results
 from jobs.shards.reader import Batch
-from jobs.shards.samples import OK, Sample
-from promptsg_core.model import PromptSG
+from jobs.shards.samples import NO_CAMERA, NO_CAPTION, OK, Sample
+from promptsg_core.model import AnyModel
+from promptsg_core.outputs import CROSS_ATTENTION
+from promptsg_core.towers.image_texts import CAPTION, sought_in_captions, texts_of
 
 
-def mine_batch(model: PromptSG, batch: Batch, config: MineConfig, targets: TargetSource) -> Results:
+def mine_batch(
+    model: AnyModel,
+    batch: Batch,
+    config: MineConfig,
+    targets: TargetSource,
+    cameras: CameraSource = NO_CAMERAS,
+) -> Results:
     """One pass over a batch's uint8 images (B, 3, H, W). The results are on the host.
 
-    The status of a sample that has no target says so afterwards.
+    The status of a sample that has no target says so afterwards. A sample without a camera that the model knows has
+    failed, and has no row in the results.
     """
     good = [sample for sample in batch.samples if sample.status == OK]
-    batch_target = targets.of(good)
+    batch_target, own = targets.of(good), cameras.of([sample.camid for sample in good])
+    needed = what_needs_captions(model, config.target, config.maps) is not None
+    captions = [sample.caption for sample in good] if reads_captions(model, config.target, config.maps) else None
+    if captions is not None and not needed and not any(captions):
+        captions = None
     extraction = extract_maps(
-        model, batch.images, maps=config.maps, target=batch_target.target, gradcam_plus_plus=config.gradcam_plus_plus
+        model,
+        batch.images,
+        maps=config.maps,
+        target=batch_target.target,
+        gradcam_plus_plus=config.gradcam_plus_plus,
+        head=config.head,
+        cameras=own.cameras,
+        captions=captions,
     )
     results = to_host(extraction, heads=config.attention_heads == "all")
     if batch_target.known is not None:
         _blank(np.flatnonzero(~batch_target.known).tolist(), good, results, batch_target)
-    return results
+    failures = [None if error is None else (NO_CAMERA, error) for error in own.errors or [None] * len(good)]
+    for row, caption in enumerate(captions or ()):
+        if needed and not caption and failures[row] is None:
+            failures[row] = NO_CAPTION, "its sample has no caption: a text `caption` in its JSON"
+    return _without_failed(good, results, failures) if any(failures) else results
+
+
+def what_needs_captions(model: AnyModel, target: str, maps: Sequence[str]) -> str | None:
+    """What is requested and cannot be had of an image without a caption, for people; None where nothing is."""
+    if not model.takes_captions:
+        return None
+    if target == "text" and model.text_problem is not None:
+        return "the target text"
+    several = len(texts_of(model.prompts)) > 1
+    for name in maps:
+        if MapName.parse(name).prompt == CAPTION or (several and _seeks_a_word(model, name)):
+            return f"the map {name}"
+    return None
+
+
+def reads_captions(model: AnyModel, target: str, maps: Sequence[str]) -> bool:
+    """Whether captions change what is requested: the text tower reads none that nobody asked for."""
+    if not model.takes_captions:
+        return False
+    return what_needs_captions(model, target, maps) is not None or any(_seeks_a_word(model, name) for name in maps)
+
+
+def _seeks_a_word(model: AnyModel, name: str) -> bool:
+    """Whether a map shows a word in the captions."""
+    parsed = MapName.parse(name)
+    of_word = parsed.method == CROSS_ATTENTION and parsed.prompt is not None
+    return of_word and sought_in_captions(str(parsed.prompt), model.prompts)
+
+
+def _without_failed(samples: Sequence[Sample], results: Results, failures: Sequence[tuple[str, str] | None]) -> Results:
+    """The rows of the samples without a failure; the others are marked as failed."""
+    for sample, failure in zip(samples, failures, strict=True):
+        if failure is not None:
+            sample.status, sample.error = failure
+    return results.rows(np.array([failure is None for failure in failures]))
 
 
 def _blank(rows: Sequence[int], samples: Sequence[Sample], results: Results, batch_target: BatchTarget) -> None:
@@ -46,7 +106,7 @@ def _blank(rows: Sequence[int], samples: Sequence[Sample], results: Results, bat
 
 @torch.no_grad()
 def to_host(extraction: Extraction, *, heads: bool = False) -> Results:
-    """Device tensors to numpy arrays. With `heads` the attention of each of the MIM's heads is stored too."""
+    """Device tensors to numpy arrays. With `heads` each head of the model's own attention is stored too."""
     return Results(
         stored={HEADS: extraction.attention_heads.contiguous().cpu().numpy()} if heads else {},
         maps={name: maps.contiguous().cpu().numpy() for name, maps in extraction.maps.items()},

@@ -9,16 +9,16 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from cam.names import ATTENTION, parse_names
+from cam.names import parse_names
 from jobs.launch.environment import Environment
+from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.labels import AUTO
 from jobs.mining.model_options import parse_image_size
 from jobs.typed_config import TypedConfig, gather, validate
-from promptsg_core.config import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+from promptsg_core.choices import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
 from promptsg_core.settings import WEIGHT, read_settings
 from promptsg_core.tokenise import parse_prompts
 
-DEFAULT_MAPS = ("mim_attention", "gradcam/mim", "gradcam++/mim")
 # Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 # The valid names of settings that promptsg_core defines.
@@ -34,9 +34,11 @@ class MineConfig(TypedConfig):
     """What to mine, with which model, into which folder. An unknown key is an error.
 
     `weights_key` is the path of keys of the state dict to take where the checkpoint has several. `image_size` is
-    (height, width) in pixels. `prompts` are texts by name; each adds the map `mim_attention:NAME`. `workers` None
-    means: by the machine. The `label_map` `auto` is learned from predictions. A shard fails if more than
-    `max_failed_fraction` of its images fail. Relative paths become absolute.
+    (height, width) in pixels. `maps` are those of the checkpoint's family where none are named. `prompts` are texts by
+    name; each adds a map. `head` names the head whose score is explained. `sie_coe`, `trained_on`, `camera_map` and
+    `camera` are for models with camera embeddings. `workers` None means: by the machine. The `label_map` `auto` is
+    learned from predictions. A shard fails if more than `max_failed_fraction` of its images fail. Relative paths become
+    absolute.
     """
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -44,8 +46,9 @@ class MineConfig(TypedConfig):
     weights_key: str | None = None
     output: Path
     prompts: dict[str, str] = Field(default_factory=dict)
-    maps: tuple[str, ...] = Field(DEFAULT_MAPS, validate_default=True)
-    target: Literal["predicted", "label", "feature", "similarity"] = "predicted"
+    maps: tuple[str, ...] = ()
+    target: Literal["predicted", "label", "feature", "similarity", "text"] = "predicted"
+    head: str | None = None
     label_map: Path | Literal["auto"] | None = None
     reference: Path | None = None
     reference_split: str | None = None
@@ -60,6 +63,10 @@ class MineConfig(TypedConfig):
     prompt_mode: str | None = None
     neck_feat: str | None = None
     reweight: str | None = None
+    sie_coe: float | None = None
+    trained_on: str | None = None
+    camera_map: Path | None = None
+    camera: str | None = None
     interpolation: str = "bilinear"
     max_image_pixels: int = Field(DEFAULT_MAX_IMAGE_PIXELS, ge=1)
     max_failed_fraction: float = Field(0.01, ge=0, le=1)
@@ -94,10 +101,13 @@ class MineConfig(TypedConfig):
 
     @field_validator("maps")
     @classmethod
-    def _known_maps(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Adds the map of each prompt, which is requested by giving the prompt."""
-        prompted = [f"{ATTENTION}:{name}" for name in info.data.get("prompts", {})]
-        return tuple(str(name) for name in parse_names([*value, *prompted]))
+    def _known_maps(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(str(name) for name in parse_names(value)) if value else ()
+
+    @field_validator("camera", mode="before")
+    @classmethod
+    def _row_or_word(cls, value: object) -> object:
+        return str(value) if type(value) is int else value
 
     @field_validator(*_VALID_NAMES)
     @classmethod
@@ -107,10 +117,15 @@ class MineConfig(TypedConfig):
             raise ValueError(f"{value!r} is not one of {', '.join(valid)}")
         return value
 
-    @field_validator("checkpoint", "output", "model_settings", "label_map", "reference")
+    @field_validator("checkpoint", "output", "model_settings", "label_map", "reference", "camera_map")
     @classmethod
     def _absolute(cls, value: Path | str | None) -> Path | str | None:
         return value.expanduser().absolute() if isinstance(value, Path) else value
+
+    @property
+    def cameras(self) -> CameraOptions:
+        """What is said of the cameras."""
+        return CameraOptions(trained_on=self.trained_on, camera_map=self.camera_map, camera=self.camera)
 
 
 @dataclass(frozen=True, kw_only=True)

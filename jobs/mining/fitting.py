@@ -12,13 +12,14 @@ import torch
 from jobs.errors import UserError
 from jobs.memory import is_out_of_memory
 from jobs.mining.batch import mine_batch
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.targets import TargetSource
 from jobs.phrases import counted
 from jobs.runs.metadata_rows import Results
 from jobs.shards.reader import Batch
 from jobs.shards.samples import OK
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +27,10 @@ logger = logging.getLogger(__name__)
 class FittingBatches:
     """Mines batches. After the first that does not fit into memory, all are cut into parts of at most `most` images."""
 
-    def __init__(self, model: PromptSG, config: MineConfig, targets: TargetSource) -> None:
-        self.model, self.config, self.targets = model, config, targets
+    def __init__(
+        self, model: AnyModel, config: MineConfig, targets: TargetSource, cameras: CameraSource = NO_CAMERAS
+    ) -> None:
+        self.model, self.config, self.targets, self.cameras = model, config, targets, cameras
         self.most = config.batch_size
 
     def mine(self, batch: Batch) -> Results:
@@ -51,7 +54,7 @@ class FittingBatches:
     def _try(self, batch: Batch) -> Results | None:
         """None where the memory did not suffice; then `most` is smaller."""
         try:
-            return mine_batch(self.model, batch, self.config, self.targets)
+            return mine_batch(self.model, batch, self.config, self.targets, self.cameras)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -63,7 +66,7 @@ class FittingBatches:
         return None
 
     def _halve(self, images: int) -> None:
-        device = self.model.image_encoder.proj.device
+        device = self.model.device
         if images == 1:
             raise UserError(
                 f"the memory of {device} does not suffice for one image at a time: other programs may use it; ask for "

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.label_agreement import Prediction, check_labels, compare, in_words, learn_labels
 from jobs.mining.labels import AUTO, labels_for, training_pids
@@ -18,7 +19,7 @@ from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement
 from jobs.shards.person_sample import PersonSample
 from jobs.shards.urls import Shard
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,11 @@ class FoundLabels:
 
 
 def find_labels(
-    config: MineConfig, shards: Sequence[Shard], model: PromptSG, earlier: Manifest | None = None
+    config: MineConfig,
+    shards: Sequence[Shard],
+    model: AnyModel,
+    earlier: Manifest | None = None,
+    cameras: CameraSource = NO_CAMERAS,
 ) -> FoundLabels:
     """The labels for the target `label`. What `earlier`, the run that is continued, has is neither learned nor checked
     again.
@@ -46,22 +51,24 @@ def find_labels(
     if config.label_map == AUTO:
         if earlier is not None and earlier.resolved.label_map is not None:
             return FoundLabels(labels=earlier.resolved.label_map)
-        return _learn(config, shards, model)
+        return _learn(config, shards, model, cameras)
     label_map = config.label_map if isinstance(config.label_map, Path) else None
     if earlier is not None and earlier.label_agreement is not None:
         return FoundLabels(labels=labels_for(shards, label_map, model.config.num_classes))
-    return _check(config, shards, model, label_map)
+    return _check(config, shards, model, label_map, cameras)
 
 
-def _check(config: MineConfig, shards: Sequence[Shard], model: PromptSG, label_map: Path | None) -> FoundLabels:
+def _check(
+    config: MineConfig, shards: Sequence[Shard], model: AnyModel, label_map: Path | None, cameras: CameraSource
+) -> FoundLabels:
     drawn = PersonSample(CHECKED_PERSONS, _OF_A_PERSON)
     labels = labels_for(shards, label_map, model.config.num_classes, drawn)
     each = max(2, CHECKED_IMAGES // max(1, len(drawn.persons())))
-    predictions = _predict(config, model, drawn, each)
+    predictions = _predict(config, model, drawn, each, cameras)
     return FoundLabels(labels=labels, agreement=check_labels(predictions, labels, model.config.num_classes, label_map))
 
 
-def _learn(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> FoundLabels:
+def _learn(config: MineConfig, shards: Sequence[Shard], model: AnyModel, cameras: CameraSource) -> FoundLabels:
     drawn = PersonSample(None, LEARNED_IMAGES)
     pids = training_pids(shards, drawn, enough=model.config.num_classes)
     if len(pids) != model.config.num_classes:
@@ -70,14 +77,22 @@ def _learn(config: MineConfig, shards: Sequence[Shard], model: PromptSG) -> Foun
             f"{model.config.num_classes} classes: list all training shards"
         )
     logger.info("--label-map auto: learning the classes of %s", counted(len(pids), "person"))
-    predictions = _predict(config, model, drawn, LEARNED_IMAGES)
+    predictions = _predict(config, model, drawn, LEARNED_IMAGES, cameras)
     labels = learn_labels(predictions, pids)
     agreement = compare(predictions, labels, model.config.num_classes)
     logger.info("--label-map auto: learned; %s", in_words(agreement))
     return FoundLabels(labels=labels, agreement=agreement)
 
 
-def _predict(config: MineConfig, model: PromptSG, drawn: PersonSample, each: int) -> list[Prediction]:
+def _predict(
+    config: MineConfig, model: AnyModel, drawn: PersonSample, each: int, cameras: CameraSource
+) -> list[Prediction]:
     images = [image for images in drawn.persons().values() for image in islice(images, each)]
-    found = predict(model, images, interpolation=config.interpolation, max_image_pixels=config.max_image_pixels)
+    found = predict(
+        model,
+        images,
+        cameras,
+        interpolation=config.interpolation,
+        max_image_pixels=config.max_image_pixels,
+    )
     return found.of_persons()

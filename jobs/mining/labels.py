@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from reprlib import repr as shortened
 
 from jobs.errors import UserError
 from jobs.identity import PERSON, identity_name, require_own_pids, training_classes
-from jobs.phrases import one_line
+from jobs.mining.number_maps import read_label_map
 from jobs.shards.person_sample import PersonSample
 from jobs.shards.samples import Sample, read_samples, split_of
 from jobs.shards.tar import TarReader
@@ -18,7 +15,6 @@ from jobs.shards.urls import Shard
 
 AUTO = "auto"  # instead of a label map's path: learn it from the model's predictions
 _TRAINING_SPLITS = ("train", "val", None)
-_PID = re.compile(r"-?[0-9]{1,18}")  # ASCII digits, and no more than an int64 holds
 
 
 def labels_for(
@@ -46,39 +42,6 @@ def labels_for(
             "training shards, or give --label-map FILE, a JSON object of pids to classes"
         )
     return labels
-
-
-def read_label_map(path: Path) -> dict[int, int]:
-    """pid -> class of a JSON object such as {"2": 0, "7": 1}. Raises UserError naming the file and the entry."""
-    found: dict[int, int] = {}
-    for pid, label in _entries(path):
-        if not _PID.fullmatch(pid) or type(label) is not int or label < 0:
-            entry = f"{shortened(pid)}: {shortened(label)}"
-            raise UserError(f"the label map {path} has the entry {entry}; expected a pid and a class number")
-        if found.setdefault(int(pid), label) != label:
-            raise UserError(f"the label map {path} gives pid {int(pid)} two classes, {found[int(pid)]} and {label}")
-    if not found:
-        raise UserError(f"the label map {path} names no pid")
-    return found
-
-
-def _entries(path: Path) -> list[tuple[str, object]]:
-    """The entries of the JSON object in a file, in their order, those of equal names too."""
-    pairs: list[list[tuple[str, object]]] = []
-
-    def note(entries: list[tuple[str, object]]) -> dict[str, object]:
-        pairs.append(entries)
-        return dict(entries)
-
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=note)
-    except OSError as error:
-        raise UserError(f"cannot read the label map {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"the label map {path} is not JSON: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f'the label map {path} is not an object of pids to classes, such as {{"2": 0}}')
-    return pairs[-1]  # the outermost object ends last
 
 
 def training_pids(

@@ -16,6 +16,7 @@ from jobs.launch.ranks import Counter, Ranks
 from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
+from jobs.mining.family_maps import with_maps
 from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
@@ -61,6 +62,7 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     started = time.monotonic()
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
+    config = with_maps(config, None if options.overwrite else layout)
     request = request_of(config, shards, options.overrides)
     before = _run_that_goes_on(layout, request, options)
     block = _block_of_this_process(shards, options.environment)
@@ -185,6 +187,7 @@ def _run_worker(
             config,
             manifest,
             loaded.targets,
+            loaded.cameras,
             progress=progress,
             drain=drain,
             replace=options.retry_failed,

@@ -12,6 +12,9 @@ from cam.available import check_reachable
 from cam.names import parse_names
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
+from jobs.mining.batch import what_needs_captions
+from jobs.mining.camera_rows.compared import ChosenRows
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras, camera_source, one_for_all
 from jobs.mining.config import MineConfig
 from jobs.mining.found_labels import find_labels
 from jobs.mining.labels import AUTO
@@ -19,8 +22,9 @@ from jobs.mining.model_options import load_with_prompts
 from jobs.mining.targets import LabelTarget, TargetSource, target_source
 from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement, ResolvedSettings
+from jobs.shards.captions import require_captions
 from jobs.shards.urls import Shard
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
 from promptsg_core.settings import read_settings
 
@@ -29,15 +33,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A model that is ready to mine, and its target.
+    """A model that is ready to mine, its target, and the cameras of images where it has camera embeddings.
 
     `resolved` records the precision that `auto` became on this machine, the model's configuration, and the label map
     if it was learned. `label_agreement` is what a check of the labels found, None where there was none.
     """
 
-    model: PromptSG
+    model: AnyModel
     targets: TargetSource
     resolved: ResolvedSettings
+    cameras: CameraSource = NO_CAMERAS
     label_agreement: LabelAgreement | None = None
 
     @property
@@ -48,7 +53,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.image_encoder.proj.device
+        return self.model.device
 
     def of_run(self, manifest: Manifest) -> LoadedModel:
         """With the labels that the run has, where they were learned: another worker may have been the first."""
@@ -63,10 +68,13 @@ def load(
     shards: Sequence[Shard],
     environment: Environment | None = None,
     started: Manifest | None = None,
+    *,
+    any_camera: bool = False,
 ) -> LoadedModel:
     """Loads the model and checks that every map is possible, before anything is written.
 
-    `overrides` are KEY VALUE words. `started` is the run that goes on: its precision and labels count.
+    `overrides` are KEY VALUE words. `started` is the run that goes on: its precision and labels count. With
+    `any_camera` images of a model with camera embeddings all get their mean, where the results do not matter.
     Raises UserError, ModelError or CamError, each naming what does not fit.
     """
     device = device_of_rank(config.device, environment or Environment())
@@ -82,18 +90,39 @@ def load(
         prompt_mode=config.prompt_mode,
         neck_feat=config.neck_feat,
         reweight=config.reweight,
+        sie_coe=config.sie_coe,
     )
-    check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus)
-    found = find_labels(config, shards, model, started) if config.target == "label" else None
+    model.check_head(config.head)
+    if config.target in ("predicted", "label") and model.class_problem:
+        raise UserError(f"{config.checkpoint}: {model.class_problem}")
+    cameras = one_for_all(model) if any_camera else camera_source(model, config.cameras, shards)
+    check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus, config.head)
+    _refuse_heads_of_nothing(config, model)
+    if started is None and (needing := what_needs_captions(model, config.target, config.maps)):
+        # With several prompts the question is which of them is meant, and the model asks it.
+        require_captions(shards, needing, model.text_problem if model.prompts else None)
+    found = find_labels(config, shards, model, started, cameras) if config.target == "label" else None
     resolved = ResolvedSettings(precision=precision, model=model.config.to_dict())
     if found is not None and config.label_map == AUTO:
         resolved = resolved.model_copy(update={"label_map": dict(found.labels)})
+    if isinstance(cameras, OwnCameras) and cameras.mapping is not None:
+        resolved = resolved.model_copy(update={"camera_map": dict(cameras.mapping)})
+    rows = ChosenRows(camera=config.camera, mapping=resolved.camera_map, trained_on=config.trained_on)
     return LoadedModel(
         model=model,
-        targets=target_source(config, model, None if found is None else found.labels),
+        targets=target_source(config, model, None if found is None else found.labels, None if any_camera else rows),
         resolved=resolved,
+        cameras=cameras,
         label_agreement=None if found is None else found.agreement,
     )
+
+
+def _refuse_heads_of_nothing(config: MineConfig, model: AnyModel) -> None:
+    if config.attention_heads == "all" and not model.has_attention:
+        raise UserError(
+            f"--attention-heads is all, but {type(model).__name__} has no attention whose heads could be stored: "
+            "leave it out"
+        )
 
 
 def precision_on(device: torch.device, config: MineConfig, started: Manifest | None) -> str:

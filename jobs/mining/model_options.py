@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
+from jobs.mining.camera_rows.options import CameraOptions
 
 if TYPE_CHECKING:
-    from promptsg_core.model import PromptSG
+    from jobs.mining.camera_rows.source import HowExplained
+    from promptsg_core.model import AnyModel
     from promptsg_core.settings import Settings
 
 
@@ -20,7 +22,8 @@ class ModelOptions:
 
     `model_settings` is the training code's YAML file and `model_set` has KEY VALUE pairs that win over it. A prompt is
     `TEXT` or `NAME=TEXT`. Without `checkpoint` the settings' TEST.WEIGHT names it. `weights_key` is the path of keys of
-    the state dict to take where the file has several. `image_size` is (height, width) in pixels.
+    the state dict to take where the file has several. `image_size` is (height, width) in pixels. `sie_coe` is the
+    coefficient of a camera embedding, and `head` the head whose score is explained. The rest is as in CameraOptions.
     """
 
     checkpoint: Path | None = None
@@ -31,10 +34,15 @@ class ModelOptions:
     model_settings: Path | None = None
     prompt_mode: str | None = None
     neck_feat: str | None = None
+    sie_coe: float | None = None
+    head: str | None = None
+    trained_on: str | None = None
+    camera_map: Path | None = None
+    camera: str | None = None
     prompts: tuple[str, ...] = ()
     model_set: tuple[tuple[str, str], ...] = ()
 
-    def load(self) -> PromptSG:
+    def load(self) -> AnyModel:
         """The model. Raises UserError if no checkpoint is named, and what `load_model` raises."""
         from promptsg_core.settings import read_settings
         from promptsg_core.tokenise import parse_prompts
@@ -53,7 +61,16 @@ class ModelOptions:
             image_size=self.image_size,
             prompt_mode=self.prompt_mode,
             neck_feat=self.neck_feat,
+            sie_coe=self.sie_coe,
         )
+
+    def explained(self, model: AnyModel) -> HowExplained:
+        """The head and the cameras that are asked for. Raises UserError and ModelError where the model has others."""
+        from jobs.mining.camera_rows.source import HowExplained, camera_source
+
+        model.check_head(self.head)
+        options = CameraOptions(trained_on=self.trained_on, camera_map=self.camera_map, camera=self.camera)
+        return HowExplained(self.head, camera_source(model, options))
 
 
 def parse_image_size(text: str) -> tuple[int, int]:
@@ -76,7 +93,8 @@ def load_with_prompts(
     prompt_mode: str | None = None,
     neck_feat: str | None = None,
     reweight: str | None = None,
-) -> PromptSG:
+    sie_coe: float | None = None,
+) -> AnyModel:
     """A model that also knows these prompts (texts by name). Raises what `load_model` raises.
 
     Raises ModelError too for a text that CLIP cannot read, or whose words the checkpoint does not have.
@@ -95,8 +113,7 @@ def load_with_prompts(
         prompt_mode=prompt_mode,
         neck_feat=neck_feat,
         reweight=reweight,
+        sie_coe=sie_coe,
     )
-    for prompt in made.values():
-        model.prompt_composer.check(prompt)
-    model.prompts.update(made)
+    model.add_prompts(made)
     return model

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 
 from cam.extract import evaluating
+from cam.targets import predicted_class
 from jobs.arrays import Float32Array
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.label_agreement import Prediction
 from jobs.shards.decoding import DecodedSize, Decoding, decode_batch
 from jobs.shards.person_sample import SampledImage
 from jobs.shards.samples import Sample
 from promptsg_core.images import DEFAULT_MAX_PIXELS
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 _BATCH = 32
 
@@ -47,13 +49,14 @@ class Predictions:
 
 
 def predict(
-    model: PromptSG,
+    model: AnyModel,
     images: Sequence[SampledImage],
+    cameras: CameraSource = NO_CAMERAS,
     *,
     interpolation: str = "bilinear",
     max_image_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Predictions:
-    """Runs the model over images, as mining does but without maps."""
+    """Runs the model over images, as mining does but without maps. Images without a camera count as not decoded."""
     how = Decoding(image_size=model.config.image_size, interpolation=interpolation, max_image_pixels=max_image_pixels)
     samples: list[Sample] = []
     classes: list[int] = []
@@ -62,16 +65,20 @@ def predict(
     for start in range(0, len(images), _BATCH):
         part = images[start : start + _BATCH]
         batch = decode_batch([image.data for image in part], how)
-        samples += [
+        decoded = [
             image.sample
             for image, outcome in zip(part, batch.outcomes, strict=True)
             if isinstance(outcome, DecodedSize)
         ]
-        if not len(batch.images):
+        own = cameras.of([sample.camid for sample in decoded])
+        known = torch.tensor([error is None for error in own.errors or [None] * len(decoded)], dtype=torch.bool)
+        samples += [sample for sample, is_known in zip(decoded, known.tolist(), strict=True) if is_known]
+        if not known.any():
             continue
+        chosen = own.cameras[known] if isinstance(own.cameras, torch.Tensor) else own.cameras
         with torch.inference_mode(False), torch.no_grad(), evaluating(model):
-            out = model.head(model.encode(batch.images))
-            probability, predicted = out.logits.float().softmax(dim=1).max(dim=1)
+            out = model.head(model.encode(batch.images[known], chosen), native=())
+            predicted, probability = predicted_class(out.logits)
         classes += predicted.tolist()
         probabilities += probability.tolist()
         features.append(out.features.float().cpu().numpy())

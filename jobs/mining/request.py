@@ -16,7 +16,7 @@ from jobs.shards.urls import Shard
 # Settings that change no stored number: a run may be resumed with others.
 _FREE = frozenset({"shards", "checkpoint", "output", "device", "batch_size", "workers", "max_failed_fraction"})
 # Settings that earlier versions did not have. Without a value they are not recorded, so that earlier runs go on.
-_ADDED = frozenset({"weights_key", "image_size"})
+_ADDED = frozenset({"weights_key", "image_size", "head", "sie_coe", "trained_on", "camera_map", "camera"})
 
 
 def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[str] | None = None) -> RunRequest:
@@ -36,6 +36,8 @@ def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[
         settings["model_settings"] = _hash_of(config.model_settings)
     if isinstance(config.label_map, Path):
         settings["label_map"] = _hash_of(config.label_map)
+    if config.camera_map is not None:
+        settings["camera_map"] = _hash_of(config.camera_map)
     if config.reference is not None:
         settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
     settings["checkpoint_sha256"] = sha256_of(config.checkpoint)

@@ -13,12 +13,13 @@ from cam.targets import Target, class_target, resolve_target, similarity_target
 from jobs.arrays import BoolArray
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
+from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.config import MineConfig
 from jobs.mining.labels import class_of
 from jobs.mining.references import References
 from jobs.runs.manifest import Manifest
 from jobs.shards.samples import NO_LABEL, NO_REFERENCE, Sample
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,16 @@ class SimilarityTarget:
         return BatchTarget(target, known, NO_REFERENCE, "no other image of its pid is in the reference run")
 
 
-def target_source(config: MineConfig, model: PromptSG, labels: Mapping[int, int] | None = None) -> TargetSource:
+def target_source(
+    config: MineConfig,
+    model: AnyModel,
+    labels: Mapping[int, int] | None = None,
+    rows: ChosenRows | None = None,
+) -> TargetSource:
     """The target of a run, with the labels (pid -> class) or references that it needs.
 
-    Raises UserError where these are not there.
+    `rows` are those of the camera embedding, which the reference run must have chosen too; None where it does not
+    matter. Raises UserError where labels or references are not there, or do not fit.
     """
     if config.target == "label":
         assert labels is not None, "the target label has labels"
@@ -96,12 +103,12 @@ def target_source(config: MineConfig, model: PromptSG, labels: Mapping[int, int]
         if config.reference is None:
             raise UserError("the target similarity needs --reference RUN: an earlier run with the features to compare")
         references = References(config.reference, config.reference_split)
-        _refuse_other_features(config, references.run.manifest, model)
+        _refuse_other_features(config, references.run.manifest, model, rows)
         return SimilarityTarget(references, model.config.feature_dim)
     return FixedTarget(resolve_target(config.target))
 
 
-def _refuse_other_features(config: MineConfig, manifest: Manifest, model: PromptSG) -> None:
+def _refuse_other_features(config: MineConfig, manifest: Manifest, model: AnyModel, rows: ChosenRows | None) -> None:
     """Raises UserError where the reference run's features are another model's: their cosines would mean nothing."""
     there, here = manifest.resolved.model, model.config.to_dict()
     differing = [
@@ -110,5 +117,8 @@ def _refuse_other_features(config: MineConfig, manifest: Manifest, model: Prompt
     before, now = manifest.asked.checkpoint_sha256 or "unknown", sha256_of(config.checkpoint)
     if before != now:
         differing.insert(0, f"checkpoint {before[:12]}... there, {now[:12]}... here")
+    cameras = ChosenRows.of_run(manifest)
+    if rows is not None and model.camera_rows and cameras.what_counts != rows.what_counts:
+        differing.append(f"cameras by {cameras} there, by {rows} here")
     if differing:
         raise UserError(f"the reference run {config.reference} has features of another model: {'; '.join(differing)}")

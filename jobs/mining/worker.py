@@ -12,6 +12,7 @@ from functools import partial
 from cam.errors import CamError
 from jobs.errors import UserError
 from jobs.launch.drain import Drain
+from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.summary import MiningSummary
@@ -27,7 +28,7 @@ from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
 from promptsg_core.errors import ModelError
-from promptsg_core.model import PromptSG
+from promptsg_core.model import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -67,17 +68,18 @@ class Worker:
 
     def __init__(
         self,
-        model: PromptSG,
+        model: AnyModel,
         config: MineConfig,
         manifest: Manifest,
         targets: TargetSource,
+        cameras: CameraSource = NO_CAMERAS,
         *,
         progress: ShardProgress | None = None,
         drain: Drain | None = None,
         replace: bool = False,
     ) -> None:
         self.model, self.config, self.manifest = model, config, manifest
-        self._batches = FittingBatches(model, config, targets)
+        self._batches = FittingBatches(model, config, targets, cameras)
         self.progress, self.drain, self.replace = progress, drain, replace
         self.layout = RunLayout(config.output)
         self.summary = MiningSummary(run=config.output)

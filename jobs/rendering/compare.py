@@ -16,26 +16,28 @@ from jobs.mining.model_options import ModelOptions
 from jobs.rendering.looks import Looks
 from jobs.rendering.panels import padded, text_block
 from jobs.rendering.single.files import save_arrays, save_picture, stems_for
-from jobs.rendering.single.maps import ImageMaps, ImageReader, ReadImage, mine_images, requested_maps
+from jobs.rendering.single.maps import ImageMaps, ImageReader, ReadImage, cameras_of, mine_images, requested_maps
 from jobs.rendering.single.panels import PanelStyle, draw_labelled_panel, limits_of
 
 if TYPE_CHECKING:
-    from promptsg_core.model import PromptSG
+    from jobs.mining.camera_rows.source import HowExplained
+    from promptsg_core.model import AnyModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """Which two images, which maps of them, how they look, and the folder `output` that all goes to.
 
-    `layers` are for the gradient methods. `height` is that of each picture, in pixels.
+    By default `methods` are the model's own map, gradcam++ and hirescam, and `layers`, which are for the gradient
+    methods, its first. `height` is that of each picture, in pixels.
     """
 
     query: Path
     gallery: Path
     model: ModelOptions
     output: Path = Path("comparison")
-    methods: tuple[str, ...] = ("mim_attention", "gradcam++", "hirescam")
-    layers: tuple[str, ...] = ("mim",)
+    methods: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     looks: Looks = field(default_factory=Looks)
     height: int = 256
 
@@ -64,13 +66,15 @@ def compare(config: CompareConfig) -> Comparison:
     Raises UserError if an image cannot be read, and CamError on a map that cannot be had, both before writing.
     """
     model = config.model.load()
-    maps = requested_maps(model, config.methods, config.layers, "similarity")
+    methods = config.methods or (model.native_maps[0], "gradcam++", "hirescam")
+    maps = requested_maps(model, methods, config.layers, "similarity")
+    how = config.model.explained(model)
     reader = ImageReader([config.query, config.gallery])
     images = list(reader)
     if reader.problems:
         raise UserError("; ".join(reader.problems))
-    query = _maps_towards(model, images[0], images[1], maps)
-    gallery = _maps_towards(model, images[1], images[0], maps)
+    query = _maps_towards(model, images[0], images[1], maps, how)
+    gallery = _maps_towards(model, images[1], images[0], maps, how)
     stems = stems_for([config.query, config.gallery])
     comparison = Comparison(
         similarity=query.score,
@@ -85,14 +89,14 @@ def compare(config: CompareConfig) -> Comparison:
     return comparison
 
 
-def _maps_towards(model: PromptSG, image: ReadImage, other: ReadImage, maps: list[str]) -> ImageMaps:
+def _maps_towards(model: AnyModel, image: ReadImage, other: ReadImage, maps: list[str], how: HowExplained) -> ImageMaps:
     """The maps of an image whose score is its similarity to the other one."""
     from cam.targets import similarity_target
     from promptsg_core.preprocess import resize_image
 
     pixels = resize_image(other.pixels, model.config.image_size).unsqueeze(0)
-    target = similarity_target(model.normalised_features(pixels))
-    return next(mine_images(model, [image], maps, target))
+    target = similarity_target(model.normalised_features(pixels, cameras_of([other], how)))
+    return next(mine_images(model, [image], maps, target, how))
 
 
 def _draw(query: ImageMaps, gallery: ImageMaps, config: CompareConfig, placement: GridPlacement | None) -> Picture:

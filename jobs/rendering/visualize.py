@@ -24,16 +24,16 @@ class VisualizeConfig:
     """Which images, which maps of them, how they look, and the folder `output` that they go to.
 
     `images` are files, folders and globs; only the first `num` images are drawn. `layers` are for the gradient methods,
-    which differentiate `target` (`predicted` or `feature`) or the logit of the class `target_class`. `height` is that
-    of each picture in a panel, in pixels. `interpolation` says how images are resized for the model: `bilinear` or
-    `bicubic`.
+    by default the model's first; they differentiate `target` (`predicted`, `feature` or `text`) or the logit of the
+    class `target_class`. `height` is that of each picture in a panel, in pixels. `interpolation` says how images are
+    resized for the model: `bilinear` or `bicubic`.
     """
 
     images: tuple[str, ...]
     model: ModelOptions
     output: Path = Path("attention")
     methods: tuple[str, ...] = ("all",)
-    layers: tuple[str, ...] = ("mim",)
+    layers: tuple[str, ...] = ()
     target: str = "predicted"
     target_class: int | None = None
     num: int | None = None
@@ -69,10 +69,14 @@ def visualize(config: VisualizeConfig) -> VisualizeReport:
     paths = find_images(config.images)[: config.num]
     model = config.model.load()
     by_class = config.target_class is not None
-    names = requested_maps(model, config.methods, config.layers, "label" if by_class else config.target)
+    chosen = "label" if by_class else config.target
+    names = requested_maps(model, config.methods, config.layers, chosen, config.model.head)
     target = config.target if config.target_class is None else config.target_class
     images = ImageReader(paths)
-    results: Iterable[ImageMaps] = mine_images(model, images, names, target, config.batch_size, config.interpolation)
+    how = config.model.explained(model)
+    results: Iterable[ImageMaps] = mine_images(
+        model, images, names, target, how, config.batch_size, config.interpolation
+    )
     style = PanelStyle(looks=config.looks, height=config.height, placement=placement_of(model.config))
     if config.looks.scale != "image":  # only a scale of all pictures needs all maps before the first picture
         results = kept = list(results)

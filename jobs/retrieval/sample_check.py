@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import PERSON, training_classes
-from jobs.mining.labels import read_label_map
+from jobs.mining.camera_rows.options import CameraOptions
+from jobs.mining.number_maps import read_label_map
 from jobs.phrases import counted
 from jobs.retrieval.distances import EuclideanDistances
 from jobs.retrieval.protocol import IdentityIndex, Side, rank_gallery
@@ -26,6 +28,9 @@ from jobs.shards.samples import Sample, read_samples, split_of
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import Shard
 from promptsg_core.settings import Settings
+
+if TYPE_CHECKING:
+    from promptsg_core.model import AnyModel
 
 DEFAULT_IMAGES = 500
 TRAINING, OTHERS = "training images", "other images"
@@ -38,7 +43,7 @@ class SampleCheckConfig:
     """Which checkpoint to check, on how many images of which shards.
 
     settings: what the tensors cannot tell. weights_key, image_size: as for `load_model`. label_map: a file of pid to
-    class instead of the usual numbering.
+    class instead of the usual numbering. cameras: for a model with camera embeddings.
     """
 
     checkpoint: Path
@@ -48,6 +53,7 @@ class SampleCheckConfig:
     image_size: tuple[int, int] | None = None
     images: int = DEFAULT_IMAGES
     label_map: Path | None = None
+    cameras: CameraOptions = field(default_factory=CameraOptions)
     device: str = "auto"
     precision: str = "auto"
 
@@ -101,6 +107,7 @@ def check_sample(config: SampleCheckConfig) -> SampleCheck:
 
     Raises UserError where there is no image of a person, and what loading the checkpoint and reading shards raise.
     """
+    from jobs.mining.camera_rows.source import camera_source
     from jobs.mining.label_agreement import compare, is_conclusive, is_other_numbering
     from jobs.mining.predictions import predict
     from promptsg_core.checkpoint import load_model
@@ -114,6 +121,7 @@ def check_sample(config: SampleCheckConfig) -> SampleCheck:
         weights_key=config.weights_key,
         image_size=config.image_size,
     )
+    cameras = camera_source(model, config.cameras, config.shards)
     drawn = _draw(config.shards, config.images)
     pools = {TRAINING: drawn.training.persons(), OTHERS: drawn.others.persons()}
     pools = {name: persons for name, persons in pools.items() if persons}
@@ -122,9 +130,9 @@ def check_sample(config: SampleCheckConfig) -> SampleCheck:
     retrieval: list[SampleRetrieval] = []
     agreement: LabelAgreement | None = None
     undecoded = 0
-    labels, reason = _labels(stated, drawn, model.config.num_classes)
+    labels, reason = _labels(stated, drawn, model)
     for name, persons in pools.items():
-        found = predict(model, _limited(persons, config.images // len(pools)))
+        found = predict(model, _limited(persons, config.images // len(pools)), cameras)
         undecoded += found.undecoded
         if len(found.samples):
             retrieval.append(_retrieval(name, found.samples, found.features))
@@ -174,16 +182,19 @@ def _offer(drawn: _Drawn, sample: Sample, data: bytes | None) -> None:
 
 
 def _labels(
-    stated: Mapping[int, int] | None, drawn: _Drawn, num_classes: int
+    stated: Mapping[int, int] | None, drawn: _Drawn, model: AnyModel
 ) -> tuple[Mapping[int, int] | None, str | None]:
     """pid -> class, or None and why there is nothing to compare."""
+    if model.class_problem is not None:
+        return None, model.class_problem
     if not drawn.pids:
         return None, "no image of the split train in these shards"
     if stated is not None:
         return stated, None
     labels = training_classes(drawn.pids)
-    if len(labels) != num_classes:
-        return None, f"{counted(len(labels), 'training person')} in these shards, but {num_classes} classes"
+    classes = model.config.num_classes
+    if len(labels) != classes:
+        return None, f"{counted(len(labels), 'training person')} in these shards, but {classes} classes"
     return labels, None
 
 

@@ -52,18 +52,25 @@ class RequestedSettings(Recorded):
     checkpoint_sha256: str | None = None
     weights_key: str | None = None
     image_size: tuple[int, int] | None = None
+    head: str | None = None
+    sie_coe: float | None = None
+    trained_on: str | None = None
+    camera_map: str | None = None
+    camera: str | None = None
     overrides: tuple[str, ...] = ()
 
 
 class ResolvedSettings(Recorded):
     """What `auto` became on the machine that started the run, and the configuration of the checkpoint's model.
 
-    `label_map` is pid -> class where that was learned from the model's predictions.
+    `label_map` is pid -> class where that was learned from the model's predictions. `camera_map` is camera -> row,
+    where one was given.
     """
 
     precision: str | None = None
     model: dict[str, JsonValue] = Field(default_factory=dict)
     label_map: dict[int, int] | None = None
+    camera_map: dict[int, int] | None = None
 
     @property
     def placement(self) -> GridPlacement | None:

@@ -30,16 +30,28 @@ def listed_tar(tar: Path) -> ListedTar | None:
     return _entries(plan, facts.st_mtime_ns, facts.st_size).get(tar.name)
 
 
+def dataset_beside(tar: Path) -> str | None:
+    """The name of the data set that the tar was packed from, such as market1501; None where nothing says it."""
+    content = _read(tar.parent / PLAN)
+    name = content.get("dataset")
+    return name if isinstance(name, str) else None
+
+
 @functools.lru_cache(maxsize=16)
 def _entries(plan: Path, _modified_ns: int, _size: int) -> Mapping[str, ListedTar]:
     """File name -> its entry. A plan lists many tars, so it is parsed once for each state of the file."""
+    shards = _read(plan).get("shards")
+    entries = [entry for entry in shards if isinstance(entry, dict)] if isinstance(shards, list) else []
+    return {str(entry.get("file")): _entry(plan, entry) for entry in entries}
+
+
+def _read(plan: Path) -> Mapping[str, object]:
+    """The JSON object of a plan; empty where it cannot be read: `promptsg shard` says what is wrong with it."""
     try:
         content = json.loads(plan.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return {}  # `promptsg shard` says what is wrong with it
-    shards = content.get("shards") if isinstance(content, dict) else None
-    entries = [entry for entry in shards if isinstance(entry, dict)] if isinstance(shards, list) else []
-    return {str(entry.get("file")): _entry(plan, entry) for entry in entries}
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _entry(plan: Path, entry: Mapping[str, object]) -> ListedTar:

@@ -31,6 +31,8 @@ DUPLICATE_KEY = "duplicate_key"
 NAME_UNSAFE = "name_unsafe"
 NOT_A_FILE = "not_a_file"
 NOT_FINITE = "map_not_finite"
+NO_CAMERA = "no_camera"
+NO_CAPTION = "no_caption"
 # Rows that are kept, h5_row and all, but without the maps that the target decides.
 NO_LABEL = "no_label"
 NO_REFERENCE = "no_reference"
@@ -43,6 +45,7 @@ _TEXTS = {  # the others, and what they must be
     "split": "a string or null",
     "role": f"{', '.join(ROLES)} or null",
     "identity": "a string that is not empty, or null",
+    "caption": "a string that is not empty, or null",
 }
 
 
@@ -52,8 +55,8 @@ class Sample:
 
     `role` and `identity` say who is on the image, by default as jobs/identity.py has it. `camid` is 0-based. `width`
     and `height` are those of the upright image, in pixels. `image_offset` and `image_size` say where the image's bytes
-    are in the tar; the offset is None in a compressed tar. `image_crc32` is the CRC-32 of these bytes. `status` is "ok"
-    or one of the reasons above.
+    are in the tar; the offset is None in a compressed tar. `image_crc32` is the CRC-32 of these bytes. `caption` is a
+    text about the image, which is not stored. `status` is "ok" or one of the reasons above.
     """
 
     key: str
@@ -72,6 +75,7 @@ class Sample:
     image_offset: int | None = None
     image_size: int | None = None
     image_crc32: int | None = None
+    caption: str | None = None
 
     def __post_init__(self) -> None:
         self.settle_who()
@@ -85,6 +89,13 @@ class Sample:
         """Marks the sample as failed; the first reason stands, at most a thousand characters of it."""
         if self.status == OK:
             self.status, self.error = status, error if len(error) <= _LONGEST_ERROR else f"{error[:_LONGEST_ERROR]}..."
+
+
+def sample_of_name(key: str) -> Sample:
+    """What a key alone says of its image: person and camera, as far as its form is known."""
+    sample = Sample(key=key, tar_index=0)
+    _read_key(sample)
+    return sample
 
 
 def read_samples(

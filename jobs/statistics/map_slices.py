@@ -43,7 +43,8 @@ def grid_of(chosen: ChosenImages, name: str) -> tuple[int, int]:
 def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[tuple[slice, Float32Array]]:
     """(positions in `rows`, their maps (n, h, w)) for rising h5 rows; the caller may keep or change them.
 
-    Whole slices of chunks are read. Raises UserError naming what is missing.
+    Values below zero, as a cosine has them, are 0: they have no mass, as in `cam.measures`. Whole slices of chunks are
+    read. Raises UserError naming what is missing.
     """
     with _opened(run, name, shard, rows) as dataset:
         row = 4 * int(np.prod(dataset.shape[1:]))
@@ -55,6 +56,8 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
                 continue
             buffer = np.empty((stop - start, *dataset.shape[1:]), np.float32)
             dataset.read_direct(buffer, np.s_[start:stop])
+            if (buffer < 0).any():
+                np.maximum(buffer, 0, out=buffer)
             yield slice(first, last), buffer if last - first == stop - start else buffer[rows[first:last] - start]
 
 

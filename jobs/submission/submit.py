@@ -12,6 +12,7 @@ from cam.names import METHODS, parse_names
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
+from jobs.mining.family_maps import with_maps
 from jobs.mining.request import request_of
 from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
@@ -21,7 +22,8 @@ from jobs.submission.options import ArrayOptions
 from jobs.submission.queue import remember_jobs
 from jobs.submission.sbatch import call_sbatch, check_programs
 from jobs.submission.scripts import JobPlace, array_script, finalize_script
-from promptsg_core.config import LAYER_NAMES, NATIVE_MAP_NAMES
+from promptsg_core.choices import LAYER_NAMES, NATIVE_MAP_NAMES
+from promptsg_core.families.registry import others_registered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,20 +82,28 @@ def submit(config: SubmitConfig) -> Submission:
 
 def _refuse_other_run(mining: MineConfig, shards: list[Shard], layout: RunLayout) -> None:
     """Refuses now what every element would refuse after its wait in the queue."""
-    request = request_of(mining, shards, ())  # a configuration file cannot hold KEY VALUE pairs
     if layout.manifest.exists():
+        mining = with_maps(mining, layout)
+        request = request_of(mining, shards, ())  # a configuration file cannot hold KEY VALUE pairs
         refuse_other(layout, read_manifest(layout), request)
 
 
 def _refuse_unknown_maps(mining: MineConfig) -> None:
-    """Refuses a misspelt layer or map now. The model itself is not loaded here: it checks the rest."""
-    for name in parse_names(mining.maps):
+    """Refuses a misspelt layer or map now. The model itself is not loaded here: it checks the rest.
+
+    Families of other packages may have further names: with one installed, only a near miss is refused.
+    """
+    may_be_known = others_registered()
+    for name in parse_names(mining.maps) if mining.maps else ():
         if name.layer is not None and name.layer not in LAYER_NAMES:
-            hint = did_you_mean(name.layer, LAYER_NAMES) or "."
-            raise UserError(f"unknown layer {name.layer!r} in {name}{hint} Layers are {', '.join(LAYER_NAMES)}")
+            hint = did_you_mean(name.layer, LAYER_NAMES)
+            if hint or not may_be_known:
+                layers = ", ".join(LAYER_NAMES)
+                raise UserError(f"unknown layer {name.layer!r} in {name}{hint or '.'} Layers are {layers}")
         if name.method not in (*METHODS, *NATIVE_MAP_NAMES):
-            hint = did_you_mean(name.method, (*METHODS, *NATIVE_MAP_NAMES)) or "."
-            raise UserError(f"unknown map {str(name)!r}{hint}")
+            hint = did_you_mean(name.method, (*METHODS, *NATIVE_MAP_NAMES))
+            if hint or not may_be_known:
+                raise UserError(f"unknown map {str(name)!r}{hint or '.'}")
 
 
 def _write_scripts(planned: Submission, mining: MineConfig, place: JobPlace) -> None:

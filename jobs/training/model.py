@@ -6,7 +6,7 @@ import torch
 
 from jobs.training.config import TrainConfig
 from promptsg_core.clip_init import clip_config, load_clip, read_clip
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.training import parameter_groups, prepare_training, small_config
 
 

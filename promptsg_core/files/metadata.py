@@ -7,8 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from promptsg_core.config import FieldValue, ModelConfig
+from promptsg_core.config import FieldValue
 from promptsg_core.errors import CheckpointError
+from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.files.content import is_safetensors
 
 

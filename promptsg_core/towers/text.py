@@ -8,35 +8,54 @@ Legend: B batch, T tokens, P tokens of the constant prefix, D channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.config import ModelConfig, Prompt
 from promptsg_core.errors import ModelError
-from promptsg_core.towers.transformer import ClipTransformer, merge_heads
+from promptsg_core.prompts import Prompt
+from promptsg_core.towers.attention import merge_heads
+from promptsg_core.towers.transformer import ClipTransformer
 
 KeysValues = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSizes:
+    """Sizes of a text tower; `embed_dim` is the width of its projection."""
+
+    width: int
+    layers: int
+    heads: int
+    context_length: int
+    embed_dim: int
 
 
 class TextTower(nn.Module):
     """Token embeddings to one feature per prompt."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, sizes: TextSizes) -> None:
         super().__init__()
-        width = config.text_width
-        self.positional_embedding = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
-        self.transformer = ClipTransformer(width, config.text_layers, config.text_heads)
+        width = sizes.width
+        self.positional_embedding = nn.Parameter(torch.randn(sizes.context_length, width) * 0.01)
+        self.transformer = ClipTransformer(width, sizes.layers, sizes.heads)
         self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
+        self.text_projection = nn.Parameter(torch.randn(width, sizes.embed_dim) * width**-0.5)
 
     def forward(self, embeddings: Tensor, end: int) -> Tensor:
         """(B, T, D) token embeddings -> (B, E): the projected feature at position `end` (EOT)."""
         x = embeddings + self.positional_embedding[: embeddings.shape[1]]
         x = self.transformer(x, causal=True)
         found: Tensor = self.ln_final(x[:, end]) @ self.text_projection
+        return found
+
+    def all_tokens(self, embeddings: Tensor) -> Tensor:
+        """(B, T, D) token embeddings -> (B, T, E): every token projected. Padding after EOT changes none before it."""
+        x = embeddings + self.positional_embedding[: embeddings.shape[1]]
+        found: Tensor = self.ln_final(self.transformer(x, causal=True)) @ self.text_projection
         return found
 
     def prefix(self, embeddings: Tensor) -> KeysValues:
@@ -85,13 +104,14 @@ class PromptComposer(nn.Module):
     The tower is given at each call and is not a submodule, since it has a name of its own in the checkpoint.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(
+        self, vocab_size: int, width: int, context_length: int, token_rows: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.text_width)
+        self.token_embedding = nn.Embedding(vocab_size, width)
         # The row of each token, if the embedding holds only some.
-        rows = config.token_rows
-        self._row_of = None if rows is None else {token: row for row, token in enumerate(rows)}
-        self._longest = config.context_length
+        self._row_of = None if token_rows is None else {token: row for row, token in enumerate(token_rows)}
+        self._longest = context_length
         self._cache: dict[Prompt, _Constant] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:

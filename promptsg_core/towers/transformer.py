@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptsg_core.towers.attention import Record, attend, attend_once, merge_heads, split_heads
 from promptsg_core.towers.linear import Linear, linear
 
-Record = list[Tensor] | None  # where each block adds its attention weights; None where they are not wanted
 _SLOPE = 1.702  # of QuickGELU
-_FEW_TOKENS = 512
 
 
 def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) -> Tensor:
@@ -27,54 +26,6 @@ def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) 
     inner = linear(normed, first.weight, _SLOPE * first.bias)
     inner = F.silu(inner, inplace=not (torch.is_grad_enabled() and inner.requires_grad))
     return torch.add(x, linear(inner, second.weight, _SLOPE * second.bias), alpha=1 / _SLOPE)
-
-
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, D) -> (B, H, N, D/H)."""
-    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """(B, H, N, D/H) -> (B, N, D)."""
-    return x.transpose(1, 2).flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, record: Record = None) -> Tensor:
-    """Scaled dot-product attention, each argument (B, H, N, D/H); its (B, H, N, N) weights are appended to `record`.
-
-    Fused kernels never form the weights, so they are written out only where they are wanted or where that is faster. In
-    bfloat16 their rounding is then part of the result, about 0.5 % of the largest weight.
-    """
-    if record is None and (causal or not _faster_written_out(q, k)):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if causal:
-        raise ValueError("weights are recorded only in the image tower and the MIM, which are not causal")
-    if record is None:
-        return _written_out(q, k, v)
-    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(dim=-1)
-    if torch.is_grad_enabled() and not weights.requires_grad:
-        weights.requires_grad_(True)  # the graph begins at the first weights: no gradient is wanted before them
-    record.append(weights)
-    found: Tensor = weights @ v
-    return found
-
-
-def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """(B, H, N, D/H) each -> (B, H, N, D/H); the scale is part of the first product."""
-    batch, scale = q.shape[:2], q.shape[-1] ** -0.5
-    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
-    return torch.unflatten(torch.bmm(scores.softmax(dim=-1), v), 0, batch)
-
-
-def _faster_written_out(q: Tensor, k: Tensor) -> bool:
-    """Whether two products and a softmax take less time than the fused kernel.
-
-    On a CPU in bfloat16 they do. Measured for 129 tokens: a fifth of the time with the backward pass, half of it
-    without. From about a thousand tokens on they do not, and the weights would take the most memory of all.
-    """
-    few = q.shape[-2] * k.shape[-2] <= _FEW_TOKENS**2
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and few
 
 
 class ClipAttention(nn.Module):
@@ -98,6 +49,11 @@ class ClipAttention(nn.Module):
         q, k, v = self.project(x)
         found: Tensor = self.out_proj(merge_heads(attend(q, k, v, causal=causal, record=record)))
         return found
+
+    def cls_only(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) -> (B, D): row 0 of `forward`, and its (B, H, N) weights."""
+        gathered, weights = attend_once(x, self.in_proj_weight, self.in_proj_bias, self.heads)
+        return self.out_proj(gathered), weights
 
 
 class ClipMlp(nn.Module):
@@ -128,6 +84,12 @@ class ClipBlock(nn.Module):
         x = x + self.attn(self.ln_1(x), causal, record)
         found: Tensor = self.mlp(x, self.ln_2)
         return found
+
+    def cls_only(self, x: Tensor, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N, D) tokens and `ln_1` of them -> (B, D): row 0 of `forward`, up to rounding; its (B, H, N) weights."""
+        gathered, weights = self.attn.cls_only(normed)
+        found: Tensor = self.mlp(x[:, 0] + gathered, self.ln_2)
+        return found, weights
 
 
 class ClipTransformer(nn.Module):

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from cam.extract import Extraction, extract_maps
 from jobs.benchmark.timing import peak_memory
 from jobs.memory import keep_freed_memory
-from promptsg_core.config import ModelConfig
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.config import ModelConfig
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.precision import PRECISIONS
 from tests.bench.arms import Arm, Spread, distance, measure, require_equal
 from tests.bench.cam_libraries import (

@@ -21,7 +21,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from tests.bench.reference_stock import StockReference
 
 LAYERS = ("mim", "vit_last", "vit_proj")

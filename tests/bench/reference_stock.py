@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.towers.transformer import merge_heads, split_heads
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]

@@ -21,9 +21,12 @@ from jobs.commands.bench import clock, command, describe
 from jobs.errors import UserError
 from jobs.mining.config import build_config
 from jobs.shards.urls import expand_shards
-from promptsg_core.model import PromptSG
-from tests.support.shard_files import market_shard, sample_members, write_tar
+from promptsg_core.families.promptsg.config import ModelConfig
+from promptsg_core.families.promptsg.model import PromptSG
+from tests.support.shard_files import market_shard, sample_members, textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint, tiny_state
+from tests.support.tiny_clipreid import tiny_clipreid
+from tests.support.tiny_irra import tiny_irra
 
 SIZES = {"image_size": (64, 32)}
 
@@ -105,7 +108,8 @@ def test_a_notebook_gets_a_typed_report(tmp_path: Path) -> None:
     options = {"shards": str(tmp_path / "a.tar"), "checkpoint": tmp_path / "m.pth", "output": tmp_path}
     mining = build_config(None, {**options, "device": "cpu", "precision": "fp32", "workers": 0})
     report = bench(BenchConfig(mining=mining, limit=5, seconds=0.01, images=100))
-    assert (report.device, report.precision, report.images_read, report.maps) == ("cpu", "fp32", 5, mining.maps)
+    assert (report.device, report.precision, report.images_read) == ("cpu", "fp32", 5)
+    assert report.maps == ModelConfig.default_maps and mining.maps == ()
     assert report.batch_size in {one.batch_size for one in report.tried} and report.estimate.images == 100
     assert report.estimate.worker_hours == pytest.approx(100 / report.rates.whole_job / 3600)
     said = describe(report)
@@ -132,3 +136,33 @@ def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     words = ["--shards", str(tmp_path / "bad.tar"), "--checkpoint", str(tmp_path / "m.pth"), "--device", "cpu"]
     with pytest.raises(UserError, match="none of the first 1 images decodes"):
         CliRunner().invoke(command, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole passes over large batches take long."""
+    monkeypatch.setattr("jobs.benchmark.model_speed.LARGEST_BATCH", 2)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_whole_passes_of_a_model_with_cameras_are_measured(tmp_path: Path) -> None:
+    market_shard(tmp_path / "a.tar", 4)
+    torch.save(tiny_clipreid(cameras=6), tmp_path / "m.pth")
+    assert measured(tmp_path, maps=("chefer", "rollout", "legrad"), **SIZES) == ("chefer", "rollout", "legrad")
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("maps", [("hirescam/vit_norm", "chefer"), ("cross_attention:caption",)])
+def test_captions_are_made_where_they_are_read(tmp_path: Path, maps: tuple[str, ...]) -> None:
+    write_tar(tmp_path / "a.tar", sample_members("0001_c1s1_000001_00", textured_image(1), caption="a red coat"))
+    torch.save({"model": tiny_irra(classes=0)}, tmp_path / "m.pth")
+    assert measured(tmp_path, maps=maps, target="text", image_size=(96, 32)) == maps
+
+
+def measured(folder: Path, **options: object) -> tuple[str, ...]:
+    """The maps of a measurement whose parts all came to their end."""
+    options |= {"shards": str(folder / "a.tar"), "checkpoint": folder / "m.pth", "output": folder, "device": "cpu",
+                "precision": "fp32", "workers": 0}  # fmt: skip
+    report = bench(BenchConfig(mining=build_config(None, options), limit=2, seconds=0.01))
+    assert min(report.rates.by_name().values()) > 0
+    return report.maps

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from tests.support.tiny import tiny_state
 
 pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam (pip install '.[bench]')")

@@ -20,7 +20,7 @@ from cam import (
     map_names,
     visualize_gradcam,
 )
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from tests.promptsg_core.test_model import build
 from tests.support.tiny import random_images, tiny_state
 
@@ -143,7 +143,7 @@ def test_show_opens_a_figure(model: PromptSG, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_unknown_method_is_named(model: PromptSG) -> None:
-    methods = "methods are gradcam, gradcam\\+\\+, hirescam, mim_attention, rollout, chefer and all"
+    methods = "methods are gradcam, gradcam\\+\\+, hirescam, mim_attention, rollout, chefer, legrad and all"
     with pytest.raises(CamError, match=methods):
         visualize_gradcam(model, torch.zeros(1, 3, 32, 16, dtype=torch.uint8), method="scorecam")
     with pytest.raises(CamError, match="did you mean rollout"):

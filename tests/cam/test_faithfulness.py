@@ -25,7 +25,7 @@ from cam.faithfulness import (
     patch_of_pixel,
     removal_counts,
 )
-from promptsg_core.config import ModelConfig
+from promptsg_core.families.promptsg.config import ModelConfig
 from tests.promptsg_core.test_model import build
 from tests.support.tiny import TINY, random_images, tiny_state
 

@@ -54,3 +54,16 @@ def test_a_map_without_mass_has_no_shape() -> None:
     found = measure([[0.0, 0.0]])
     assert (found["min"], found["max"], found["mass"]) == (0, 0, 0)
     assert all(math.isnan(found[name]) for name in MEASURES if name not in ("min", "max", "mass"))
+
+
+def test_values_below_zero_have_no_mass() -> None:
+    maps = np.zeros((2, 2, 2), np.float32)
+    maps[0] = [[0.5, -0.25], [-1.0, 1.5]]
+    maps[1] = -0.5
+    found = measure_maps(maps)
+    clipped = measure_maps(np.maximum(maps, 0))
+    assert (found["min"][0], found["max"][0], found["mass"][0]) == (-1.0, 1.5, 2.0)
+    for name in set(MEASURES) - {"min", "max"}:
+        np.testing.assert_array_equal(found[name], clipped[name], err_msg=name)
+    assert 3 * found["stripe_0"][0] == pytest.approx(0.25)  # half of the image's height is three stripes
+    assert np.isnan(found["entropy"][1]) and found["max"][1] == -0.5

@@ -11,7 +11,7 @@ from cam.errors import CamError
 from cam.measures import measure_maps
 from cam.overlay import UPSAMPLE, overlay_heatmap, resize_map
 from cam.placement import AxisPlacement, GridPlacement, placement_of
-from promptsg_core.config import ModelConfig
+from promptsg_core.families.promptsg.config import ModelConfig
 
 STRIDE_12 = GridPlacement.of_patches((256, 128), patch_size=16, stride=12)
 

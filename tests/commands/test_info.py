@@ -10,8 +10,13 @@ import torch
 from click.testing import CliRunner
 
 from jobs.commands.info import command
+from promptsg_core import inspect_checkpoint
+from tests.support import tiny_transreid
 from tests.support.knowing_model import knowing_checkpoint, person_shard
+from tests.support.shard_files import textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint, tiny_state
+from tests.support.tiny_clipreid import of_stage_1, tiny_clipreid
+from tests.support.tiny_irra import tiny_irra
 
 FACTS = """\
 checkpoint      {path}
@@ -25,6 +30,7 @@ image tower     width 64, 3 blocks, 1 heads
 text tower      width 32, 2 blocks, 8 heads
 MIM             width 32, 2 blocks, 8 heads, mul_mean1
 prompt          {prompt}
+default maps    mim_attention, gradcam/mim, gradcam++/mim
 feature         96 numbers, {neck} the necks
 mean, std       [0.5, 0.5, 0.5], [0.5, 0.5, 0.5]
 assumed         {assumed}: the tensors do not say; state what differs with KEY VALUE
@@ -41,7 +47,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(*words: object) -> str:
     result = CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0
-    return result.output
+    return result.stdout
 
 
 def test_a_checkpoint_is_described(checkpoint: Path) -> None:
@@ -134,3 +140,73 @@ def test_a_wrong_assumption_shows_in_the_figures(tmp_path: Path) -> None:
     right = json.loads(said(*words))["sample"]["labels"]["agreement"]
     wrong = json.loads(said(*words, "INPUT.PIXEL_MEAN", "[0.1,0.1,0.1]", "INPUT.PIXEL_STD", "[0.2,0.2,0.2]"))
     assert right > 0.9 and wrong["sample"]["labels"]["agreement"] < 0.6
+
+
+def test_a_model_with_cameras_is_checked_with_what_is_said_of_them(tmp_path: Path) -> None:
+    torch.save(tiny_clipreid(cameras=6), tmp_path / "m.pth")
+    members = [
+        (f"{pid:04d}_c{camera}s1_{camera:06d}_00.jpg", textured_image(pid)) for pid in (1, 2, 3) for camera in (1, 3, 8)
+    ]
+    write_tar(tmp_path / "query-0.tar", members)
+    words = [tmp_path / "m.pth", "--shards", tmp_path / "*.tar", "--device", "cpu", "--precision", "fp32",
+             "--image-size", "64x32"]  # fmt: skip
+    refused = CliRunner().invoke(command, [str(word) for word in words])
+    assert "has a camera embedding of 6 rows" in str(refused.exception) and "--trained-on NAME" in str(
+        refused.exception
+    )
+    known = json.loads(said(*words, "--trained-on", "market1501", "--json"))["sample"]
+    assert known["undecoded"] == 3  # camera c8 is row 7 of 6
+    mapped = json.loads(said(*words, "--camera", "2", "--json"))["sample"]
+    assert mapped["undecoded"] == 0 and mapped["retrieval"][0]["images"] == 9
+    told = CliRunner().invoke(command, [*map(str, words), "--camera", "mean"], catch_exceptions=False).stderr
+    assert "camera embedding: 6 rows, coefficient 1.0" in told
+    assert "every image gets the mean of all rows, an approximation: no image was trained with it" in told
+
+
+def assumed_in(text: str) -> list[str]:
+    (line,) = [line for line in text.splitlines() if line.startswith("assumed")]
+    return line.removeprefix("assumed").partition(":")[0].strip().split(", ")
+
+
+def test_a_grid_that_is_the_usual_one_of_several_is_assumed(tmp_path: Path) -> None:
+    torch.save(tiny_irra(), tmp_path / "irra.pth")
+    torch.save(tiny_irra(patches=128), tmp_path / "other.pth")
+    assert assumed_in(said(tmp_path / "irra.pth")) == ["image size", "mean", "std"]
+    for stated in (["--image-size", "96x32"], ["INPUT.SIZE_TEST", "[96, 32]"]):
+        assert assumed_in(said(tmp_path / "irra.pth", *stated)) == ["mean", "std"]
+    assert assumed_in(said(tmp_path / "other.pth")) == ["mean", "std"]
+    square = tiny_transreid.Sizes(image_size=(256, 256), cameras=0, jpm=False)
+    tiny_transreid.tiny_checkpoint(tmp_path / "vehicles.pth", square)
+    found = said(tmp_path / "vehicles.pth")
+    assert "grid            16x16 = 256 patches" in found
+    assert assumed_in(found) == ["identity loss", "neck", "mean", "std", "image size"]
+    circle = assumed_in(said(tmp_path / "vehicles.pth", "MODEL.ID_LOSS_TYPE", "circle"))
+    assert circle == ["scale of cosines", "neck", "mean", "std", "image size"]
+    assert "scale of cosines" not in said(
+        tmp_path / "vehicles.pth", "MODEL.ID_LOSS_TYPE", "circle", "SOLVER.COSINE_SCALE", "16"
+    )
+
+
+def test_eight_rows_are_taken_as_cameras_and_it_says_so(tmp_path: Path) -> None:
+    for rows, words in ((8, "8 rows, taken as cameras and not as views, coefficient 1"), (6, "6 rows, coefficient 1")):
+        torch.save(tiny_clipreid(cameras=rows), tmp_path / "m.pth")
+        assert f"cameras         {words}\n" in said(tmp_path / "m.pth")
+
+
+def test_the_coefficient_of_cameras(tmp_path: Path) -> None:
+    torch.save(tiny_clipreid(cameras=6), tmp_path / "m.pth")
+    assert inspect_checkpoint(tmp_path / "m.pth", sie_coe=2.0).config.camera_coefficient == 2.0
+    assert inspect_checkpoint(tmp_path / "m.pth", sie_camera=False).config.camera_coefficient is None
+    tiny_transreid.tiny_checkpoint(tmp_path / "t.pth", tiny_transreid.Sizes())
+    stated = {"image_size": (64, 32)}
+    assert inspect_checkpoint(tmp_path / "t.pth", **stated).config.camera_coefficient == 3.0
+    torch.save(tiny_irra(), tmp_path / "irra.pth")
+    assert inspect_checkpoint(tmp_path / "irra.pth").config.camera_coefficient is None
+
+
+def test_labels_are_not_compared_where_no_class_can_be_predicted(tmp_path: Path) -> None:
+    torch.save(of_stage_1(tiny_clipreid()), tmp_path / "m.pth")
+    person_shard(tmp_path / "train-0.tar", [3, 5, 8, 9, 12], 4)
+    text = said(tmp_path / "m.pth", "--shards", tmp_path / "*.tar", "--device", "cpu", "--precision", "fp32")
+    assert "labels          not compared: this is a checkpoint of stage 1, whose classifiers were never" in text
+    assert "another numbering" not in text

@@ -29,7 +29,7 @@ from jobs.faithfulness import score as score_module
 from jobs.faithfulness.measure import evenly_spaced, measure_faithfulness
 from jobs.faithfulness.measured import NOBODY, Measured, count_people
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
-from jobs.faithfulness.randomise import HEAD, LEVELS, TargetedImages, correlations, reinitialised
+from jobs.faithfulness.randomise import TargetedImages, correlations, reinitialised
 from jobs.faithfulness.removal import random_orders
 from jobs.faithfulness.score import ByClass, _labels, explained_score
 from jobs.mining.config import build_config
@@ -39,13 +39,14 @@ from jobs.runs.run import open_run
 from jobs.shards.urls import Shard
 from jobs.statistics.resamples import mean_over_identities
 from promptsg_core import load_model
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.knowing_model import knowing_checkpoint, person_shard
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
 
 MAPS = ("mim_attention", "gradcam++/mim", "hirescam/vit_proj")
+LEVELS = ("nothing", "head", "head and tower")
 
 
 def test_intervals_resample_whole_identities() -> None:
@@ -303,18 +304,19 @@ def first_values(folder: Path, kind: str) -> float:
 
 def test_reinitialising_touches_only_what_it_names_and_never_the_model(folder: Path) -> None:
     model, rows, images = model_and_images(folder)
-    model.prompts["red"] = model.config.prompt
+    model.add_prompts({"red": model.config.prompt})
+    levels = model.random_levels
     before = {name: value.clone() for name, value in model.state_dict().items()}
     classes = torch.tensor([row["predicted"] for row in rows])
     stored = {name: extract_maps(model, images, [name]).maps[name].numpy() for name in MAPS}
     state = torch.get_rng_state()
-    head, both = (reinitialised(model, LEVELS[level], seed=4) for level in ("head", "head and tower"))
+    head, both = (reinitialised(model, levels[level], seed=4) for level in ("head", "head and tower"))
     batches = [TargetedImages(images[i : i + 5], class_target(classes[i : i + 5])) for i in range(0, len(images), 5)]
     found = {(c.random, c.map): c.values for c in correlations(model, batches, stored, seed=4)}
     assert torch.equal(state, torch.get_rng_state())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
-        in_head, in_tower = name.startswith(HEAD), name.startswith("image_encoder.")
+        in_head, in_tower = name.startswith(levels["head"]), name.startswith("image_encoder.")
         if in_head:
             assert torch.equal(head.state_dict()[name], both.state_dict()[name]), name
         else:

@@ -114,6 +114,7 @@ class Out:
     """What a target reads of a model: logits (3, 4) and features (3, 2), all different."""
 
     logits = torch.arange(12.0).view(3, 4)
+    scores = logits
     features = torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 2.0]])
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from promptsg_core.clip_init import clip_config, load_clip, read_clip, resize_positions, to_tower_names
 from promptsg_core.errors import CheckpointError
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 
 WIDTH, TEXT_WIDTH, JOINT, PATCH, SIDE = 64, 128, 32, 4, 6
 

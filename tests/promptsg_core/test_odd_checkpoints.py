@@ -15,8 +15,8 @@ from torch import Tensor
 
 from cam import extract_maps
 from promptsg_core import ModelError, load_model
-from promptsg_core.config import PROMPTS
 from promptsg_core.precision import resolve_device
+from promptsg_core.prompts import PROMPTS
 from tests.support.tiny import random_images, tiny_state
 
 EMBEDDING = "prompt_composer.token_embedding.weight"

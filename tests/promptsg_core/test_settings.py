@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from promptsg_core import ModelError
+from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.settings import KEYS, MAP_MODES, read_settings
 
 
@@ -24,7 +25,28 @@ def test_the_shipped_preset_states_the_published_model() -> None:
         "prompt_mode": "composed", "mim_heads": 8, "mim_layers": 2, "reweight": "mul_mean1", "stride": 16,
         "image_size": (256, 128), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "neck_feat": "before",
     }  # fmt: skip
-    assert len(settings.model) == len(KEYS)
+    assert set(settings.model) == {key.field for key in KEYS.values() if ModelConfig.has(key.field)}
+
+
+# The settings of TransReID's published files that fix the computation, and some that concern training alone.
+TRANSREID = """
+MODEL: {PRETRAIN_CHOICE: imagenet, METRIC_LOSS_TYPE: triplet, IF_LABELSMOOTH: 'off', IF_WITH_CENTER: 'no',
+  NAME: transformer, NO_MARGIN: True, DEVICE_ID: ('7'), TRANSFORMER_TYPE: vit_base_patch16_224_TransReID,
+  STRIDE_SIZE: [12, 12], SIE_CAMERA: True, SIE_VIEW: False, SIE_COE: 3, JPM: True, RE_ARRANGE: True, SHIFT_NUM: 8,
+  SHUFFLE_GROUP: 2, DEVIDE_LENGTH: 4, ID_LOSS_TYPE: softmax, ID_LOSS_WEIGHT: 1.0, NECK: bnneck, DROP_PATH: 0.1,
+  TRIPLET_LOSS_WEIGHT: 1.0, COS_LAYER: False, LAST_STRIDE: 1, DIST_TRAIN: False, ATT_DROP_RATE: 0.0}
+INPUT: {SIZE_TRAIN: [256, 128], SIZE_TEST: [256, 128], PROB: 0.5, RE_PROB: 0.5, PADDING: 10}
+SOLVER: {COSINE_MARGIN: 0.5, COSINE_SCALE: 30, CENTER_LOSS_WEIGHT: 0.0005}
+TEST: {EVAL: True, IMS_PER_BATCH: 256, RE_RANKING: False, WEIGHT: '', NECK_FEAT: before, FEAT_NORM: 'yes'}
+"""
+
+
+def test_the_settings_of_transreid_are_read(tmp_path: Path) -> None:
+    assert read_settings(write(tmp_path, TRANSREID)).model == {
+        "transformer_type": "vit_base_patch16_224_TransReID", "stride": 12, "sie_camera": True, "sie_view": False,
+        "sie_coe": 3.0, "jpm": True, "re_arrange": True, "shift_num": 8, "shuffle_group": 2, "devide_length": 4,
+        "id_loss_type": "softmax", "image_size": (256, 128), "cosine_scale": 30.0, "neck_feat": "before",
+    }  # fmt: skip
 
 
 def test_keys_of_training_pass_and_overrides_win(tmp_path: Path) -> None:
@@ -53,6 +75,10 @@ def test_tuples_written_as_the_ecosystem_writes_them(tmp_path: Path) -> None:
         ("MODEL: {STRIDE_SIZE: [16, 12]}", "expected the same stride down and across"),
         ("INPUT: {SIZE_TEST: 256}", r"INPUT.SIZE_TEST is 256, expected a pair of positive integers"),
         ("INPUT: {PIXEL_STD: [1, 2]}", "expected three numbers"),
+        ("MODEL: {SIE_CAMERA: 6}", "MODEL.SIE_CAMERA is 6, expected true or false"),
+        ("MODEL: {SIE_COE: three}", "MODEL.SIE_COE is 'three', expected a number"),
+        ("MODEL: {SHIFT_NUM: 0}", "MODEL.SHIFT_NUM is 0, expected a positive integer"),
+        ("MODEL: {SIE_CAMERAS: true}", "unknown key MODEL.SIE_CAMERAS; did you mean MODEL.SIE_CAMERA"),
         (
             "MODEL: {PROMPTSG: {COATTN_TEXT_MODE: full}}",
             "MODEL.PROMPTSG.COATTN_TEXT_MODE is 'full', but only eot is computed",

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from promptsg_core.config import PROMPTS
 from promptsg_core.errors import ModelError
+from promptsg_core.prompts import PROMPTS
 from promptsg_core.tokenise import _tokenizer, make_prompt, parse_prompts, slug_of
 from tests.promptsg_core.test_model import build
 from tests.support.tiny import random_images, tiny_state
@@ -83,7 +83,7 @@ def test_a_prompts_attention_is_the_models_own_under_that_template(mode: str) ->
     other = {"composed": "simplified", "simplified": "composed"}[mode]
     config, state = tiny_state(prompt_mode=mode)
     model = build(config, state)
-    model.prompts["other"] = PROMPTS[other]
+    model.add_prompts({"other": PROMPTS[other]})
     images = random_images(config, 3)
     found = extract_maps(model, images, ["mim_attention", "mim_attention:other"]).maps
     twin = build(*tiny_state(prompt_mode=other))

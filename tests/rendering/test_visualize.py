@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from cam import extract_maps
 from jobs.cli import main
 from jobs.mining.config import build_config
 from jobs.mining.mine import mine
 from jobs.rendering.single.files import find_images, stems_for
 from jobs.runs.run import open_run
+from promptsg_core import load_model
+from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.shard_files import image_bytes, market_shard, textured_image
 from tests.support.tiny import tiny_checkpoint
+from tests.support.tiny_transreid import Sizes
+from tests.support.tiny_transreid import tiny_checkpoint as transreid_checkpoint
 
 GRIDS = {
     "stride12": {"image_size": (64, 32), "patch_size": 4, "stride": 3},
@@ -54,7 +61,7 @@ def test_the_batch_jobs_maps_to_the_bit(checkpoint: Path, tmp_path: Path, batch_
     for number, key in enumerate(keys):
         files.append(tmp_path / f"{key}.jpg")
         files[-1].write_bytes(textured_image(number))
-    maps = ["mim_attention", "gradcam/mim", "gradcam++/vit_last", "hirescam/classifier", "rollout", "chefer"]
+    maps = ["mim_attention", "gradcam/mim", "gradcam++/vit_last", "hirescam/classifier", "rollout", "chefer", "legrad"]
     same = {"batch_size": batch_size, "precision": precision, "device": "cpu"}
     config = {"maps": maps, "workers": 0, "checkpoint": checkpoint, "output": tmp_path / "RUN", **same}
     config |= {"shards": str(tmp_path / "query-0.tar"), "attention_heads": "all"}
@@ -91,6 +98,34 @@ def test_other_grids_work_throughout(people: Path, tmp_path: Path, grid: str) ->
     assert heat.size == (16, 32)  # as the file, not as the grid
     assert invoke("compare", "--query", people / "0.jpg", "--gallery", people / "1.jpg", "--checkpoint",
                   tmp_path / "m.pth", "--output", tmp_path / "pair", *size).exit_code == 0  # fmt: skip
+
+
+def test_legrad_of_transreid_and_its_heads(people: Path, tmp_path: Path) -> None:
+    checkpoint, size = tmp_path / "transreid.pth", (64, 32)
+    transreid_checkpoint(checkpoint, Sizes(image_size=size))
+    stated = ["--model-set", "INPUT.SIZE_TEST", "[64, 32]", "--precision", "fp32", "--device", "cpu"]
+    for head in ("global", "all"):
+        out = tmp_path / head
+        result = invoke("visualize", people, "--checkpoint", checkpoint, "--output", out, "--method", "legrad",
+                        "--camera", "mean", "--head", head, *stated)  # fmt: skip
+        assert result.exit_code == 0 and "3 images, 1 maps each" in result.output, result.output
+        _says_cameras(result)
+        model = load_model(checkpoint, device="cpu", precision="fp32", image_size=size)
+        pixels = [resize_image(decode_image((people / f"{n}.jpg").read_bytes()), size) for n in range(3)]
+        wanted = extract_maps(model, torch.stack(pixels), ["legrad"], head=head, cameras="mean").maps["legrad"]
+        for row in range(3):
+            assert (out / f"{row}__legrad__overlay.png").exists()
+            with np.load(out / f"{row}.npz") as arrays:
+                np.testing.assert_allclose(arrays["legrad"], wanted[row].numpy(), rtol=1e-4)
+    pair = ["--query", people / "0.jpg", "--gallery", people / "1.jpg", "--output", tmp_path / "pair"]
+    _says_cameras(invoke("compare", *pair, "--checkpoint", checkpoint, "--camera", "mean", *stated))
+
+
+def _says_cameras(result: Result) -> None:
+    """That the rows of the camera embedding are on standard error, and that their mean is an approximation."""
+    assert result.exit_code == 0
+    assert re.search(r"camera embedding: \d+ rows, coefficient", result.stderr), result.stderr
+    assert "the mean of all rows, an approximation" in result.stderr
 
 
 def odd_images() -> dict[str, bytes]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.shard_files import market_key, sample_members, write_tar
 from tests.support.tiny import tiny_state

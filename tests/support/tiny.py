@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptsg_core.config import ModelConfig
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.config import ModelConfig
+from promptsg_core.families.promptsg.model import PromptSG
 
 TINY: dict[str, Any] = {
     "image_size": (32, 16),

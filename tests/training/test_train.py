@@ -33,7 +33,7 @@ from jobs.training.sampler import IdentitySampler
 from jobs.training.steps import Training
 from jobs.training.train import train
 from promptsg_core import load_model
-from promptsg_core.model import PromptSG
+from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image
 from promptsg_core.training import (
     PROMPT_TOKENS,

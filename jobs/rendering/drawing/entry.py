@@ -8,7 +8,7 @@ from typing import TypedDict, cast
 
 import pyarrow as pa
 
-from cam.names import ATTENTION
+from cam.names import MapName
 from cam.overlay import Map, Picture
 from jobs.phrases import shown
 
@@ -62,15 +62,15 @@ class Entry:
     def extent(self, name: str) -> str:
         """A map's extent in absolute numbers, which the colours of a map scaled by itself do not show.
 
-        The patches of an attention map have a sum of 1. It is described by its peak as a multiple of the uniform
-        1 / (h * w). Other maps are described by their extremes: a map from 3.8 to 5.5 is nearly flat, however sharp it
-        looks.
+        The patches of an attention map have a sum of at most 1. It is described by its peak as a multiple of the
+        uniform 1 / (h * w). Other maps are described by their extremes: a map from 3.8 to 5.5 is nearly flat, however
+        sharp it looks.
         """
         if name not in self.maps:
             return "no map"
         map = self.maps[name]
         low, top = float(map.min()), float(map.max())
-        if name.partition(":")[0] == ATTENTION:
+        if MapName.parse(name).is_attention:
             return f"peak {top * map.size:.3g}x uniform"
         return f"{low:.3g} to {top:.3g}"
 

@@ -12,12 +12,16 @@ import numpy as np
 
 from cam.overlay import Picture
 from jobs.arrays import Float32Array
+from jobs.errors import UserError
+from jobs.shards.samples import sample_of_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cam.targets import Target
-    from promptsg_core.model import PromptSG
+    from jobs.mining.camera_rows.source import HowExplained
+    from promptsg_core.cameras import Cameras
+    from promptsg_core.model import AnyModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,11 @@ class ReadImage:
 
     path: Path
     pixels: Tensor
+
+    @property
+    def camid(self) -> int | None:
+        """The camera that the file's name tells, from 0, as of a member of a shard."""
+        return sample_of_name(self.path.name.partition(".")[0]).camid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,31 +86,46 @@ class ImageReader:
                 yield ReadImage(path=path, pixels=pixels)
 
 
-def requested_maps(model: PromptSG, methods: Sequence[str], layers: Sequence[str], target: str) -> list[str]:
+def requested_maps(
+    model: AnyModel, methods: Sequence[str], layers: Sequence[str], target: str, head: str | None = None
+) -> list[str]:
     """The names of the maps that methods, layers and the model's prompts stand for, each once.
 
     Raises CamError naming a map that the target does not reach, so that no image is read for nothing.
     """
     from cam.available import check_reachable, map_names
-    from cam.names import ATTENTION, parse_names
+    from cam.names import MapName, parse_names
 
-    chosen: str | list[str] = "all" if "all" in layers else list(layers)
-    names = [name for method in methods for name in map_names(model, method, chosen, target)]
-    names += [f"{ATTENTION}:{prompt}" for prompt in model.prompts]
+    chosen: str | list[str] | None = "all" if "all" in layers else list(layers) or None
+    names = [name for method in methods for name in map_names(model, method, chosen, target, head)]
+    names += [name for name in model.native_maps if MapName.parse(name).prompt in model.prompts]
     names = list(dict.fromkeys(names))
-    check_reachable(model, parse_names(names), target)
+    check_reachable(model, parse_names(names), target, head=head)
     return names
 
 
+def cameras_of(images: Sequence[ReadImage], how: HowExplained) -> Cameras | None:
+    """The cameras of images. Raises UserError naming the first file without one."""
+    found = how.cameras.of([image.camid for image in images])
+    for image, error in zip(images, found.errors, strict=False):
+        if error is not None:
+            raise UserError(f"{image.path}: {error}: name the file as the data set does, or give --camera N or mean")
+    return found.cameras
+
+
 def mine_images(
-    model: PromptSG,
+    model: AnyModel,
     images: Iterable[ReadImage],
     maps: Sequence[str],
     target: str | int | Target,
+    how: HowExplained,
     batch_size: int = 64,
     interpolation: str = "bilinear",
 ) -> Iterator[ImageMaps]:
-    """The maps of each image, `batch_size` images to a pass: the pass, and so the bits, of `promptsg mine`."""
+    """The maps of each image, `batch_size` images to a pass: the pass, and so the bits, of `promptsg mine`.
+
+    Raises UserError for an image whose camera the model does not know.
+    """
     import torch
 
     from cam.extract import extract_maps
@@ -110,7 +134,7 @@ def mine_images(
     size, waiting = model.config.image_size, iter(images)
     while part := list(islice(waiting, batch_size)):
         batch = torch.stack([resize_image(image.pixels, size, interpolation) for image in part])
-        found = extract_maps(model, batch, maps, target)
+        found = extract_maps(model, batch, maps, target, head=how.head, cameras=cameras_of(part, how))
         for number, image in enumerate(part):
             yield ImageMaps(
                 path=image.path,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cam.names import ATTENTION, MapName
+from cam.names import MapName
 from cam.overlay import Picture, Range, range_of
 from cam.panels import captioned, column, enlarged, row
 from cam.placement import GridPlacement
@@ -70,7 +70,7 @@ def caption_of(result: ImageMaps, name: str) -> list[str]:
     """The map's name, its magnitude, which colours hide, and the target where one was differentiated."""
     parsed, map = MapName.parse(name), result.maps[name]
     peak = float(map.max())
-    if parsed.method == ATTENTION:
+    if parsed.is_attention:
         lines = [name, f"peak {peak * map.size:.2f} x uniform"]
     else:
         lines = [name, "all zero" if peak == 0 else f"max {peak:.3g}"]

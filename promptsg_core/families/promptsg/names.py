@@ -1,14 +1,13 @@
-"""Which implementation of PromptSG a state dict comes from, and its tensors under the names of family H."""
+"""The names of both implementations of PromptSG, families H and E, and what shows that a map was another one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import Tensor
 
 from promptsg_core.errors import CheckpointError
-from promptsg_core.families.signatures import signature_of
 from promptsg_core.settings import MAP_MODES
 
 # Not loaded, since they follow from the template; files hold nothing, an empty tensor or the 77 ids here.
@@ -27,24 +26,6 @@ _FROM_E = (
     (re.compile(r"^(mim\.post_blocks\.\d+)\.mlp\.0\."), r"\1.mlp.fc1."),
     (re.compile(r"^(mim\.post_blocks\.\d+)\.mlp\.3\."), r"\1.mlp.fc2."),
 )
-
-
-def family_of(keys: Iterable[str]) -> str:
-    """The family, "H" or "E", of a checkpoint with these keys.
-
-    Raises CheckpointError for a family that cannot give these maps, with its name, and for keys of no known family.
-    """
-    names = list(keys)
-    if refused := signature_of(names):
-        raise CheckpointError(f"a checkpoint of family {refused.family} is not supported: {refused.reason}")
-    if "mim.cross_attn.q_proj.weight" in names:
-        return "H"
-    if "mim.cross_attn.in_proj_weight" in names:
-        return "E"
-    shown = ", ".join(sorted(names)[:4]) or "none"
-    raise CheckpointError(
-        f"not a PromptSG checkpoint: no mim.cross_attn weights among its {len(names)} keys ({shown}, ...)"
-    )
 
 
 def check_computation(state: Mapping[str, Tensor], family: str, stated_modes: Collection[str] = ()) -> None:

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.config import ModelConfig
+from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.taps import Taps
+from promptsg_core.towers.attention import Record, attend, attend_once, merge_heads, scores_of, split_heads
 from promptsg_core.towers.linear import Linear
-from promptsg_core.towers.transformer import Record, add_mlp, attend, merge_heads, split_heads
+from promptsg_core.towers.transformer import add_mlp
 
 
 class InversionNetwork(nn.Module):
@@ -32,19 +33,6 @@ class InversionNetwork(nn.Module):
         """(B, embed_dim) -> (B, text_width)."""
         found: Tensor = self.bn(self.fc3(F.relu(self.fc2(F.relu(self.fc1(v))))))
         return found
-
-
-def scores_of(query: Tensor, tokens: Tensor, key_weight: Tensor) -> Tensor:
-    """One query (B or 1, H, D/H) against (B, N, E) tokens whose keys would be tokens @ key_weight.T -> (B, H, N).
-
-    q (W x) = (q W) x: with one query the keys of all tokens need not be formed, which would take E/H times as long. A
-    bias of the keys adds the same to every token's score, and softmax drops it. Scores are float32 or wider: if they
-    were rounded, it would show in the weights, and twice as much in every gradient through them.
-    """
-    heads = query.shape[1]
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    on_tokens = torch.bmm(query.transpose(0, 1), torch.unflatten(key_weight, 0, (heads, -1)))  # (H, B or 1, E)
-    return on_tokens.transpose(0, 1).to(wide) @ tokens.transpose(1, 2).to(wide)
 
 
 class CrossAttention(nn.Module):
@@ -81,18 +69,9 @@ class PostAttention(nn.Module):
         return found
 
     def cls_only(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D): row 0 of `forward`, without forming the keys and values of the tokens.
-
-        The value of the weighted sum is the weighted sum of the values, since a head's weights sum to 1.
-        """
-        q_weight, k_weight, v_weight = self.qkv.weight.chunk(3)
-        q_bias, _, v_bias = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
-        q = torch.unflatten(F.linear(x[:, 0], q_weight, q_bias), -1, (self.heads, -1))
-        weights = scores_of(q * q.shape[-1] ** -0.5, x, k_weight).softmax(dim=-1).to(x.dtype)
-        gathered = (weights @ x).transpose(0, 1)  # (H, B, D)
-        values = torch.bmm(gathered, torch.unflatten(v_weight, 0, (self.heads, -1)).transpose(1, 2))
-        merged = values.transpose(0, 1).flatten(1)
-        found: Tensor = self.proj(merged if v_bias is None else merged + v_bias)
+        """(B, N, D) -> (B, D): row 0 of `forward`."""
+        gathered, _ = attend_once(x, self.qkv.weight, self.qkv.bias, self.heads)
+        found: Tensor = self.proj(gathered)
         return found
 
 

@@ -1,0 +1,66 @@
+"""CLIP as its own code names it: the image tower is `visual`, and the text tower's parts lie beside it.
+
+Legend: T tokens of a text up to EOT, D channels, E joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from promptsg_core.errors import ModelError
+from promptsg_core.prompts import Prompt
+from promptsg_core.towers.text import TextSizes, TextTower
+from promptsg_core.towers.vision import VisionSizes, VisionTower
+
+
+class ClipTowers(TextTower):
+    """Both towers, and the embedding of the whole vocabulary, so that any text can be read."""
+
+    def __init__(self, vision: VisionSizes, text: TextSizes, vocabulary: int) -> None:
+        super().__init__(text)
+        self.visual = VisionTower(vision)
+        self.token_embedding = nn.Embedding(vocabulary, text.width)
+        self.longest = text.context_length
+
+    def check(self, prompt: Prompt) -> None:
+        """Raises ModelError for a text that is too long, has an X, or has words that the embedding does not hold."""
+        if prompt.slot is not None:
+            raise ModelError(
+                f"the prompt {prompt.text!r} has an X, which stands for a person's pseudo word in PromptSG: this "
+                "family has none"
+            )
+        if len(prompt.tokens) > self.longest:
+            raise ModelError(
+                f"the prompt {prompt.text!r} has {len(prompt.tokens)} tokens, but this checkpoint's text tower has "
+                f"{self.longest} positions"
+            )
+        if max(prompt.tokens) >= self.token_embedding.num_embeddings:
+            raise ModelError(
+                f"the text {prompt.text!r} has token {max(prompt.tokens)}, but this checkpoint's token embedding has "
+                f"{self.token_embedding.num_embeddings} rows"
+            )
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """(T, E) for each text: its projected tokens, EOT last."""
+        if not prompts:
+            return []
+        lengths = [len(prompt.tokens) for prompt in prompts]
+        padded = [[*prompt.tokens, *[0] * (max(lengths) - len(prompt.tokens))] for prompt in prompts]
+        with torch.inference_mode(False):  # what is read may be kept, and be part of a gradient later
+            ids = torch.tensor(padded, device=self.token_embedding.weight.device)
+            tokens = self.all_tokens(self.token_embedding(ids))
+        return [tokens[row, :length] for row, length in enumerate(lengths)]
+
+    @property
+    def state(self) -> tuple[int, ...]:
+        """The addresses and versions of what texts are read with: another after weights were moved or changed."""
+        return tuple(
+            number
+            for name, parameter in self.named_parameters()
+            if not name.startswith("visual.")
+            for number in (parameter.data_ptr(), parameter._version)
+        )
