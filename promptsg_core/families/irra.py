@@ -1,0 +1,469 @@
+"""IRRA (Jiang and Ye 2023, arXiv:2303.12501): CLIP trained to find persons by a text, with masked captions.
+
+CLS alone is read after the last block, so a score reaches the patches through that block's attention and nowhere else.
+Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint width, C classes, H heads, R rows of a text.
+
+The maps of a text are `patch_text:NAME` and `cross_attention:NAME`, where NAME is a prompt or `caption`. The second is
+the row of EOT. For a prompt of one word it is the mean of the rows of that word's tokens in the text of the image, and
+zero where that text does not have the word: see `promptsg_core.towers.image_texts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from promptsg_core.cameras import Cameras, refuse_cameras
+from promptsg_core.config import FamilyConfig, FieldValue, PatchConfig, check_heads
+from promptsg_core.errors import ModelError
+from promptsg_core.families.family import ReadTensors, Signature, Stated, without
+from promptsg_core.families.published import layouts_of
+from promptsg_core.families.shapes import count_of, heads_of, layout_of, refuse_contradictions, shape_of, text_heads_of
+from promptsg_core.model import AnyModel, ReidModel
+from promptsg_core.outputs import CLS_ATTENTION, CROSS_ATTENTION, PATCH_TEXT, HeadOutput
+from promptsg_core.prompts import Captions, Prompt
+from promptsg_core.taps import Layer, Taps, unseen_layers
+from promptsg_core.tokenise import places_of, read_caption
+from promptsg_core.towers.attention import scores_of
+from promptsg_core.towers.blocks import one_by_one
+from promptsg_core.towers.clip import ClipTowers
+from promptsg_core.towers.image_texts import (
+    CAPTION,
+    ImageTexts,
+    ReadText,
+    features_of,
+    is_word,
+    prompts_problem,
+    texts_of,
+)
+from promptsg_core.towers.text import TextSizes
+from promptsg_core.towers.vision import VisionSizes
+
+_USUAL_GRID = (24, 8)  # images of 384x128
+# Of the blocks that guess masked words. They come after the cross-attention, so no map depends on them.
+_BLOCK = r"(?:attn\.in_proj_(?:weight|bias)|(?:attn\.out_proj|ln_1|ln_2|mlp\.c_fc|mlp\.c_proj)\.(?:weight|bias))"
+_UNUSED = (
+    r"^cross_attn\.out_proj\.(?:weight|bias)$",
+    r"^ln_post\.(?:weight|bias)$",
+    rf"^cross_modal_transformer\.resblocks\.\d+\.{_BLOCK}$",
+    r"^mlm_head\.(?:dense|ln|fc)\.(?:weight|bias)$",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrraConfig(PatchConfig):
+    """Everything that fixes the computation.
+
+    `num_classes` is 0 where the identity loss was not used, and `cross_heads` where captions were not masked: there is
+    no cross-attention then.
+    """
+
+    recorded_as: ClassVar[str | None] = "irra"
+    has_necks: ClassVar[bool] = False
+    assumed: ClassVar[Mapping[str, str]] = {"image_size": "image size", "mean": "mean", "std": "std"}
+    maps_of_prompt: ClassVar[tuple[str, ...]] = (PATCH_TEXT, CROSS_ATTENTION)
+    default_maps: ClassVar[tuple[str, ...]] = (CLS_ATTENTION, "hirescam/vit_norm", "gradcam++/vit_norm")
+    stated: ClassVar[tuple[str, ...]] = ("image_size", "stride", "vision_heads", "text_heads")
+
+    image_size: tuple[int, int] = (384, 128)
+    num_classes: int = 0
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    embed_dim: int = 512
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int = 8
+    context_length: int = 77
+    vocab_size: int = 49408
+    cross_heads: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
+        check_heads("text_width", self.text_width, "text_heads", self.text_heads)
+        if self.neck_feat != "before":
+            raise ModelError(f"neck_feat is {self.neck_feat!r}, and IRRA has no neck: its feature is CLS, projected")
+        if self.vision_layers < 1 or self.text_layers < 1:
+            raise ModelError(f"the {'image' if self.vision_layers < 1 else 'text'} tower has no blocks")
+
+    @classmethod
+    def prompt_maps(cls, prompts: Sequence[str], tensors: Collection[str]) -> list[str]:
+        """Cross-attention is among them where captions were masked in training."""
+        crosses = "cross_attn.in_proj_weight" in tensors
+        return [name for name in super().prompt_maps(prompts, tensors) if crosses or name.startswith(PATCH_TEXT)]
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of the retrieval feature, CLS in the joint space: 512 for ViT-B/16."""
+        return self.embed_dim
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The image size, unless published models have several of so many patches."""
+        h, w = self.grid
+        return frozenset() if len(layouts_of(h * w, self.patch_size)) > 1 else frozenset({"image_size"})
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The towers and the cross-attention, for people."""
+        return {
+            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads, "
+            f"joint width {self.embed_dim}",
+            "text tower": f"width {self.text_width}, {self.text_layers} blocks, {self.text_heads} heads",
+            "cross attention": f"{self.cross_heads} heads" if self.cross_heads else "none",
+            **({} if self.num_classes else {"classifier": "none: no class can be predicted"}),
+        }
+
+    @property
+    def sizes(self) -> tuple[VisionSizes, TextSizes]:
+        """The sizes of both towers."""
+        vision = VisionSizes(
+            image_size=self.image_size,
+            patch_size=self.patch_size,
+            stride=self.stride,
+            width=self.vision_width,
+            layers=self.vision_layers,
+            heads=self.vision_heads,
+            embed_dim=self.embed_dim,
+        )
+        text = TextSizes(
+            width=self.text_width,
+            layers=self.text_layers,
+            heads=self.text_heads,
+            context_length=self.context_length,
+            embed_dim=self.embed_dim,
+        )
+        return vision, text
+
+
+class TextAttention(nn.Module):
+    """Attention of a text's tokens to the image's; parameters are named as in torch.nn.MultiheadAttention.
+
+    Only the weights are computed, so the part of the projection that makes values is there and not used.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        nn.init.xavier_uniform_(self.in_proj_weight)
+
+    def forward(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """(R, E) queries, each for one of (R, N, E) images -> (R, N) weights, mean over heads, float32 or wider."""
+        width = rows.shape[-1]
+        q = F.linear(rows, self.in_proj_weight[:width], self.in_proj_bias[:width])
+        q = torch.unflatten(q, -1, (self.heads, -1))
+        scores = scores_of(q * q.shape[-1] ** -0.5, tokens, self.in_proj_weight[width : 2 * width])
+        return scores.softmax(dim=-1).mean(dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IrraEncoded:
+    """Tokens (B, N, D) before the last block, and the images' texts. Nothing here carries a gradient."""
+
+    tokens: Tensor
+    texts: ImageTexts
+
+
+class Irra(ReidModel[IrraConfig, IrraEncoded]):
+    """IRRA for inference; submodules carry the names of its checkpoints."""
+
+    takes_captions = True
+
+    def __init__(self, config: IrraConfig) -> None:
+        super().__init__(config)
+        vision, text = config.sizes
+        self.base_model = ClipTowers(vision, text, config.vocab_size)
+        if config.num_classes:
+            self.classifier = nn.Linear(config.embed_dim, config.num_classes)
+        if config.cross_heads:
+            self.cross_attn = TextAttention(config.embed_dim, config.cross_heads)
+            self.ln_pre_t = nn.LayerNorm(config.embed_dim)
+            self.ln_pre_i = nn.LayerNorm(config.embed_dim)
+        self._prompts: dict[str, Prompt] = {}
+        self._read: tuple[tuple[int, ...], dict[str, ReadText]] = ((), {})  # the state of the tower, and what it read
+
+    @property
+    def towers(self) -> tuple[nn.Module, ...]:
+        """Both towers and the cross-attention."""
+        further = (self.cross_attn, self.ln_pre_t, self.ln_pre_i) if self.config.cross_heads else ()
+        return self.base_model, *further
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """`vit_norm` alone: no score sees a patch after the last attention."""
+        tower = "base_model.visual"
+        last = f"{tower}.transformer.resblocks.{self.config.vision_layers - 1}"
+        outputs = {"features", "text"} | ({"logits"} if self.config.num_classes else set())
+        modules = (tower, f"{tower}.transformer", last, f"{last}.ln_1")
+        return {"vit_norm": Layer(outputs=frozenset(outputs), modules=modules), **unseen_layers()}
+
+    @property
+    def native_maps(self) -> list[str]:
+        """CLS's attention, and two maps for the captions and for each prompt."""
+        of_text = (PATCH_TEXT, CROSS_ATTENTION) if self.config.cross_heads else (PATCH_TEXT,)
+        return [CLS_ATTENTION, *(f"{native}:{name}" for name in (CAPTION, *self._prompts) for native in of_text)]
+
+    @property
+    def class_problem(self) -> str | None:
+        """Why no class can be explained."""
+        if self.config.num_classes:
+            return None
+        return "this checkpoint has no classifier: take the target feature, similarity or text"
+
+    @property
+    def text_problem(self) -> str | None:
+        """Why the target text cannot do without a caption of each image."""
+        return prompts_problem(self._prompts)
+
+    @property
+    def random_levels(self) -> Mapping[str, tuple[str, ...]]:
+        """The text tower keeps its weights: no way from the patches to a score meets it."""
+        head = ("classifier.", "cross_attn.", "ln_pre_t.", "ln_pre_i.")
+        return {"head": head, "head and tower": (*head, "base_model.visual.")}
+
+    @property
+    def prompts(self) -> Mapping[str, Prompt]:
+        """The prompts by name."""
+        return self._prompts
+
+    def add_prompts(self, prompts: Mapping[str, Prompt]) -> None:
+        """Adds texts by name. Raises ModelError, before any is added, for one that the text tower cannot read."""
+        if CAPTION in prompts:
+            raise ModelError(f"a prompt is called {CAPTION}, which stands for each image's own: give it another name")
+        for prompt in prompts.values():
+            self.base_model.check(prompt)
+        self._prompts.update(prompts)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, cameras: Cameras | None = None, captions: Captions | None = None) -> IrraEncoded:
+        """(B, 3, H, W) uint8 RGB or normalised floats -> all blocks but the last, without gradient.
+
+        Raises ModelError if cameras are given, and for another number of captions than images.
+        """
+        refuse_cameras(cameras)
+        texts = self._texts(len(images), captions)
+        return IrraEncoded(tokens=self.base_model.visual.before_last(self.prepare(images)), texts=texts)
+
+    def _texts(self, count: int, captions: Captions | None) -> ImageTexts:
+        """The captions of `count` images and all prompts, read."""
+        if captions is not None and (isinstance(captions, str) or len(captions) != count):
+            given = "a single text was" if isinstance(captions, str) else f"{len(captions)} captions were"
+            raise ModelError(f"{given} given for {count} images: captions= takes a list, a text or None for each")
+        prompts = self._read_prompts()
+        if captions is None:
+            return ImageTexts(count=count, prompts=prompts)
+        longest = self.config.context_length
+        made = [read_caption(text, longest) if text and text.strip() else None for text in captions]
+        different = list(dict.fromkeys(one for one in made if one is not None))
+        for one in different:
+            self.base_model.check(one)
+        read = {
+            one: ReadText(one, tokens) for one, tokens in zip(different, self.base_model.read(different), strict=True)
+        }
+        return ImageTexts(
+            count=count, prompts=prompts, captions=tuple(None if one is None else read[one] for one in made)
+        )
+
+    def _read_prompts(self) -> Mapping[str, ReadText]:
+        """The prompts, which are read again only where the tower or they have changed."""
+        if not self._prompts:
+            return {}
+        state, read = self.base_model.state, self._read[1]
+        if state != self._read[0] or {name: text.prompt for name, text in read.items()} != self._prompts:
+            tokens = self.base_model.read(list(self._prompts.values()))
+            read = {name: ReadText(self._prompts[name], one) for name, one in zip(self._prompts, tokens, strict=True)}
+            self._read = (state, read)
+        return read
+
+    def head(
+        self,
+        encoded: IrraEncoded,
+        taps: Collection[str] = (),
+        head: str | None = None,
+        native: Collection[str] | None = None,
+    ) -> HeadOutput:
+        """The last block for CLS, and what is read of it. Gradients exist from the named taps on.
+
+        Raises ModelError for a map of a text in `native` that the images do not have.
+        """
+        self.check_taps(taps)
+        self.check_head(head)
+        with torch.set_grad_enabled(bool(taps)):
+            kept = Taps(taps)
+            last, tokens = self.base_model.visual.transformer.blocks[-1], encoded.tokens
+            normed = kept.open("vit_norm", last.ln_1(tokens))
+            cls, weights = last.cls_only(tokens, normed)
+            out = self._read_out(cls, weights[..., 1:], encoded.texts, kept)
+        of_text = [name for name in self._possible(encoded.texts) if native is None or name in native]
+        of_text += [name for name in native or () if name in self.native_maps and name not in (CLS_ATTENTION, *of_text)]
+        if of_text:
+            with torch.no_grad():
+                projected = self.base_model.visual.ln_post(last(tokens)) @ self.base_model.visual.proj
+                out.native_maps.update(self._text_maps(of_text, projected, encoded.texts))
+                out.parts["patch_tokens"] = projected[:, 1:]
+        return out
+
+    def _read_out(self, cls: Tensor, attention: Tensor, texts: ImageTexts, taps: Taps) -> HeadOutput:
+        """(B, D) of CLS after the last block, before `ln_post`; (B, H, M) weights of the last block."""
+        feature = self.base_model.visual.ln_post(cls) @ self.base_model.visual.proj
+        wide = feature.to(torch.promote_types(feature.dtype, torch.float32))
+        logits = self.classifier(wide) if self.config.num_classes else wide.new_zeros(len(wide), 0)
+        text = None if texts.problem else features_of(texts.own(), wide)
+        return HeadOutput(
+            logits=logits,
+            scores=logits,
+            features=feature,
+            native_maps={CLS_ATTENTION: attention.mean(dim=1)},
+            attention_heads=attention,
+            text_score=None if text is None else torch.cosine_similarity(wide, text, dim=1),
+            text_problem=texts.problem,
+            taps=taps.found,
+            parts={} if text is None else {"text_features": text},
+        )
+
+    def _possible(self, texts: ImageTexts) -> list[str]:
+        """The maps of texts that the images have."""
+        names = [name for name in (CAPTION, *self._prompts) if name != CAPTION or texts.captions is not None]
+        found = [f"{PATCH_TEXT}:{name}" for name in names]
+        if self.config.cross_heads:
+            several = len(texts_of(self._prompts)) > 1 and texts.captions is None
+            words = {name for name, prompt in self._prompts.items() if several and is_word(prompt)}
+            found += [f"{CROSS_ATTENTION}:{name}" for name in names if name not in words]
+        return found
+
+    def _text_maps(self, names: Sequence[str], projected: Tensor, texts: ImageTexts) -> dict[str, Tensor]:
+        """(B, N, E) projected tokens -> name -> (B, M). NaN for an image without the text."""
+        found: dict[str, Tensor] = {}
+        keys = self.ln_pre_i(projected) if self.config.cross_heads else projected
+        for full in names:
+            native, _, name = full.partition(":")
+            if native == PATCH_TEXT:
+                patches = projected[:, 1:].to(torch.promote_types(projected.dtype, torch.float32))
+                text = features_of(texts.named(name), patches).unsqueeze(1)
+                found[full] = torch.cosine_similarity(patches, text, dim=2)
+            elif name in self._prompts and is_word(self._prompts[name]):
+                found[full] = self._word_map(self._prompts[name], texts.around(name), keys)
+            else:
+                rows = features_of(texts.named(name), projected)
+                found[full] = self.cross_attn(self.ln_pre_t(rows), keys)[:, 1:]
+        return found
+
+    def _word_map(self, word: Prompt, texts: Sequence[ReadText | None], keys: Tensor) -> Tensor:
+        """(B, N, E) normed tokens -> (B, M): the mean of the rows of the word's tokens in each image's text.
+
+        Zero where the text does not have the word, NaN where the image has no text.
+        """
+        found = torch.zeros(keys.shape[:2], device=keys.device, dtype=torch.promote_types(keys.dtype, torch.float32))
+        rows, images, shares = [], [], []
+        for image, text in enumerate(texts):
+            if text is None:
+                found[image] = torch.nan
+                continue
+            places = [place for each in places_of(word, text.prompt) for place in each]
+            rows += [text.tokens[place] for place in places]
+            images += [image] * len(places)
+            shares += [1 / max(1, len(places))] * len(places)
+        if rows:
+            of = torch.tensor(images, device=keys.device)
+            weights = self.cross_attn(self.ln_pre_t(torch.stack(rows)), keys[of])
+            found.index_add_(0, of, weights * weights.new_tensor(shares).unsqueeze(1))
+        return found[:, 1:]
+
+    def trace(
+        self,
+        images: Tensor,
+        gradient: bool = True,
+        cameras: Cameras | None = None,
+        head: str | None = None,
+        captions: Captions | None = None,
+    ) -> tuple[HeadOutput, list[Tensor]]:
+        """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, first to last."""
+        refuse_cameras(cameras)
+        self.check_head(head)
+        weights: list[Tensor] = []
+        with torch.no_grad():
+            texts = self._texts(len(images), captions)
+            tokens = self.base_model.visual.embed(self.prepare(images))
+        with torch.set_grad_enabled(gradient):
+            x = self.base_model.visual.transformer(tokens, record=weights)
+            return self._read_out(x[:, 0], weights[-1][:, :, 0, 1:], texts, Taps()), weights
+
+    def each_block(
+        self,
+        images: Tensor,
+        encoded: IrraEncoded,
+        cameras: Cameras | None = None,
+        head: str | None = None,
+        captions: Captions | None = None,
+    ) -> Iterator[tuple[HeadOutput, Tensor]]:
+        """(B, 3, H, W) -> HeadOutput of CLS after each block, as if it were the last, and the block's attention.
+
+        The texts are those that `encode` has read, `captions` among them. They are constants.
+        """
+        refuse_cameras(cameras)
+        self.check_head(head)
+        tower = self.base_model.visual
+        with torch.no_grad():
+            embedded = tower.embed(self.prepare(images))
+        for tokens, weights in one_by_one(tower.transformer.blocks, embedded):
+            yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], encoded.texts, Taps()), weights
+
+
+_SIGNATURE = Signature(has=(r"^base_model\.visual\.conv1\.weight$", r"^base_model\.token_embedding\."))
+
+
+@dataclass(frozen=True)
+class IrraFamily:
+    """IRRA, trained with any of its losses."""
+
+    name: str = "IRRA"
+    signature: Signature = _SIGNATURE
+    config: type[FamilyConfig] = IrraConfig
+    source: str = "github.com/anosorae/IRRA"
+
+    def read(self, tensors: Mapping[str, Tensor], stated: Stated) -> ReadTensors:
+        """The configuration that follows from the shapes and from what is stated, and the tensors that maps need."""
+        return ReadTensors(config=_infer(tensors, stated.fields), tensors=without(tensors, _UNUSED))
+
+    def build(self, config: FamilyConfig) -> AnyModel:
+        """A model with random weights."""
+        return Irra(cast(IrraConfig, config))
+
+
+def _infer(tensors: Mapping[str, Tensor], given: Mapping[str, FieldValue]) -> IrraConfig:
+    width, _, patch, _ = shape_of(tensors, "base_model.visual.conv1.weight", 4)
+    vocabulary, text_width = shape_of(tensors, "base_model.token_embedding.weight")
+    joint = shape_of(tensors, "base_model.visual.proj")[1]
+    known: dict[str, FieldValue] = {
+        "patch_size": patch,
+        "vision_width": width,
+        "vision_layers": count_of(tensors, r"^base_model\.visual\.transformer\.resblocks\.(\d+)\."),
+        "embed_dim": joint,
+        "text_width": text_width,
+        "text_layers": count_of(tensors, r"^base_model\.transformer\.resblocks\.(\d+)\."),
+        "context_length": shape_of(tensors, "base_model.positional_embedding")[0],
+        "vocab_size": vocabulary,
+        "num_classes": shape_of(tensors, "classifier.weight")[0] if "classifier.weight" in tensors else 0,
+        "cross_heads": heads_of(joint) if "cross_attn.in_proj_weight" in tensors else 0,
+    }
+    assumed: dict[str, FieldValue] = {
+        "vision_heads": heads_of(width),
+        "text_heads": text_heads_of(text_width),
+    }
+    refuse_contradictions(given, known)
+    rows = shape_of(tensors, "base_model.visual.positional_embedding")[0] - 1  # besides CLS
+    image_size, stride = layout_of(rows, patch, given, usual=_USUAL_GRID)
+    return IrraConfig.from_fields({**assumed, **given, **known, "image_size": image_size, "stride": stride})
+
+
+FAMILIES = (IrraFamily(),)
