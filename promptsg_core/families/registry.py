@@ -18,7 +18,7 @@ from promptsg_core.families.family import Family
 from promptsg_core.families.refused import refused_family
 
 GROUP = "promptsg.families"
-_MODULES = ("promptsg", "clipreid", "transreid", "irra")
+_MODULES = ("promptsg", "clipreid", "transreid", "irra", "osnet")
 
 
 @functools.cache
