@@ -11,7 +11,7 @@ from cam.methods import GRADCAM_PLUS_PLUS_FORMS
 from cam.names import GRADIENT_METHODS, RELEVANCE_METHODS, MapName
 from cam.protocol import E, LayerLike, PicturedModel, TappedModel
 from cam.suggest import did_you_mean
-from cam.targets import LOGITS, TARGET_OUTPUTS, Target, output_of
+from cam.targets import LOGITS, TARGET_OUTPUTS, Target, no_classes_error, output_of
 
 LayerChoice = str | nn.Module | Sequence[str | nn.Module]
 
@@ -42,11 +42,12 @@ def _check_computed(model: TappedModel[E], target: str, output: str) -> None:
     """Raises CamError where no layer of the model leads to the output that a target starts from."""
     outputs = {one.partition(":")[0] for layer in model.layers.values() for one in layer.outputs}
     if outputs and output not in outputs:
-        others = ", ".join(name for name, start in TARGET_OUTPUTS.items() if start in outputs)
+        others = [name for name, start in TARGET_OUTPUTS.items() if start in outputs]
         if output == LOGITS:
-            raise CamError(f"the target {target} needs a classifier, and this checkpoint has none; take {others}")
+            raise no_classes_error(target, others)
         raise CamError(
-            f"this model does not compute the {output} that the target {target} starts from; its targets are {others}"
+            f"this model does not compute the {output} that the target {target} starts from; its targets are "
+            f"{', '.join(others)}"
         )
 
 

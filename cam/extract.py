@@ -17,7 +17,16 @@ from cam.names import MapName, parse_names
 from cam.precision import at_least_float32, score_scale
 from cam.protocol import CameraChoice, Captions, E, HeadLike, TappedModel
 from cam.relevance import chefer, legrad, rollout
-from cam.targets import PREDICTED, Target, class_target, predicted_class, resolve_target
+from cam.targets import (
+    PREDICTED,
+    TEXT_LIKENESS,
+    Target,
+    class_target,
+    nearest_texts,
+    predicted_class,
+    resolve_target,
+    text_target,
+)
 from cam.weighing import gradient_maps
 
 
@@ -117,7 +126,7 @@ def _extract(
         predicted, probability = predicted_class(out.logits)
     if (name := MapName("legrad")) in names:
         blocks = model.each_block(images, encoded, cameras, head, **texts)
-        found[name] = legrad(_block_gradients(blocks, _of_the_last_block(target, predicted)))
+        found[name] = legrad(_block_gradients(blocks, _of_the_last_block(target, out)))
     return Extraction(
         maps={str(name): torch.unflatten(found[name], 1, model.grid) for name in names},
         score=score.detach().float(),
@@ -165,6 +174,8 @@ def _block_gradients(blocks: Iterable[tuple[HeadLike, Tensor]], target: Target) 
         yield at_least_float32(gradient) / scale
 
 
-def _of_the_last_block(target: Target, predicted: Tensor) -> Target:
-    """The target for all blocks: `predicted` means the class that the last block predicts, (B,) int64."""
-    return class_target(predicted, target.name) if target is PREDICTED else target
+def _of_the_last_block(target: Target, out: HeadLike) -> Target:
+    """The target for all blocks: the class, and the text, that follows from what is read out after the last one."""
+    if target is PREDICTED:
+        return class_target(predicted_class(out.logits)[0], target.name)
+    return text_target(nearest_texts(out)) if target is TEXT_LIKENESS else target

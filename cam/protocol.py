@@ -10,6 +10,8 @@ from typing import Literal, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
+from cam.targets import Scored
+
 # (B,) camera numbers from 0, one number for all images, or what stands for an unknown camera.
 CameraChoice: TypeAlias = "Tensor | int | Literal['mean', 'none']"
 Captions: TypeAlias = "Sequence[str | None]"  # a text of each image's own; None where an image has none
@@ -47,32 +49,8 @@ class LayerLike(Protocol):
         """Paths of submodules that stand for the layer in code that names layers by modules."""
 
 
-class HeadLike(Protocol):
-    """What a model's head gives for a batch."""
-
-    @property
-    def logits(self) -> Tensor:
-        """(B, C) whose largest is the predicted class."""
-
-    @property
-    def scores(self) -> Tensor:
-        """(B, C) of the head that the maps explain."""
-
-    @property
-    def features(self) -> Tensor:
-        """(B, F) retrieval features."""
-
-    @property
-    def text_score(self) -> Tensor | None:
-        """(B,) the likeness of each image to its text; None for a model without texts, or without one for an image."""
-
-    @property
-    def text_problem(self) -> str | None:
-        """Why there is no `text_score`, where the model has a reason to tell."""
-
-    @property
-    def text_scores(self) -> Tensor | None:
-        """(B, T) the likeness to each text that an image chooses from, the largest being `text_score`; else None."""
+class HeadLike(Scored, Protocol):
+    """What a model's head gives for a batch: what targets read, the model's own maps and the taps."""
 
     @property
     def native_maps(self) -> Mapping[str, Tensor]:

@@ -5,7 +5,7 @@ Legend: B batch, C classes, F feature length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +18,6 @@ from cam.errors import CamError
 LOGITS = "logits"
 FEATURES = "features"
 TEXT = "text"
-_NO_CLASSES = "the target {target} needs a classifier, and this checkpoint has none; take feature, similarity or text"
 
 
 class Scored(Protocol):
@@ -67,9 +66,15 @@ def predicted_class(logits: Tensor) -> tuple[Tensor, Tensor]:
     return predicted, probability
 
 
+def no_classes_error(target: str, others: Sequence[str] = ("feature", "similarity", "text")) -> CamError:
+    """The error for a model without a classifier. `others` are the targets to take instead."""
+    instead = ", ".join(others)
+    return CamError(f"the target {target} needs a classifier, and this checkpoint has none; take {instead}")
+
+
 def _predicted(out: Scored) -> Tensor:
     if not out.scores.shape[1]:
-        raise CamError(_NO_CLASSES.format(target="predicted"))
+        raise no_classes_error("predicted")
     predicted = out.logits.detach().argmax(dim=1, keepdim=True)
     return out.scores.float().gather(1, predicted).squeeze(1)
 
@@ -158,7 +163,7 @@ class _ClassLogit:
         scores, classes = out.scores.float(), self.classes.to(out.scores.device)
         images, known = scores.shape
         if not known:
-            raise CamError(_NO_CLASSES.format(target="label"))
+            raise no_classes_error("label")
         index = classes.expand(images) if classes.ndim == 0 else classes.reshape(-1)
         if len(index) != images:
             raise CamError(f"{len(index)} classes were given for {images} images")

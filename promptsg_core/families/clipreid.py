@@ -7,7 +7,7 @@ Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint widt
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
@@ -143,8 +143,7 @@ class PromptLearner(nn.Module):
     def texts(self, classes: slice) -> Tensor:
         """The (c, T+1, D) embeddings of some classes' texts, up to EOT; the tower is causal, so no more are needed."""
         words = self.cls_ctx[classes]
-        around = (t.expand(len(words), -1, -1) for t in (self.token_prefix, self.token_suffix))
-        prefix, suffix = around
+        prefix, suffix = (around.expand(len(words), -1, -1) for around in (self.token_prefix, self.token_suffix))
         return torch.cat([prefix, words, suffix], dim=1)[:, : self.end + 1]
 
 
@@ -311,10 +310,8 @@ class ClipReid(ReidModel[ClipReidConfig, ClipReidEncoded]):
 
     def _add_patches(self, out: HeadOutput, patches: Tensor) -> None:
         """The (B, M, E) projected patch tokens, and their cosine to the text that the image is most like."""
-        assert self._texts is not None
-        likeness = out.parts["logits_text"]
-        assert isinstance(likeness, Tensor)
-        text = self._texts[likeness.argmax(dim=1)]
+        assert self._texts is not None and out.text_scores is not None
+        text = self._texts[out.text_scores.argmax(dim=1)]
         out.native_maps[PATCH_TEXT] = torch.cosine_similarity(patches.to(text.dtype), text.unsqueeze(1), dim=2)
         out.parts["patch_tokens"] = patches
         out.parts["text_features"] = self._texts
@@ -345,25 +342,13 @@ class ClipReid(ReidModel[ClipReidConfig, ClipReidEncoded]):
         head: str | None = None,
         captions: Captions | None = None,
     ) -> Iterator[tuple[HeadOutput, Tensor]]:
-        """(B, 3, H, W) -> HeadOutput of CLS after each block, as if it were the last, and the block's attention.
-
-        The text score of all blocks is the likeness to the text that the image is most like after the last one.
-        """
+        """(B, 3, H, W) -> HeadOutput of CLS after each block, as if it were the last, and the block's attention."""
         self.refuse_captions(captions)
-        chosen, text = self.check_head(head), self._nearest_text(encoded)
+        chosen = self.check_head(head)
         with torch.no_grad():
             embedded = self.image_encoder.embed(self.prepare(images), self._camera(cameras, len(images)))
         for tokens, weights in one_by_one(self.image_encoder.transformer.blocks, embedded):
-            out = self._read_out(tokens[:, 0], weights[:, :, 0, 1:], chosen, Taps())
-            likeness = out.parts.get("logits_text")
-            if text is not None and isinstance(likeness, Tensor):
-                out = replace(out, text_score=likeness.gather(1, text).squeeze(1))
-            yield out, weights
-
-    def _nearest_text(self, encoded: ClipReidEncoded) -> Tensor | None:
-        """(B, 1) the class whose text each image is most like; None without texts."""
-        likeness = self.head(encoded, native=()).parts.get("logits_text")
-        return likeness.argmax(dim=1, keepdim=True) if isinstance(likeness, Tensor) else None
+            yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], chosen, Taps()), weights
 
 
 @dataclass(frozen=True)
