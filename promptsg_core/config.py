@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -18,7 +19,7 @@ FieldValue = bool | int | float | str | Sequence[int] | Sequence[float] | None  
 
 
 @dataclass(frozen=True, kw_only=True)
-class FamilyConfig:
+class FamilyConfig(ABC):
     """Everything that fixes a model's computation. Sizes are (height, width) in pixels.
 
     `num_classes` counts the classifiers' classes. `neck_feat` says whether the retrieval feature is taken before or
@@ -38,7 +39,8 @@ class FamilyConfig:
     default_maps: ClassVar[tuple[str, ...]] = ()
     maps_of_prompt: ClassVar[tuple[str, ...]] = ()
 
-    has_necks: ClassVar[bool] = True  # batch norms between the feature and the classifiers
+    # In words, for a family without batch norms between the feature and the classifiers; None where there are such.
+    no_neck: ClassVar[str | None] = None
 
     image_size: tuple[int, int] = (256, 128)
     num_classes: int = 751
@@ -48,23 +50,25 @@ class FamilyConfig:
 
     def __post_init__(self) -> None:
         check_name("neck_feat", self.neck_feat, NECK_FEATS)
+        if self.no_neck is not None and self.neck_feat != "before":
+            raise ModelError(f"neck_feat is {self.neck_feat!r}, but {self.no_neck}")
         if min(self.std) <= 0:
             raise ModelError(f"std {self.std} must be positive")
 
     @property
+    @abstractmethod
     def grid(self) -> tuple[int, int]:
         """(rows, columns) of the patches, the shape of every map."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def cell(self) -> tuple[int, int]:
         """The side in pixels of the square that a place of the grid stands for, and from one square to the next."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def feature_dim(self) -> int:
         """Length of the retrieval feature."""
-        raise NotImplementedError
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -163,6 +167,34 @@ class PatchConfig(FamilyConfig):
     def cell(self) -> tuple[int, int]:
         """The patch size and the stride."""
         return self.patch_size, self.stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(PatchConfig):
+    """A model that begins with CLIP's image tower, and perhaps its text tower; `text_width` is 0 without one.
+
+    `embed_dim` is the width of the space that both towers project to.
+    """
+
+    stated: ClassVar[tuple[str, ...]] = ("image_size", "stride", "vision_heads", "text_heads")
+
+    vision_width: int = 768
+    vision_layers: int = 12
+    vision_heads: int = 12
+    embed_dim: int = 512
+    text_width: int = 512
+    text_layers: int = 12
+    text_heads: int = 8
+    context_length: int = 77
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
+        check_heads("text_width", self.text_width, "text_heads", self.text_heads)
+        if self.vision_layers < 1:
+            raise ModelError("the image tower has no blocks")
+        if self.text_width and self.text_layers < 1:
+            raise ModelError("the text tower has no blocks")
 
 
 def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:

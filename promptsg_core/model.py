@@ -80,7 +80,8 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         ValueError on a tap that is none of `layers`.
         """
 
-    @abstractmethod
+    # What a family with attention defines.
+
     def trace(
         self,
         images: Tensor,
@@ -94,6 +95,7 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         With `gradient`, one graph reaches from the scores back to all of these weights. Raises ModelError for a model
         without attention.
         """
+        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
 
     def each_block(
         self,
@@ -108,9 +110,9 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
 
         `encoded` is what `encode` gave for these images: the text that an image is compared with follows from the last
         block, and is the same for all. Gradients must be on. One block's graph is held at a time. Raises ModelError for
-        a model without attention, and for one that does not read out its blocks.
+        a model without attention.
         """
-        raise ModelError(f"{type(self).__name__} does not read out its blocks one by one, which legrad needs")
+        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
 
     # What all have.
 

@@ -13,11 +13,6 @@ from torch import Tensor
 from promptsg_core.taps import Tap
 
 NamedOutputs: TypeAlias = dict[str, Tensor | list[Tensor]]
-CLS_ATTENTION = "cls_attention"  # of CLS to the patches, in the last block
-LOCAL_ATTENTION = "local_attention"  # of CLS to the patches of each stripe, where stripes are read apart
-ACTIVATION = "activation"  # the sum of squares over the channels of a CNN's last layer
-PATCH_TEXT = "patch_text"  # the cosine of each projected patch token to the image's text
-CROSS_ATTENTION = "cross_attention"  # of a text, or of a word in it, to the patches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,7 +162,8 @@ def describe(info: CheckpointInfo, check: SampleCheck | None = None) -> str:
         **config.facts,
         **({"heads": ", ".join(config.heads)} if len(config.heads) > 1 else {}),
         "default maps": ", ".join(config.default_maps),
-        "feature": f"{config.feature_dim} numbers" + (f", {config.neck_feat} the necks" if config.has_necks else ""),
+        "feature": f"{config.feature_dim} numbers"
+        + (f", {config.neck_feat} the necks" if config.no_neck is None else ""),
         "mean, std": f"{list(config.mean)}, {list(config.std)}",
     }
     if assumed := [

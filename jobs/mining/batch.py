@@ -16,8 +16,8 @@ from jobs.runs.maps_file import HEADS
 from jobs.runs.metadata_rows import Results
 from jobs.shards.reader import Batch
 from jobs.shards.samples import NO_CAMERA, NO_CAPTION, OK, Sample
+from promptsg_core.families.map_names import CROSS_ATTENTION
 from promptsg_core.model import AnyModel
-from promptsg_core.outputs import CROSS_ATTENTION
 from promptsg_core.towers.image_texts import CAPTION, sought_in_captions, texts_of
 
 

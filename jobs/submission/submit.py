@@ -22,7 +22,7 @@ from jobs.submission.options import ArrayOptions
 from jobs.submission.queue import remember_jobs
 from jobs.submission.sbatch import call_sbatch, check_programs
 from jobs.submission.scripts import JobPlace, array_script, finalize_script
-from promptsg_core.choices import LAYER_NAMES, NATIVE_MAP_NAMES
+from promptsg_core.families.map_names import LAYER_NAMES, NATIVE_MAP_NAMES
 from promptsg_core.families.registry import others_registered
 
 

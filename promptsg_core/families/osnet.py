@@ -19,13 +19,15 @@ from promptsg_core.cameras import Cameras, refuse_cameras
 from promptsg_core.config import FamilyConfig, FieldValue, check_name
 from promptsg_core.errors import ModelError
 from promptsg_core.families.family import ReadTensors, Signature, Stated
+from promptsg_core.families.map_names import ACTIVATION
 from promptsg_core.families.shapes import refuse_contradictions, shape_of
 from promptsg_core.model import AnyModel, ReidModel
-from promptsg_core.outputs import ACTIVATION, HeadOutput
+from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions
 from promptsg_core.taps import Layer, Taps
 from promptsg_core.towers.convolutions import NormedConvolution
 from promptsg_core.towers.omniscale import GATE_NARROWER, NARROWER, BlockNorm, omniscale_stage
+from promptsg_core.towers.vision import check_size
 
 _CELL = 16  # pixels between two places of the last layer
 _FULL_WIDTH = 512  # channels of the last layer of OSNet x1.0
@@ -56,7 +58,7 @@ class OSNetConfig(FamilyConfig):
     """
 
     recorded_as: ClassVar[str | None] = "osnet"
-    has_necks: ClassVar[bool] = False
+    no_neck: ClassVar[str | None] = "OSNet has no neck: its feature is the output of fc"
     default_maps: ClassVar[tuple[str, ...]] = ("activation", "gradcam++/conv5", "hirescam/conv5")
     assumed: ClassVar[Mapping[str, str]] = {"image_size": "image size", "mean": "mean", "std": "std"}
 
@@ -69,8 +71,6 @@ class OSNetConfig(FamilyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name("variant", self.variant, tuple(_VARIANTS))
-        if self.neck_feat != "before":
-            raise ModelError(f"neck_feat is {self.neck_feat!r}, but OSNet has no neck: its feature is the output of fc")
         if any(side < _CELL or side % _CELL for side in self.image_size):
             raise ModelError(f"image size {self.image_size}: the sides must be multiples of {_CELL} pixels for OSNet")
         least = NARROWER * GATE_NARROWER
@@ -155,9 +155,7 @@ class OSNet(ReidModel[OSNetConfig, OSNetEncoded]):
         self.refuse_captions(captions)
         refuse_cameras(cameras)
         x = self.prepare(images)
-        if tuple(x.shape[1:]) != (3, *self.config.image_size):
-            height, width = self.config.image_size
-            raise ValueError(f"images are {tuple(x.shape)}, expected (B, 3, {height}, {width})")
+        check_size(x, self.config.image_size)
         # The channels of a place side by side: half the time on a CPU, and `head` takes them so.
         x = x.to(self.dtype, memory_format=torch.channels_last)
         x = F.max_pool2d(self.conv1(x), 3, stride=2, padding=1)
@@ -187,17 +185,6 @@ class OSNet(ReidModel[OSNetConfig, OSNetEncoded]):
             attention_heads=encoded.places.new_zeros(len(places), 0, places.shape[1]),
             taps=kept.found,
         )
-
-    def trace(
-        self,
-        images: Tensor,
-        gradient: bool = True,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> tuple[HeadOutput, list[Tensor]]:
-        """Raises ModelError: there is no attention."""
-        raise ModelError("OSNet is a CNN: there is no attention to follow")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptsg_core.config import grid_of
+from promptsg_core.config import PatchConfig, grid_of
 
 # (image height, image width, stride) in patches.
 _LAYOUTS = (
@@ -26,3 +26,9 @@ def layouts_of(patches: int, patch: int) -> list[tuple[tuple[int, int], int]]:
 def camera_rows_in_words(rows: int) -> str:
     """The rows of a camera embedding for people. Were views meant, a camera's number would take the row of a view."""
     return f"{rows} rows{', taken as cameras and not as views' if rows == _VIEWS else ''}"
+
+
+def told_by_patches(config: PatchConfig) -> frozenset[str]:
+    """The image size, unless published models have several of so many patches: see FamilyConfig.told."""
+    h, w = config.grid
+    return frozenset() if len(layouts_of(h * w, config.patch_size)) > 1 else frozenset({"image_size"})

@@ -10,20 +10,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from promptsg_core.config import ClipConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import Prompt
-from promptsg_core.towers.text import TextSizes, TextTower
-from promptsg_core.towers.vision import VisionSizes, VisionTower
+from promptsg_core.towers.text import TextTower
+from promptsg_core.towers.vision import VisionTower
 
 
 class ClipTowers(TextTower):
     """Both towers, and the embedding of the whole vocabulary, so that any text can be read."""
 
-    def __init__(self, vision: VisionSizes, text: TextSizes, vocabulary: int) -> None:
-        super().__init__(text)
-        self.visual = VisionTower(vision)
-        self.token_embedding = nn.Embedding(vocabulary, text.width)
-        self.longest = text.context_length
+    def __init__(self, config: ClipConfig, vocabulary: int) -> None:
+        super().__init__(config)
+        self.visual = VisionTower(config)
+        self.token_embedding = nn.Embedding(vocabulary, config.text_width)
+        self.longest = config.context_length
 
     def check(self, prompt: Prompt) -> None:
         """Raises ModelError for a text that is too long, has an X, or has words that the embedding does not hold."""

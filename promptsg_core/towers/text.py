@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from promptsg_core.config import ClipConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import Prompt
 from promptsg_core.towers.attention import merge_heads
@@ -23,27 +24,16 @@ from promptsg_core.towers.transformer import ClipTransformer
 KeysValues = list[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextSizes:
-    """Sizes of a text tower; `embed_dim` is the width of its projection."""
-
-    width: int
-    layers: int
-    heads: int
-    context_length: int
-    embed_dim: int
-
-
 class TextTower(nn.Module):
     """Token embeddings to one feature per prompt."""
 
-    def __init__(self, sizes: TextSizes) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        width = sizes.width
-        self.positional_embedding = nn.Parameter(torch.randn(sizes.context_length, width) * 0.01)
-        self.transformer = ClipTransformer(width, sizes.layers, sizes.heads)
+        width = config.text_width
+        self.positional_embedding = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.transformer = ClipTransformer(width, config.text_layers, config.text_heads)
         self.ln_final = nn.LayerNorm(width)
-        self.text_projection = nn.Parameter(torch.randn(width, sizes.embed_dim) * width**-0.5)
+        self.text_projection = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
 
     def forward(self, embeddings: Tensor, end: int) -> Tensor:
         """(B, T, D) token embeddings -> (B, E): the projected feature at position `end` (EOT)."""

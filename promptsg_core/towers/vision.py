@@ -5,32 +5,15 @@ Legend: B batch, M patches, D channels, h w grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
 
-from promptsg_core.config import grid_of
+from promptsg_core.config import ClipConfig
+from promptsg_core.taps import Layer, Taps, unseen_layers
 from promptsg_core.towers.attention import Record
 from promptsg_core.towers.transformer import ClipTransformer
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionSizes:
-    """Sizes of an image tower; `image_size` is (height, width), `embed_dim` the width of its projection."""
-
-    image_size: tuple[int, int]
-    patch_size: int
-    stride: int
-    width: int
-    layers: int
-    heads: int
-    embed_dim: int
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of the patches."""
-        return grid_of(self.image_size, self.patch_size, self.stride)
 
 
 def check_size(images: Tensor, size: tuple[int, int]) -> None:
@@ -42,18 +25,18 @@ def check_size(images: Tensor, size: tuple[int, int]) -> None:
 class VisionTower(nn.Module):
     """Images to tokens. The positional embedding is stored for this grid, CLS first, and is not resized here."""
 
-    def __init__(self, sizes: VisionSizes) -> None:
+    def __init__(self, config: ClipConfig) -> None:
         super().__init__()
-        width, (h, w) = sizes.width, sizes.grid
-        self.grid = sizes.grid
-        self.image_size = sizes.image_size
-        self.conv1 = nn.Conv2d(3, width, sizes.patch_size, sizes.stride, bias=False)
+        width, (h, w) = config.vision_width, config.grid
+        self.grid = config.grid
+        self.image_size = config.image_size
+        self.conv1 = nn.Conv2d(3, width, config.patch_size, config.stride, bias=False)
         self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
         self.positional_embedding = nn.Parameter(torch.randn(1 + h * w, width) * width**-0.5)
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = ClipTransformer(width, sizes.layers, sizes.heads)
+        self.transformer = ClipTransformer(width, config.vision_layers, config.vision_heads)
         self.ln_post = nn.LayerNorm(width)
-        self.proj = nn.Parameter(torch.randn(width, sizes.embed_dim) * width**-0.5)
+        self.proj = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
 
     def embed(self, images: Tensor, on_cls: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) normalised RGB -> (B, 1+M, D): the tokens before the first block.
@@ -79,3 +62,24 @@ class VisionTower(nn.Module):
         for block in self.transformer.blocks[:-1]:
             x = block(x)
         return x
+
+    def last_for_cls(self, tokens: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
+        """(B, 1+M, D) before the last block -> (B, D) of CLS after it, and its (B, H, M) attention to the patches.
+
+        The tap `vit_norm` lies on the block's first norm: where only CLS is read, no score reaches a patch after it.
+        """
+        last = self.transformer.blocks[-1]
+        cls, weights = last.cls_only(tokens, taps.open("vit_norm", last.ln_1(tokens)))
+        return cls, weights[..., 1:]
+
+    def project(self, x: Tensor) -> Tensor:
+        """(..., D) after the last block -> (..., E)."""
+        found: Tensor = self.ln_post(x) @ self.proj
+        return found
+
+
+def layers_before_last_attention(tower: str, config: ClipConfig, outputs: Collection[str]) -> dict[str, Layer]:
+    """The layers of a model that reads CLS alone after the last block; `tower` is the path of its image tower."""
+    last = f"{tower}.transformer.resblocks.{config.vision_layers - 1}"
+    modules = (tower, f"{tower}.transformer", last, f"{last}.ln_1")
+    return {"vit_norm": Layer(outputs=frozenset(outputs), modules=modules), **unseen_layers()}

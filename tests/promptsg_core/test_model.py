@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from promptsg_core.choices import LAYER_NAMES, NATIVE_MAP_NAMES
+from promptsg_core.families.map_names import LAYER_NAMES, NATIVE_MAP_NAMES
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.families.promptsg.mim import PostBlock
 from promptsg_core.families.promptsg.model import PromptSG

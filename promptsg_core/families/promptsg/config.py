@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from promptsg_core.choices import PROMPT_MODES, REWEIGHT_MODES
-from promptsg_core.config import PatchConfig, check_heads, check_name
+from promptsg_core.config import ClipConfig, check_heads, check_name
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import PROMPTS, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(PatchConfig):
+class ModelConfig(ClipConfig):
     """Everything that fixes the computation. Sizes are (height, width) in pixels; the grid is in patches.
 
     `token_rows` lists the token ids of the embedding's rows where the embedding holds only some tokens. None means that
@@ -33,16 +33,7 @@ class ModelConfig(PatchConfig):
 
     default_maps: ClassVar[tuple[str, ...]] = ("mim_attention", "gradcam/mim", "gradcam++/mim")
     maps_of_prompt: ClassVar[tuple[str, ...]] = ("mim_attention",)
-    stated: ClassVar[tuple[str, ...]] = ("image_size", "stride", "vision_heads", "text_heads")
 
-    vision_width: int = 768
-    vision_layers: int = 12
-    vision_heads: int = 12
-    embed_dim: int = 512
-    text_width: int = 512
-    text_layers: int = 12
-    text_heads: int = 8
-    context_length: int = 77
     vocab_size: int = 49408
     token_rows: tuple[int, ...] | None = None
     inversion_widths: tuple[int, int] = (512, 512)
@@ -57,8 +48,6 @@ class ModelConfig(PatchConfig):
         super().__post_init__()
         check_name("reweight", self.reweight, REWEIGHT_MODES)
         check_name("prompt_mode", self.prompt_mode, PROMPT_MODES)
-        check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
-        check_heads("text_width", self.text_width, "text_heads", self.text_heads)
         check_heads("embed_dim", self.embed_dim, "mim_heads", self.mim_heads)
         if self.mim_layers < 1:
             raise ModelError("a MIM has at least one post block: without one no score reaches the patch tokens")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from promptsg_core.cameras import Cameras, refuse_cameras
+from promptsg_core.families.map_names import MIM_ATTENTION
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.families.promptsg.mim import InversionNetwork, MimOutput, MultimodalInteraction
 from promptsg_core.families.promptsg.outputs import (
-    MIM_ATTENTION,
     Encoded,
     PromptSGOutput,
     attention_map_name,
@@ -25,8 +25,8 @@ from promptsg_core.prompts import Captions, Prompt
 from promptsg_core.taps import Layer, Taps
 from promptsg_core.towers.blocks import one_by_one
 from promptsg_core.towers.linear import linear
-from promptsg_core.towers.text import PromptComposer, TextSizes, TextTower
-from promptsg_core.towers.vision import VisionSizes, VisionTower
+from promptsg_core.towers.text import PromptComposer, TextTower
+from promptsg_core.towers.vision import VisionTower
 
 
 class PromptSG(ReidModel[ModelConfig, Encoded]):
@@ -35,9 +35,8 @@ class PromptSG(ReidModel[ModelConfig, Encoded]):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self._prompts: dict[str, Prompt] = {}  # each makes an attention map of its own
-        vision, text = tower_sizes(config)
-        self.image_encoder = VisionTower(vision)
-        self.text_encoder = TextTower(text)
+        self.image_encoder = VisionTower(config)
+        self.text_encoder = TextTower(config)
         self.prompt_composer = PromptComposer(
             config.vocab_size, config.text_width, config.context_length, config.token_rows
         )
@@ -281,24 +280,3 @@ class PromptSG(ReidModel[ModelConfig, Encoded]):
             "cls_states": out.cls_states,
             "v_final": out.v_final,
         }
-
-
-def tower_sizes(config: ModelConfig) -> tuple[VisionSizes, TextSizes]:
-    """The sizes of the image tower and of the text tower."""
-    vision = VisionSizes(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        stride=config.stride,
-        width=config.vision_width,
-        layers=config.vision_layers,
-        heads=config.vision_heads,
-        embed_dim=config.embed_dim,
-    )
-    text = TextSizes(
-        width=config.text_width,
-        layers=config.text_layers,
-        heads=config.text_heads,
-        context_length=config.context_length,
-        embed_dim=config.embed_dim,
-    )
-    return vision, text

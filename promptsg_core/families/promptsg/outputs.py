@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from promptsg_core.families.map_names import MIM_ATTENTION
 from promptsg_core.outputs import HeadOutput
-
-MIM_ATTENTION = "mim_attention"  # the map that the MIM itself makes
 
 
 def attention_map_name(prompt: str) -> str:

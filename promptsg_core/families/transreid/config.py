@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from promptsg_core.config import PatchConfig, check_heads, check_name
 from promptsg_core.errors import ModelError
-from promptsg_core.families.published import camera_rows_in_words, layouts_of
+from promptsg_core.families.published import camera_rows_in_words, told_by_patches
 from promptsg_core.families.transreid.stripes import STRIPES, Shuffle, stripes
 
 BASE = "vit_base_patch16_224_TransReID"
@@ -108,8 +108,7 @@ class TransReidConfig(PatchConfig):
     @property
     def told(self) -> frozenset[str]:
         """The image size, unless published models have several of so many patches."""
-        h, w = self.grid
-        return frozenset() if len(layouts_of(h * w, self.patch_size)) > 1 else frozenset({"image_size"})
+        return told_by_patches(self)
 
     @property
     def camera_coefficient(self) -> float | None:

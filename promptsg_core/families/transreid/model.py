@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.cameras import Cameras, camera_rows
+from promptsg_core.families.map_names import CLS_ATTENTION, LOCAL_ATTENTION
 from promptsg_core.families.transreid.config import ALL, GLOBAL, TransReidConfig
 from promptsg_core.families.transreid.stripes import STRIPES
 from promptsg_core.model import ReidModel
-from promptsg_core.outputs import CLS_ATTENTION, LOCAL_ATTENTION, HeadOutput
+from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions
 from promptsg_core.taps import Layer, Taps, unseen_layers
 from promptsg_core.towers.blocks import one_by_one

@@ -1,4 +1,4 @@
-"""IRRA (Jiang and Ye 2023, arXiv:2303.12501): CLIP trained to find persons by a text, with masked captions.
+"""The model of IRRA (arXiv:2303.12501).
 
 CLS alone is read after the last block, so a score reaches the patches through that block's attention and nowhere else.
 Legend: B batch, M patches, N = 1+M tokens (CLS first), D channels, E joint width, C classes, H heads, R rows of a text.
@@ -12,22 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.cameras import Cameras, refuse_cameras
-from promptsg_core.config import FamilyConfig, FieldValue, PatchConfig, check_heads
 from promptsg_core.errors import ModelError
-from promptsg_core.families.family import ReadTensors, Signature, Stated, without
-from promptsg_core.families.published import layouts_of
-from promptsg_core.families.shapes import count_of, heads_of, layout_of, refuse_contradictions, shape_of, text_heads_of
-from promptsg_core.model import AnyModel, ReidModel
-from promptsg_core.outputs import CLS_ATTENTION, CROSS_ATTENTION, PATCH_TEXT, HeadOutput
+from promptsg_core.families.irra.config import IrraConfig
+from promptsg_core.families.map_names import CLS_ATTENTION, CROSS_ATTENTION, PATCH_TEXT
+from promptsg_core.model import ReidModel
+from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions, Prompt
-from promptsg_core.taps import Layer, Taps, unseen_layers
+from promptsg_core.taps import Layer, Taps
 from promptsg_core.tokenise import places_of, read_caption
 from promptsg_core.towers.attention import scores_of
 from promptsg_core.towers.blocks import one_by_one
@@ -41,107 +38,7 @@ from promptsg_core.towers.image_texts import (
     prompts_problem,
     texts_of,
 )
-from promptsg_core.towers.text import TextSizes
-from promptsg_core.towers.vision import VisionSizes
-
-_USUAL_GRID = (24, 8)  # images of 384x128
-# Of the blocks that guess masked words. They come after the cross-attention, so no map depends on them.
-_BLOCK = r"(?:attn\.in_proj_(?:weight|bias)|(?:attn\.out_proj|ln_1|ln_2|mlp\.c_fc|mlp\.c_proj)\.(?:weight|bias))"
-_UNUSED = (
-    r"^cross_attn\.out_proj\.(?:weight|bias)$",
-    r"^ln_post\.(?:weight|bias)$",
-    rf"^cross_modal_transformer\.resblocks\.\d+\.{_BLOCK}$",
-    r"^mlm_head\.(?:dense|ln|fc)\.(?:weight|bias)$",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IrraConfig(PatchConfig):
-    """Everything that fixes the computation.
-
-    `num_classes` is 0 where the identity loss was not used, and `cross_heads` where captions were not masked: there is
-    no cross-attention then.
-    """
-
-    recorded_as: ClassVar[str | None] = "irra"
-    has_necks: ClassVar[bool] = False
-    assumed: ClassVar[Mapping[str, str]] = {"image_size": "image size", "mean": "mean", "std": "std"}
-    maps_of_prompt: ClassVar[tuple[str, ...]] = (PATCH_TEXT, CROSS_ATTENTION)
-    default_maps: ClassVar[tuple[str, ...]] = (CLS_ATTENTION, "hirescam/vit_norm", "gradcam++/vit_norm")
-    stated: ClassVar[tuple[str, ...]] = ("image_size", "stride", "vision_heads", "text_heads")
-
-    image_size: tuple[int, int] = (384, 128)
-    num_classes: int = 0
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    vision_width: int = 768
-    vision_layers: int = 12
-    vision_heads: int = 12
-    embed_dim: int = 512
-    text_width: int = 512
-    text_layers: int = 12
-    text_heads: int = 8
-    context_length: int = 77
-    vocab_size: int = 49408
-    cross_heads: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_heads("vision_width", self.vision_width, "vision_heads", self.vision_heads)
-        check_heads("text_width", self.text_width, "text_heads", self.text_heads)
-        if self.neck_feat != "before":
-            raise ModelError(f"neck_feat is {self.neck_feat!r}, and IRRA has no neck: its feature is CLS, projected")
-        if self.vision_layers < 1 or self.text_layers < 1:
-            raise ModelError(f"the {'image' if self.vision_layers < 1 else 'text'} tower has no blocks")
-
-    @classmethod
-    def prompt_maps(cls, prompts: Sequence[str], tensors: Collection[str]) -> list[str]:
-        """Cross-attention is among them where captions were masked in training."""
-        crosses = "cross_attn.in_proj_weight" in tensors
-        return [name for name in super().prompt_maps(prompts, tensors) if crosses or name.startswith(PATCH_TEXT)]
-
-    @property
-    def feature_dim(self) -> int:
-        """Length of the retrieval feature, CLS in the joint space: 512 for ViT-B/16."""
-        return self.embed_dim
-
-    @property
-    def told(self) -> frozenset[str]:
-        """The image size, unless published models have several of so many patches."""
-        h, w = self.grid
-        return frozenset() if len(layouts_of(h * w, self.patch_size)) > 1 else frozenset({"image_size"})
-
-    @property
-    def facts(self) -> Mapping[str, str]:
-        """The towers and the cross-attention, for people."""
-        return {
-            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads, "
-            f"joint width {self.embed_dim}",
-            "text tower": f"width {self.text_width}, {self.text_layers} blocks, {self.text_heads} heads",
-            "cross attention": f"{self.cross_heads} heads" if self.cross_heads else "none",
-            **({} if self.num_classes else {"classifier": "none: no class can be predicted"}),
-        }
-
-    @property
-    def sizes(self) -> tuple[VisionSizes, TextSizes]:
-        """The sizes of both towers."""
-        vision = VisionSizes(
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            stride=self.stride,
-            width=self.vision_width,
-            layers=self.vision_layers,
-            heads=self.vision_heads,
-            embed_dim=self.embed_dim,
-        )
-        text = TextSizes(
-            width=self.text_width,
-            layers=self.text_layers,
-            heads=self.text_heads,
-            context_length=self.context_length,
-            embed_dim=self.embed_dim,
-        )
-        return vision, text
+from promptsg_core.towers.vision import layers_before_last_attention
 
 
 class TextAttention(nn.Module):
@@ -181,8 +78,7 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
 
     def __init__(self, config: IrraConfig) -> None:
         super().__init__(config)
-        vision, text = config.sizes
-        self.base_model = ClipTowers(vision, text, config.vocab_size)
+        self.base_model = ClipTowers(config, config.vocab_size)
         if config.num_classes:
             self.classifier = nn.Linear(config.embed_dim, config.num_classes)
         if config.cross_heads:
@@ -201,11 +97,8 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
     @property
     def layers(self) -> Mapping[str, Layer]:
         """`vit_norm` alone: no score sees a patch after the last attention."""
-        tower = "base_model.visual"
-        last = f"{tower}.transformer.resblocks.{self.config.vision_layers - 1}"
         outputs = {"features", "text"} | ({"logits"} if self.config.num_classes else set())
-        modules = (tower, f"{tower}.transformer", last, f"{last}.ln_1")
-        return {"vit_norm": Layer(outputs=frozenset(outputs), modules=modules), **unseen_layers()}
+        return layers_before_last_attention("base_model.visual", self.config, outputs)
 
     @property
     def native_maps(self) -> list[str]:
@@ -300,22 +193,20 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
         self.check_head(head)
         with torch.set_grad_enabled(bool(taps)):
             kept = Taps(taps)
-            last, tokens = self.base_model.visual.transformer.blocks[-1], encoded.tokens
-            normed = kept.open("vit_norm", last.ln_1(tokens))
-            cls, weights = last.cls_only(tokens, normed)
-            out = self._read_out(cls, weights[..., 1:], encoded.texts, kept)
+            out = self._read_out(*self.base_model.visual.last_for_cls(encoded.tokens, kept), encoded.texts, kept)
         of_text = [name for name in self._possible(encoded.texts) if native is None or name in native]
         of_text += [name for name in native or () if name in self.native_maps and name not in (CLS_ATTENTION, *of_text)]
         if of_text:
             with torch.no_grad():
-                projected = self.base_model.visual.ln_post(last(tokens)) @ self.base_model.visual.proj
+                tower = self.base_model.visual
+                projected = tower.project(tower.transformer.blocks[-1](encoded.tokens))
                 out.native_maps.update(self._text_maps(of_text, projected, encoded.texts))
                 out.parts["patch_tokens"] = projected[:, 1:]
         return out
 
     def _read_out(self, cls: Tensor, attention: Tensor, texts: ImageTexts, taps: Taps) -> HeadOutput:
         """(B, D) of CLS after the last block, before `ln_post`; (B, H, M) weights of the last block."""
-        feature = self.base_model.visual.ln_post(cls) @ self.base_model.visual.proj
+        feature = self.base_model.visual.project(cls)
         wide = feature.to(torch.promote_types(feature.dtype, torch.float32))
         logits = self.classifier(wide) if self.config.num_classes else wide.new_zeros(len(wide), 0)
         text = None if texts.problem else features_of(texts.own(), wide)
@@ -417,53 +308,3 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
             embedded = tower.embed(self.prepare(images))
         for tokens, weights in one_by_one(tower.transformer.blocks, embedded):
             yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], encoded.texts, Taps()), weights
-
-
-_SIGNATURE = Signature(has=(r"^base_model\.visual\.conv1\.weight$", r"^base_model\.token_embedding\."))
-
-
-@dataclass(frozen=True)
-class IrraFamily:
-    """IRRA, trained with any of its losses."""
-
-    name: str = "IRRA"
-    signature: Signature = _SIGNATURE
-    config: type[FamilyConfig] = IrraConfig
-    source: str = "github.com/anosorae/IRRA"
-
-    def read(self, tensors: Mapping[str, Tensor], stated: Stated) -> ReadTensors:
-        """The configuration that follows from the shapes and from what is stated, and the tensors that maps need."""
-        return ReadTensors(config=_infer(tensors, stated.fields), tensors=without(tensors, _UNUSED))
-
-    def build(self, config: FamilyConfig) -> AnyModel:
-        """A model with random weights."""
-        return Irra(cast(IrraConfig, config))
-
-
-def _infer(tensors: Mapping[str, Tensor], given: Mapping[str, FieldValue]) -> IrraConfig:
-    width, _, patch, _ = shape_of(tensors, "base_model.visual.conv1.weight", 4)
-    vocabulary, text_width = shape_of(tensors, "base_model.token_embedding.weight")
-    joint = shape_of(tensors, "base_model.visual.proj")[1]
-    known: dict[str, FieldValue] = {
-        "patch_size": patch,
-        "vision_width": width,
-        "vision_layers": count_of(tensors, r"^base_model\.visual\.transformer\.resblocks\.(\d+)\."),
-        "embed_dim": joint,
-        "text_width": text_width,
-        "text_layers": count_of(tensors, r"^base_model\.transformer\.resblocks\.(\d+)\."),
-        "context_length": shape_of(tensors, "base_model.positional_embedding")[0],
-        "vocab_size": vocabulary,
-        "num_classes": shape_of(tensors, "classifier.weight")[0] if "classifier.weight" in tensors else 0,
-        "cross_heads": heads_of(joint) if "cross_attn.in_proj_weight" in tensors else 0,
-    }
-    assumed: dict[str, FieldValue] = {
-        "vision_heads": heads_of(width),
-        "text_heads": text_heads_of(text_width),
-    }
-    refuse_contradictions(given, known)
-    rows = shape_of(tensors, "base_model.visual.positional_embedding")[0] - 1  # besides CLS
-    image_size, stride = layout_of(rows, patch, given, usual=_USUAL_GRID)
-    return IrraConfig.from_fields({**assumed, **given, **known, "image_size": image_size, "stride": stride})
-
-
-FAMILIES = (IrraFamily(),)
