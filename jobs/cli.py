@@ -72,8 +72,7 @@ def _needs_no_traceback(error: Exception) -> bool:
     from cam.errors import CamError
     from promptsg_core.errors import ModelError
 
-    of_files = (OSError, *([sys.modules["duckdb"].IOException] if "duckdb" in sys.modules else []))
-    return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, *of_files))
+    return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, OSError))
 
 
 def _message(error: Exception) -> str:

@@ -6,7 +6,7 @@ A score can be traced back from the head's output to each tap. Legend: B batch, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import torch
@@ -193,6 +193,16 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         """Raises ModelError where captions are given: for models that take none."""
         if captions is not None:
             raise ModelError(f"captions were given, and {type(self).__name__} checkpoints read no captions of images")
+
+    def needs_captions(self, target: str, maps: Sequence[str]) -> str | None:
+        """What of a target and of maps, by their names, cannot be had of an image without a caption, for people; None
+        where nothing is.
+        """
+        return None
+
+    def reads_captions(self, target: str, maps: Sequence[str]) -> bool:
+        """Whether captions change a target or maps: the text tower reads none that nobody asked for."""
+        return self.needs_captions(target, maps) is not None
 
     def prepare(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) on any device -> on the model's; uint8 RGB is normalised by mean and std, floats are kept."""

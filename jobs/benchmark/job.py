@@ -87,7 +87,6 @@ def speed_of_job(
 
     It is timed from the end of the first batch: the start of the decoding processes does not matter in a long job.
     """
-    from jobs.mining.batch import reads_captions
     from jobs.mining.worker import Worker
     from jobs.shards.decoding import default_workers
 
@@ -95,7 +94,7 @@ def speed_of_job(
     workers = default_workers(loaded.device.type) if config.workers is None else config.workers
     with scratch_folder(config.output) as folder:
         layout, tar = RunLayout(folder / "run"), folder / f"{SHARD.name}.tar"
-        captions = reads_captions(loaded.model, config.target, config.maps)
+        captions = loaded.model.reads_captions(config.target, config.maps)
         pack(tar, images, (batches + 1) * config.batch_size, captions=captions)
         manifest = _start_run(layout, config, loaded, shards)
         there = config.model_copy(update={"output": layout.root, "max_failed_fraction": 1.0})

@@ -50,9 +50,7 @@ def run_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -> 
 
 def _samples(loaded: LoadedModel, count: int, config: MineConfig) -> list[Sample]:
     """Samples of no data set, with captions where the request reads them."""
-    from jobs.mining.batch import reads_captions
-
-    captions = reads_captions(loaded.model, config.target, config.maps)
+    captions = loaded.model.reads_captions(config.target, config.maps)
     return [Sample(key=str(n), tar_index=n, caption=made_caption(n) if captions else None) for n in range(count)]
 
 
@@ -133,7 +131,7 @@ class EncodedModel:
         self, model: AnyModel, images: torch.Tensor, cameras: Cameras | None = None, captions: Captions | None = None
     ) -> None:
         self.model = model
-        self.encoded = model.encode(images, cameras, **({} if captions is None else {"captions": captions}))
+        self.encoded = model.encode(images, cameras, captions)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.model, name)

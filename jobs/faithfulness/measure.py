@@ -33,7 +33,6 @@ from jobs.faithfulness.score import (
     load_mined_model,
 )
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
-from jobs.mining.batch import reads_captions
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from promptsg_core.model import AnyModel
@@ -71,7 +70,7 @@ def measure(run: Run, config: FaithfulnessConfig) -> Measured:
     digest = check_checkpoint(run, config)
     rows = select_images(run, config.selection)
     model, precision = load_mined_model(run, config)
-    if reads_captions(model, run.manifest.asked.target, config.maps if config.sanity else ()):
+    if model.reads_captions(run.manifest.asked.target, config.maps if config.sanity else ()):
         rows = with_captions(run, rows, config)
     explained = explained_score(run, config, model)
     removal = Removal.of(config, model, explained)

@@ -153,9 +153,7 @@ class ByText:
 
     def _nearest(self, rows: pa.Table, images: Tensor) -> Tensor | None:
         """(n,) the text of each image; None where it has but one."""
-        captions = captions_of_rows(rows)
-        texts = {} if captions is None else {"captions": captions}  # other families need not have the parameter
-        encoded = self.model.encode(images, cameras_of_rows(self.how, rows), **texts)
+        encoded = self.model.encode(images, cameras_of_rows(self.how, rows), captions_of_rows(rows))
         return nearest_texts(self.model.head(encoded, native=()))
 
 

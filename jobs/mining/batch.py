@@ -16,9 +16,7 @@ from jobs.runs.maps_file import HEADS
 from jobs.runs.metadata_rows import Results
 from jobs.shards.reader import Batch
 from jobs.shards.samples import NO_CAMERA, NO_CAPTION, OK, Sample
-from promptsg_core.families.map_names import CROSS_ATTENTION
 from promptsg_core.model import AnyModel
-from promptsg_core.towers.image_texts import CAPTION, sought_in_captions, texts_of
 
 
 def mine_batch(
@@ -35,8 +33,8 @@ def mine_batch(
     """
     good = [sample for sample in batch.samples if sample.status == OK]
     batch_target, own = targets.of(good), cameras.of([sample.camid for sample in good])
-    needed = what_needs_captions(model, config.target, config.maps) is not None
-    captions = [sample.caption for sample in good] if reads_captions(model, config.target, config.maps) else None
+    needed = model.needs_captions(config.target, config.maps) is not None
+    captions = [sample.caption for sample in good] if model.reads_captions(config.target, config.maps) else None
     if captions is not None and not needed and not any(captions):
         captions = None
     extraction = extract_maps(
@@ -57,33 +55,6 @@ def mine_batch(
         if needed and not caption and failures[row] is None:
             failures[row] = NO_CAPTION, "its sample has no caption: a text `caption` in its JSON"
     return _without_failed(good, results, failures) if any(failures) else results
-
-
-def what_needs_captions(model: AnyModel, target: str, maps: Sequence[str]) -> str | None:
-    """What is requested and cannot be had of an image without a caption, for people; None where nothing is."""
-    if not model.takes_captions:
-        return None
-    if target == "text" and model.text_problem is not None:
-        return "the target text"
-    several = len(texts_of(model.prompts)) > 1
-    for name in maps:
-        if MapName.parse(name).prompt == CAPTION or (several and _seeks_a_word(model, name)):
-            return f"the map {name}"
-    return None
-
-
-def reads_captions(model: AnyModel, target: str, maps: Sequence[str]) -> bool:
-    """Whether captions change what is requested: the text tower reads none that nobody asked for."""
-    if not model.takes_captions:
-        return False
-    return what_needs_captions(model, target, maps) is not None or any(_seeks_a_word(model, name) for name in maps)
-
-
-def _seeks_a_word(model: AnyModel, name: str) -> bool:
-    """Whether a map shows a word in the captions."""
-    parsed = MapName.parse(name)
-    of_word = parsed.method == CROSS_ATTENTION and parsed.prompt is not None
-    return of_word and sought_in_captions(str(parsed.prompt), model.prompts)
 
 
 def _without_failed(samples: Sequence[Sample], results: Results, failures: Sequence[tuple[str, str] | None]) -> Results:

@@ -6,22 +6,21 @@ import logging
 
 from cam.names import parse_names
 from jobs.mining.config import MineConfig
-from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import read_manifest
+from jobs.runs.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
 
-def with_maps(config: MineConfig, layout: RunLayout | None = None) -> MineConfig:
-    """The configuration with all of its maps. The run in `layout`, if there is one, says which are its own.
+def with_maps(config: MineConfig, run: Manifest | None = None) -> MineConfig:
+    """The configuration with all of its maps. A run that goes on says which are its own.
 
-    Where none are named and there is a run, a line of the log says that its maps are taken.
-    Raises UserError for a run.json that is damaged, and what recognising the checkpoint raises.
+    Where none are named and there is a run, a line of the log says that its maps are taken. Raises what recognising
+    the checkpoint raises.
     """
     if config.maps and not config.prompts:
         return config
-    if layout is not None and layout.manifest.exists():
-        recorded = read_manifest(layout).maps
+    if run is not None:
+        recorded = run.maps
         named = config.maps or tuple(name for name in recorded if name.partition(":")[2] not in config.prompts)
         prompted = tuple(name for name in recorded if name.partition(":")[2] in config.prompts)
         if set(named) <= set(recorded) and len(named) + len(prompted) == len(recorded):

@@ -62,9 +62,11 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     started = time.monotonic()
     shards = expand_shards(config.shards)
     layout = RunLayout(config.output)
-    config = with_maps(config, None if options.overwrite else layout)
+    before = _run_that_goes_on(layout, options)
+    config = with_maps(config, before)
     request = request_of(config, shards, options.overrides)
-    before = _run_that_goes_on(layout, request, options)
+    if before is not None:
+        _refuse_other_request(layout, before, request, options)
     block = _block_of_this_process(shards, options.environment)
     pending = PendingShards(block, layout, retry_failed=options.retry_failed)
     if before is not None:
@@ -119,10 +121,10 @@ def _load(
     return loaded
 
 
-def _run_that_goes_on(layout: RunLayout, request: RunRequest, options: MineOptions) -> Manifest | None:
+def _run_that_goes_on(layout: RunLayout, options: MineOptions) -> Manifest | None:
     """The run in the folder, if there is one and it is not to be deleted.
 
-    Raises UserError where it is another run, or where several processes would overwrite it.
+    Raises UserError where several processes would overwrite it.
     """
     if options.overwrite:
         refuse_overwrite_by_many(options.environment)
@@ -130,11 +132,14 @@ def _run_that_goes_on(layout: RunLayout, request: RunRequest, options: MineOptio
     if not layout.manifest.exists():
         refuse_orphans(layout)
         return None
-    earlier = read_manifest(layout)
+    return read_manifest(layout)
+
+
+def _refuse_other_request(layout: RunLayout, earlier: Manifest, request: RunRequest, options: MineOptions) -> None:
+    """Raises UserError where the run in the folder is another one, or its shards have changed."""
     refuse_other(layout, earlier, request, retry_failed=options.retry_failed)
     now = [recorded.shard for recorded in request.shards]
     refuse_changed(layout, earlier.shards, now, retry_failed=options.retry_failed)
-    return earlier
 
 
 def _block_of_this_process(shards: Sequence[Shard], environment: Environment) -> list[Shard]:

@@ -12,7 +12,6 @@ from cam.available import check_reachable
 from cam.names import parse_names
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
-from jobs.mining.batch import what_needs_captions
 from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras, camera_source, one_for_all
 from jobs.mining.config import MineConfig
@@ -98,7 +97,7 @@ def load(
     cameras = one_for_all(model) if any_camera else camera_source(model, config.cameras, shards)
     check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus, config.head)
     _refuse_heads_of_nothing(config, model)
-    if started is None and (needing := what_needs_captions(model, config.target, config.maps)):
+    if started is None and (needing := model.needs_captions(config.target, config.maps)):
         # With several prompts the question is which of them is meant, and the model asks it.
         require_captions(shards, needing, model.text_problem if model.prompts else None)
     found = find_labels(config, shards, model, started, cameras) if config.target == "label" else None

@@ -79,6 +79,18 @@ def connect_metadata(run: Run, shards: Sequence[str] | None = None) -> duckdb.Du
     return connection
 
 
+@contextlib.contextmanager
+def reading_metadata(run: Run) -> Iterator[None]:
+    """Around what DuckDB does with a run's metadata: raises UserError, naming it, for a file that cannot be read."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.IOException as error:
+        run.refuse_damaged()
+        raise UserError(f"cannot read the metadata of {run.layout.root}: {first_paragraph(error)}") from error
+
+
 def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, files: Iterable[str]) -> None:
     """A view of the rows of some of the run's files, with the columns of its metadata.
 

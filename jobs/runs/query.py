@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.phrases import first_few
-from jobs.runs.metadata_sql import POSITION, SAMPLES, check_expression, condition, connect_metadata, run_sql
+from jobs.runs.metadata_sql import (
+    POSITION,
+    SAMPLES,
+    check_expression,
+    condition,
+    connect_metadata,
+    reading_metadata,
+    run_sql,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,14 +69,15 @@ def select_rows(
 
     connection = connect_metadata(run)
     source, order = SAMPLES, "shard, tar_index"
-    if joined is not None:
-        source, order = _join(connection, joined), f"{POSITION}, {order}"
-    if selection.keys is not None:
-        source, order = _restrict(connection, source, selection.keys), f"{POSITION}, {order}"
-    if selection.where is not None:
-        check_expression(connection, source, "condition", selection.where, option)
-    if selection.order_by is not None:
-        check_expression(connection, source, "order", selection.order_by, "--order-by")
+    with reading_metadata(run):
+        if joined is not None:
+            source, order = _join(connection, joined), f"{POSITION}, {order}"
+        if selection.keys is not None:
+            source, order = _restrict(connection, source, selection.keys), f"{POSITION}, {order}"
+        if selection.where is not None:
+            check_expression(connection, source, "condition", selection.where, option)
+        if selection.order_by is not None:
+            check_expression(connection, source, "order", selection.order_by, "--order-by")
     places = run_sql(connection, run, _selection_sql(selection, source, order, also))
     return rows_at(run, places, columns)
 
@@ -91,7 +100,8 @@ def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
     """
     connection = connect_metadata(run)
     if where is not None:
-        check_expression(connection, SAMPLES, "condition", where, "--where")
+        with reading_metadata(run):
+            check_expression(connection, SAMPLES, "condition", where, "--where")
     sql = f"SELECT status, count(*) AS rows FROM {SAMPLES} WHERE {condition(where)} GROUP BY status ORDER BY status"
     found = run_sql(connection, run, sql)
     return dict(zip(found["status"].to_pylist(), found["rows"].to_pylist(), strict=True))
@@ -112,7 +122,7 @@ def keys_in_several_shards(run: Run, keys: Iterable[str]) -> set[str]:
     connection = connect_metadata(run, shards)
     connection.register("wanted", pa.table({"key": pa.array(wanted, pa.string())}))
     sql = f"SELECT key FROM {SAMPLES} WHERE key IN (SELECT key FROM wanted) GROUP BY key HAVING count(*) > 1"
-    return {key for (key,) in connection.execute(sql).fetchall()}
+    return set(run_sql(connection, run, sql)["key"].to_pylist())
 
 
 def _selection_sql(selection: RowSelection, source: str, order: str, also: str | None) -> str:

@@ -29,7 +29,6 @@ from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
 from jobs.system_errors import cause_of
 
-ANOTHER_RUN = "was made by another run"
 _ROWS_AT_A_TIME = 4096
 
 
@@ -37,12 +36,18 @@ _ROWS_AT_A_TIME = 4096
 class CheckedShard:
     """The number of rows of the metadata, 0 where it cannot be read, and what is wrong with the shard.
 
-    `fingerprint` is that of the run which made it; None where the metadata cannot be read.
+    `another_run` is the fingerprint of the run that made it, where that is not the run that it lies in.
     """
 
+    name: str
     rows: int
     problems: tuple[str, ...]
-    fingerprint: str | None = None
+    another_run: str | None = None
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.problems and self.another_run is None
 
 
 def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShard:
@@ -51,16 +56,17 @@ def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShar
     try:
         # A run that keeps a hash of its run.json was started by a version that seals every shard.
         if problem := seal_problem(path, required=manifest.sha256 is not None):
-            return CheckedShard(rows=0, problems=(f"{name}: {problem}",))
+            return CheckedShard(name=name, rows=0, problems=(f"{name}: {problem}",))
         table = pq.read_table(path, page_checksum_verification=True)
         footer = ShardFooter.from_metadata(table.schema.metadata, len(table))
     except (*HDF5_ERRORS, UserError) as error:  # pyarrow raises OSError and ValueError
-        return CheckedShard(rows=0, problems=(f"{name}: unreadable: {path}: {cause_of(error)}",))
+        return CheckedShard(name=name, rows=0, problems=(f"{name}: unreadable: {path}: {cause_of(error)}",))
     try:
         problems = [f"{name}: {problem}" for problem in _problems(name, table, footer, layout, manifest)]
     except HDF5_ERRORS as error:
         problems = [f"{name}: unreadable: {layout.shard_maps(name)}: {cause_of(error)}"]
-    return CheckedShard(rows=len(table), problems=tuple(problems), fingerprint=footer.fingerprint)
+    another = None if footer.fingerprint == manifest.fingerprint else footer.fingerprint
+    return CheckedShard(name=name, rows=len(table), problems=tuple(problems), another_run=another)
 
 
 def _problems(name: str, table: pa.Table, footer: ShardFooter, layout: RunLayout, manifest: Manifest) -> Iterator[str]:
@@ -68,8 +74,6 @@ def _problems(name: str, table: pa.Table, footer: ShardFooter, layout: RunLayout
     if not table.schema.equals(manifest.columns):
         yield f"{layout.shard_metadata(name).name} has other columns than the run"
         return
-    if footer.fingerprint != manifest.fingerprint:
-        yield f"{ANOTHER_RUN} (fingerprint {footer.fingerprint})"
     if footer.shard != name:
         yield f"holds the shard {footer.shard!r} by its footer"
     if damage := _damage(maps, footer):

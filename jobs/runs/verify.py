@@ -18,7 +18,7 @@ from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.restart import as_it_is_now, changed_shards
 from jobs.runs.run import Run, open_run
-from jobs.runs.shard_check import ANOTHER_RUN, CheckedShard, check_shard
+from jobs.runs.shard_check import CheckedShard, check_shard
 from jobs.shards.urls import Shard
 
 
@@ -71,7 +71,7 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
     return Verdict(
         root=str(run),
         shards=len(names),
-        intact=sum(not check.problems for check in checks),
+        intact=sum(check.is_intact for check in checks),
         images=sum(check.rows for check in checks),
         problems=[*_finalized_problems(opened), *unlisted, *_shard_problems(opened, checks)],
         missing=[name for name in names if name not in published],
@@ -80,16 +80,19 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
     )
 
 
-def _shard_problems(opened: Run, checks: Sequence[CheckedShard]) -> list[str]:
-    """What is wrong with the shards; a single line where run.json is the wrong file, as all are of one other run."""
-    runs = {check.fingerprint for check in checks}
-    if len(checks) > 1 and len(runs) == 1 and not runs & {None, opened.manifest.fingerprint}:
-        wrong_file = (
+def _shard_problems(opened: Run, checks: Sequence[CheckedShard]) -> Iterator[str]:
+    """What is wrong with the shards; where all are of one other run, that run.json is the wrong file is said once."""
+    others = {check.another_run for check in checks}
+    is_wrong_file = len(checks) > 1 and len(others) == 1 and None not in others
+    if is_wrong_file:
+        yield (
             f"{opened.layout.manifest} is not that of the {len(checks)} done shards, which were all made by another "
-            f"run (fingerprint {runs.pop()}); put the right file back"
+            f"run (fingerprint {others.pop()}); put the right file back"
         )
-        return [wrong_file, *(one for check in checks for one in check.problems if ANOTHER_RUN not in one)]
-    return [problem for check in checks for problem in check.problems]
+    for check in checks:
+        if check.another_run and not is_wrong_file:
+            yield f"{check.name}: was made by another run (fingerprint {check.another_run})"
+        yield from check.problems
 
 
 def _finalized_problems(opened: Run) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.runs.metadata_sql import condition, connect_metadata, run_sql, sql_error
+from jobs.runs.metadata_sql import condition, connect_metadata, reading_metadata, run_sql, sql_error
 from jobs.runs.run import Run
 
 if TYPE_CHECKING:
@@ -48,5 +48,6 @@ def count_images(run: Run, where: str) -> int:
 def connect_images(run: Run) -> duckdb.DuckDBPyConnection:
     """A connection that sees `samples` and `run`, and neither files nor network."""
     con = connect_metadata(run)
-    con.execute("CREATE TEMP VIEW run AS SELECT * FROM samples WHERE h5_row IS NOT NULL")
+    with reading_metadata(run):
+        con.execute("CREATE TEMP VIEW run AS SELECT * FROM samples WHERE h5_row IS NOT NULL")
     return con

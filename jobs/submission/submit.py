@@ -83,9 +83,9 @@ def submit(config: SubmitConfig) -> Submission:
 def _refuse_other_run(mining: MineConfig, shards: list[Shard], layout: RunLayout) -> None:
     """Refuses now what every element would refuse after its wait in the queue."""
     if layout.manifest.exists():
-        mining = with_maps(mining, layout)
-        request = request_of(mining, shards, ())  # a configuration file cannot hold KEY VALUE pairs
-        refuse_other(layout, read_manifest(layout), request)
+        earlier = read_manifest(layout)
+        request = request_of(with_maps(mining, earlier), shards, ())  # a configuration file cannot hold KEY VALUE pairs
+        refuse_other(layout, earlier, request)
 
 
 def _refuse_unknown_maps(mining: MineConfig) -> None:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import torch
 
@@ -128,13 +128,11 @@ def cameras_of_run(model: AnyModel, asked: RequestedSettings, resolved: Resolved
 
 
 def _stated(text: str, model: AnyModel) -> int | Literal["mean", "none"]:
-    if text == "mean" and text in model.camera_fallbacks:
-        logger.info(
-            "camera embedding: every image gets the mean of all rows, an approximation: no image was trained with it"
-        )
-        return "mean"
-    if text == "none" and text in model.camera_fallbacks:
-        return "none"
+    if text in model.camera_fallbacks:
+        if text == "mean":
+            logger.info("camera embedding: every image gets the mean of all rows, an approximation: no image was "
+                        "trained with it")  # fmt: skip
+        return cast("Literal['mean', 'none']", text)
     rows = model.camera_rows
     if not text.isascii() or not text.isdigit() or int(text) >= rows:
         words = " or ".join(model.camera_fallbacks)

@@ -36,6 +36,7 @@ from promptsg_core.towers.image_texts import (
     features_of,
     is_word,
     prompts_problem,
+    sought_in_captions,
     texts_of,
 )
 from promptsg_core.towers.vision import layers_before_last_attention
@@ -136,6 +137,23 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
         for prompt in prompts.values():
             self.base_model.check(prompt)
         self._prompts.update(prompts)
+
+    def needs_captions(self, target: str, maps: Sequence[str]) -> str | None:
+        """See ReidModel."""
+        if target == "text" and self.text_problem is not None:
+            return "the target text"
+        several = len(texts_of(self._prompts)) > 1
+        needing = (name for name in maps if name.endswith(f":{CAPTION}") or (several and self._seeks_a_word(name)))
+        return next((f"the map {name}" for name in needing), None)
+
+    def reads_captions(self, target: str, maps: Sequence[str]) -> bool:
+        """Where nothing needs them, a word may still be looked for in them."""
+        return super().reads_captions(target, maps) or any(map(self._seeks_a_word, maps))
+
+    def _seeks_a_word(self, name: str) -> bool:
+        """Whether a map shows a word in the captions."""
+        native, _, prompt = name.partition(":")
+        return native == CROSS_ATTENTION and sought_in_captions(prompt, self._prompts)
 
     @torch.no_grad()
     def encode(self, images: Tensor, cameras: Cameras | None = None, captions: Captions | None = None) -> IrraEncoded:
