@@ -53,8 +53,8 @@ class ImageTexts:
 
     def own(self) -> Sequence[ReadText | None]:
         """B texts, each image's own. Raises ModelError where no captions were given and no single prompt stands."""
-        if (common := only_text(self.prompts)) is not None:
-            return [common] * self.count
+        if len(common := serving(_prompts_of(self.prompts))) == 1:
+            return [self.prompts[common[0]]] * self.count
         if self.captions is None:
             raise ModelError(str(self.problem))
         return self.captions
@@ -88,15 +88,14 @@ def texts_of(prompts: Mapping[str, Prompt]) -> list[str]:
     return [name for name, prompt in prompts.items() if not is_word(prompt)]
 
 
-def only_text(prompts: Mapping[str, ReadText]) -> ReadText | None:
-    """The one prompt that serves as the text of all images: the only one of several words, or the only one."""
-    texts = [text for text in prompts.values() if not is_word(text.prompt)] or list(prompts.values())
-    return texts[0] if len(texts) == 1 else None
+def serving(prompts: Mapping[str, Prompt]) -> list[str]:
+    """The prompts of which one may be the text of all images: those of several words, else all. A single one serves."""
+    return texts_of(prompts) or list(prompts)
 
 
 def prompts_problem(prompts: Mapping[str, Prompt]) -> str | None:
     """Why none of the prompts serves as the text of all images; None where one does."""
-    names = texts_of(prompts) or list(prompts)
+    names = serving(prompts)
     if not names:
         return "no text was given: give a prompt (--prompt TEXT) or a caption of each image"
     if len(names) > 1:
