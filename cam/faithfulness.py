@@ -78,23 +78,20 @@ class CosineScore(Generic[E]):
 class TextScore(Generic[E]):
     """S = 1: the likeness of each image to its text. `cameras` and `captions` are those of the B images.
 
-    `texts` (B,) are the texts that the whole images are most like, where they choose from several: a masked image that
-    chose anew would be scored by another text.
+    `texts` (B,) are those that the whole images are most like, by `nearest_texts`: a masked image that chose anew would
+    be scored by another text.
     """
 
     model: TappedModel[E]
+    texts: Tensor
     cameras: CameraChoice | None = None
     captions: Captions | None = None
-    texts: Tensor | None = None
 
     def __call__(self, images: Tensor, numbers: Tensor) -> Tensor:
         """(n, 3, H, W), (n,) -> (n, 1). Raises CamError for a model without texts, and where the images have none."""
         own = {} if self.captions is None else {"captions": [self.captions[number] for number in numbers.tolist()]}
         found = self.model.head(self.model.encode(images, _cameras_of(self.cameras, numbers), **own), native=())
-        if found.text_score is None:
-            raise CamError(f"the likeness to a text: {found.text_problem or 'this model reads no texts'}")
-        texts = None if self.texts is None else self.texts[numbers.to(self.texts.device)]
-        return text_target(texts).score(found).unsqueeze(1)
+        return text_target(self.texts[numbers.to(self.texts.device)]).score(found).unsqueeze(1)
 
 
 def _cameras_of(cameras: CameraChoice | None, numbers: Tensor) -> CameraChoice | None:

@@ -36,16 +36,14 @@ class Scored(Protocol):
         """(B, F) retrieval features."""
 
     @property
-    def text_score(self) -> Tensor | None:
-        """(B,) the likeness of each image to its text; None for a model without texts, or without one for an image."""
+    def text_scores(self) -> Tensor | None:
+        """(B, T) the likeness to each text that an image chooses from: its text is the one of the largest. None for a
+        model without texts, or where the images have none.
+        """
 
     @property
     def text_problem(self) -> str | None:
-        """Why there is no `text_score`, where the model has a reason to tell."""
-
-    @property
-    def text_scores(self) -> Tensor | None:
-        """(B, T) the likeness to each text that an image chooses from, the largest being `text_score`; else None."""
+        """Why there are no `text_scores`, where the model has a reason to tell."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,14 @@ def _feature(out: Scored) -> Tensor:
 
 
 def _text(out: Scored) -> Tensor:
-    if out.text_score is None:
+    return _text_scores(out).float().amax(dim=1)
+
+
+def _text_scores(out: Scored) -> Tensor:
+    """(B, T). Raises CamError where there are none."""
+    if out.text_scores is None:
         raise CamError(f"the target text: {out.text_problem or 'it needs a model that reads texts'}")
-    return out.text_score.float()
+    return out.text_scores
 
 
 PREDICTED = Target("predicted", LOGITS, _predicted)
@@ -117,18 +120,17 @@ def similarity_target(references: Tensor) -> Target:
     return Target("similarity", FEATURES, _Cosine(references))
 
 
-def text_target(texts: Tensor | None) -> Target:
+def text_target(texts: Tensor) -> Target:
     """The likeness to a text that stays the same for every model and image: (B,) int64 numbers of `nearest_texts`.
 
-    With None it is the likeness to the one text of each image. The score raises CamError for a model that has not these
-    texts.
+    The score raises CamError for a model that has not these texts.
     """
-    return TEXT_LIKENESS if texts is None else Target("text", TEXT, _LikenessTo(texts))
+    return Target("text", TEXT, _LikenessTo(texts))
 
 
-def nearest_texts(out: Scored) -> Tensor | None:
-    """(B,) int64: which of the texts that it chooses from each image is most like; None where it does not choose."""
-    return None if out.text_scores is None else out.text_scores.detach().argmax(dim=1)
+def nearest_texts(out: Scored) -> Tensor:
+    """(B,) int64: which of the texts that it chooses from each image is most like. Raises CamError without texts."""
+    return _text_scores(out).detach().argmax(dim=1)
 
 
 def output_of(name: str) -> str:
@@ -177,8 +179,8 @@ class _LikenessTo:
     texts: Tensor
 
     def __call__(self, out: Scored) -> Tensor:
-        scores = out.text_scores
-        if scores is None or int(self.texts.max()) >= scores.shape[1]:
+        scores = _text_scores(out)
+        if int(self.texts.max()) >= scores.shape[1]:
             raise CamError("the target text: this model has not the text that was chosen for an image")
         return scores.float().gather(1, self.texts.to(scores.device).unsqueeze(1)).squeeze(1)
 

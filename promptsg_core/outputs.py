@@ -21,11 +21,10 @@ class HeadOutput:
 
     logits (B, C): their largest is the predicted class. scores (B, C): the logits of the head whose score is explained.
     features (B, F): for retrieval. native_maps: (B, M) by name, the maps that the model computes itself.
-    attention_heads (B, H, M): the heads of its own attention; H is 0 without attention. text_score (B,): the likeness
-    of each image to its text, where the family has texts; where there is none, text_problem may say why. text_scores
-    (B, T): the likeness to each of the texts that an image chooses from, of which text_score is the largest; None where
-    it does not choose. taps: by the name of each layer. parts: what else the family gives, under the names of its own
-    code.
+    attention_heads (B, H, M): the heads of its own attention; H is 0 without attention. text_scores (B, T): the
+    likeness of each image to each of the texts that it chooses from, where the family has texts, else None; then
+    text_problem may say why. taps: by the name of each layer. parts: what else the family gives, under the names of its
+    own code.
     """
 
     logits: Tensor
@@ -33,8 +32,7 @@ class HeadOutput:
     features: Tensor
     native_maps: dict[str, Tensor]
     attention_heads: Tensor
-    text_score: Tensor | None = None
-    text_problem: str | None = None
     text_scores: Tensor | None = None
+    text_problem: str | None = None
     taps: dict[str, Tap] = field(default_factory=dict)
     parts: NamedOutputs = field(default_factory=dict)

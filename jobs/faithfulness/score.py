@@ -145,14 +145,14 @@ class ByText:
     def score(self, rows: pa.Table, images: Tensor) -> ImageScore:
         """The likeness to each image's text."""
         cameras, captions = cameras_of_rows(self.how, rows), captions_of_rows(rows)
-        return TextScore(self.model, cameras, captions, self._nearest(rows, images))
+        return TextScore(self.model, self._nearest(rows, images), cameras, captions)
 
     def target(self, rows: pa.Table, images: Tensor) -> Target:
         """The same likeness."""
         return text_target(self._nearest(rows, images))
 
-    def _nearest(self, rows: pa.Table, images: Tensor) -> Tensor | None:
-        """(n,) the text of each image; None where it has but one."""
+    def _nearest(self, rows: pa.Table, images: Tensor) -> Tensor:
+        """(n,) the number of each image's text."""
         encoded = self.model.encode(images, cameras_of_rows(self.how, rows), captions_of_rows(rows))
         return nearest_texts(self.model.head(encoded, native=()))
 

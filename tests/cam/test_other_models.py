@@ -37,7 +37,6 @@ class Out:
     features: Tensor
     native_maps: dict[str, Tensor]
     attention_heads: Tensor
-    text_score: Tensor | None = None
     text_problem: str | None = None
     text_scores: Tensor | None = None
     taps: dict[str, Kept] = field(default_factory=dict)

@@ -186,7 +186,6 @@ class ClipReid(ReidModel[ClipReidConfig, ClipReidEncoded]):
             features=torch.cat((feat, feat_proj) if self.config.neck_feat == "after" else (f, g), dim=1),
             native_maps={CLS_ATTENTION: attention.mean(dim=1)},
             attention_heads=attention,
-            text_score=None if likeness is None else likeness.amax(dim=1),
             text_scores=likeness,
             taps=taps.found,
             parts={"logits": [logits, logits_proj]} | ({} if likeness is None else {"logits_text": likeness}),

@@ -234,7 +234,7 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
             features=feature,
             native_maps={CLS_ATTENTION: attention.mean(dim=1)},
             attention_heads=attention,
-            text_score=None if text is None else torch.cosine_similarity(wide, text, dim=1),
+            text_scores=None if text is None else torch.cosine_similarity(wide, text, dim=1).unsqueeze(1),
             text_problem=texts.problem,
             taps=taps.found,
             parts={} if text is None else {"text_features": text},
