@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from jobs.errors import UserError
 
@@ -54,8 +54,7 @@ def identity_of(pid: int | None, key: str) -> str | None:
     return str(pid) if role_of(pid, key) == PERSON else None
 
 
-@dataclass(frozen=True)
-class Who:
+class Who(NamedTuple):
     """Who is on an image: its role, and its identity, which only persons have. None where it is not known."""
 
     role: Role | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePath
 
 # The formats that promptsg_core.images reads.
@@ -17,11 +18,22 @@ OTHER_IMAGE_SUFFIXES = frozenset({
 MASK_SUFFIX = ".mask.png"  # of a sample's mask in a shard, which is not the sample's image
 _CLUTTER_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", ".ds_store", ".localized"})
 _CLUTTER_FOLDERS = frozenset({"__macosx", ".appledouble"})
+_PART = "[0-9A-Za-z-][0-9A-Za-z_-]*"
+# (key, extension) of the names that nearly all members of a shard have. They are no clutter and have one dot.
+PLAIN_NAME = re.compile(rf"({_PART}(?:/{_PART})*)\.(jpg|jpeg|png|json)")
 
 
-def is_image(path: PurePath) -> bool:
+def is_image(path: PurePath | str) -> bool:
     """Whether a file's last suffix is that of an image, in any case of its letters, and it is no hidden clutter."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden_clutter(path)
+    suffix = _suffix(path) if isinstance(path, str) else path.suffix
+    return suffix.lower() in IMAGE_SUFFIXES and not is_hidden_clutter(path)
+
+
+def _suffix(path: str) -> str:
+    """What PurePath(path).suffix is, in a fraction of its time."""
+    base = path.rstrip("/").rpartition("/")[2]
+    dot = base.rfind(".")
+    return base[dot:] if 0 < dot < len(base) - 1 else ""
 
 
 def is_hidden_clutter(path: PurePath | str) -> bool:

@@ -40,6 +40,11 @@ def end_pool(pool: ProcessPoolExecutor) -> None:
     """
     processes = list((pool._processes or {}).values())  # there is no public way before Python 3.14
     pool.shutdown(wait=False, cancel_futures=True)
+    end_processes(processes)
+
+
+def end_processes(processes: Collection[BaseProcess]) -> None:
+    """Waits for the end of processes that were asked to end, and ends by force those that do not."""
     _join(processes)
     for process in processes:
         if process.is_alive():

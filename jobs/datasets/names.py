@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParsedKey:
+class ParsedKey(NamedTuple):
     """What a base name says: person, 0-based camera, and where known the sequence and frame."""
 
     pid: int
@@ -33,7 +32,10 @@ _PATTERNS: Mapping[str, re.Pattern[str]] = {
 
 def parse_key(key: str) -> ParsedKey | None:
     """What a key says that has the form of any known data set; None for any other key."""
-    return next((parsed for name in _PATTERNS if (parsed := parse_as(name, key)) is not None), None)
+    for name in _PATTERNS:
+        if (parsed := parse_as(name, key)) is not None:
+            return parsed
+    return None
 
 
 def parse_as(dataset: str, key: str) -> ParsedKey | None:
@@ -41,5 +43,11 @@ def parse_as(dataset: str, key: str) -> ParsedKey | None:
     found = _PATTERNS[dataset].fullmatch(key)
     if found is None:
         return None
-    numbers = {name: int(text) for name, text in found.groupdict().items() if text is not None}
-    return ParsedKey(pid=numbers["pid"], camid=numbers["cam"] - 1, seq=numbers.get("seq"), frame=numbers.get("frame"))
+    texts = found.groupdict()
+    seq, frame = texts.get("seq"), texts.get("frame")
+    return ParsedKey(
+        pid=int(texts["pid"]),
+        camid=int(texts["cam"]) - 1,
+        seq=None if seq is None else int(seq),
+        frame=None if frame is None else int(frame),
+    )

@@ -173,6 +173,6 @@ def _keys_sha256_once(records: Sequence[Record]) -> str:
     """The hash that was written when samples did not say who is who."""
     digest = hashlib.sha256()
     for record in records:
-        note = json.dumps({**asdict(record.parsed), "split": record.split})
+        note = json.dumps({**record.parsed._asdict(), "split": record.split})
         digest.update(f"{record.key}{record.path.suffix}{note}".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

@@ -6,7 +6,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import IO
 
 from jobs.datasets.keys import member_suffix
@@ -48,4 +47,4 @@ def read_members(records: Iterable[Record]) -> Iterator[tuple[str, bytes]]:
 
 def sample_json(parsed: ParsedKey, split: str, who: Who) -> bytes:
     """The content of a sample's `.json` member."""
-    return json.dumps({**asdict(parsed), **asdict(who), "split": split}).encode()
+    return json.dumps({**parsed._asdict(), **who._asdict(), "split": split}).encode()

@@ -22,8 +22,8 @@ class Environment:
 
     `array_index` is 0-based. `job` is the id of the array if there is one, else of the job; `task` is the id of the
     array's element. `attempt` counts SLURM's requeues and `restart` torchrun's restarts, both from 0. `deadline` is in
-    seconds since 1970. The ranks' counter is served at `address` and `port`: by torchrun's agent if `agent_store`, else
-    by rank 0.
+    seconds since 1970. `cores_on_node` are those that SLURM gave the job here. The ranks' counter is served at
+    `address` and `port`: by torchrun's agent if `agent_store`, else by rank 0.
     """
 
     launcher: Launcher = "none"
@@ -41,6 +41,7 @@ class Environment:
     attempt: int = 0
     restart: int = 0
     deadline: float | None = None
+    cores_on_node: int | None = None
 
     @classmethod
     def from_variables(cls, variables: Mapping[str, str], *, placed: bool = False) -> Environment:
@@ -60,6 +61,7 @@ class Environment:
             task=read.count("SLURM_ARRAY_TASK_ID"),
             attempt=read.count("SLURM_RESTART_COUNT") or 0,
             deadline=float(end) if end else None,  # 0 where there is no limit
+            cores_on_node=read.count("SLURM_CPUS_ON_NODE"),
         )
         if "RANK" in read or "TORCHELASTIC_RUN_ID" in read:
             return _with_torchrun(found, read)
@@ -72,6 +74,15 @@ class Environment:
         if self.job is None:
             return None
         return str(self.job) if self.task is None else f"{self.job}_{self.task}"
+
+    def ranks_sharing(self, cores: int) -> int:
+        """How many ranks share the `cores` that this process may use.
+
+        srun binds each task to cores of its own unless told otherwise: then a task may use fewer than the job has on
+        the node. torchrun's ranks all may use all of them.
+        """
+        is_bound = self.launcher == "srun" and self.cores_on_node is not None and cores < self.cores_on_node
+        return 1 if is_bound else self.local_world_size
 
     @property
     def launch(self) -> str:

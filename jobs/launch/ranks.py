@@ -26,10 +26,13 @@ _STATUSES = (EXIT_OK, EXIT_SOME_SHARDS_FAILED, EXIT_DRAINED, EXIT_ERROR)
 
 
 class Counter(Protocol):
-    """Hands out 0, 1, 2, ... once each."""
+    """Hands out 0, 1, 2, ... once each, and counts ranks by a name."""
 
     def next(self) -> int:
         """The next number."""
+
+    def count(self, name: str) -> int:
+        """How many ranks have called this with the name so far, this one included."""
 
 
 def draw(items: Sequence[T], counter: Counter) -> Iterator[T]:
@@ -74,6 +77,12 @@ class Ranks:
             return self._counters.add("drawn", 1) - 1
         self._drawn_alone += 1
         return self._drawn_alone - 1
+
+    def count(self, name: str) -> int:
+        """How many ranks of this launch have called this with the name so far, this one included."""
+        if self._counters is not None:
+            return self._counters.add(f"count/{name}", 1)
+        return 1
 
     def leave(self, status: int) -> int:
         """Says that this rank is done, with its exit status; returns the status to end the process with.

@@ -1,44 +1,34 @@
-"""Decoding batches of images, in this process or in workers: bytes to uint8 pixels at the model's size."""
+"""Decoding batches of images: bytes to uint8 pixels at the model's size."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import torch
-import torch.multiprocessing  # registers how tensors travel between processes: through shared memory
-from numpy.typing import NDArray
 from torch import Tensor
 
+from jobs.arrays import UInt8Array
 from jobs.errors import UserError
 from jobs.memory import is_out_of_memory
 from jobs.phrases import one_line
-from jobs.processes import available_cores, end_pool, start_worker
-from jobs.shards.samples import IMAGE_CORRUPT, IMAGE_TOO_LARGE, Sample
+from jobs.processes import available_cores
+from jobs.shards.columns import SampleColumns
+from jobs.shards.samples import IMAGE_CORRUPT, IMAGE_TOO_LARGE, OK, shortened_error
 from promptsg_core.errors import ImageError
-from promptsg_core.images import DEFAULT_MAX_PIXELS, ImageTooLargeError
-from promptsg_core.preprocess import decode_image, resize_image
-
-logger = logging.getLogger(__name__)
+from promptsg_core.images import DEFAULT_MAX_PIXELS, ImageTooLargeError, decode_pixels
+from promptsg_core.preprocess import resize_image
 
 _MOST_WORKERS = 8  # past this the decoders outrun any model that the maps are taken from
-_LOOK_SECONDS, _SLOW_SECONDS, _STALLED_SECONDS = 1.0, 60.0, 600.0
-_DIED = (
-    "a decoding process died, perhaps killed for want of memory; try fewer --workers or a smaller --batch-size, or ask "
-    "for more memory"
-)
+# Neighbours of one size are resized in one call: calling costs more than resizing (measured; more than 8 gain nothing).
+_RESIZED_AT_ONCE, _RESIZED_BYTES = 8, 4 << 20
 
 
 class DecoderDiedError(UserError):
-    """A decoding process ended before its work was done."""
+    """A process that reads or decodes ended before its work was done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +39,10 @@ class Decoding:
     interpolation: str = "bilinear"
     max_image_pixels: int = DEFAULT_MAX_PIXELS
 
+    def decode(self, images: Sequence[bytes], into: Tensor | None = None) -> DecodedBatch:
+        """The pixels of a batch; see `decode_batch`."""
+        return decode_batch(images, self, into)
+
 
 @dataclass(frozen=True)
 class DecodedSize:
@@ -57,9 +51,9 @@ class DecodedSize:
     width: int
     height: int
 
-    def record_in(self, sample: Sample) -> None:
-        """Puts the outcome into the image's sample."""
-        sample.width, sample.height = self.width, self.height
+    def record_in(self, samples: SampleColumns, row: int) -> None:
+        """Puts the outcome into the image's row."""
+        samples.width[row], samples.height[row] = self.width, self.height
 
 
 @dataclass(frozen=True)
@@ -69,9 +63,9 @@ class DecodingFailure:
     status: str
     error: str
 
-    def record_in(self, sample: Sample) -> None:
-        """Puts the outcome into the image's sample."""
-        sample.fail(self.status, self.error)
+    def record_in(self, samples: SampleColumns, row: int) -> None:
+        """Puts the outcome into the image's row."""
+        samples.mark(row, self.status, shortened_error(self.error))
 
 
 @dataclass(frozen=True)
@@ -86,33 +80,76 @@ class DecodedBatch:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _PipedBatch:
-    """A DecodedBatch on its way through a pipe: a tensor would go through shared memory."""
-
-    pixels: NDArray[np.uint8]
-    outcomes: list[DecodedSize | DecodingFailure]
-    seconds: float
-
-
-Decoded: TypeAlias = "Future[DecodedBatch | _PipedBatch]"
-
-
-def decode_batch(images: Sequence[bytes], how: Decoding) -> DecodedBatch:
-    """Decodes the bytes of image files, one after the other."""
+def decode_batch(images: Sequence[bytes], how: Decoding, into: Tensor | None = None) -> DecodedBatch:
+    """Decodes the bytes of image files, one after the other, into the first rows of `into`, or into new memory."""
     started = time.perf_counter()
-    pixels: list[Tensor] = []
-    outcomes: list[DecodedSize | DecodingFailure] = []
+    if into is None:
+        into = torch.empty((len(images), 3, *how.image_size), dtype=torch.uint8)
+    resized = _Resized(how, into.numpy())
     for data in images:
         try:
-            image = decode_image(data, max_pixels=how.max_image_pixels)
-            pixels.append(resize_image(image, how.image_size, how.interpolation))
+            pixels = decode_pixels(data, max_pixels=how.max_image_pixels)
         except Exception as error:  # noqa: BLE001 -- whatever one image makes a library raise is in its row
-            outcomes.append(_failure_of(error))
+            resized.fail(error)
         else:
-            outcomes.append(DecodedSize(width=image.shape[2], height=image.shape[1]))
-    batch = torch.stack(pixels) if pixels else torch.empty((0, 3, *how.image_size), dtype=torch.uint8)
-    return DecodedBatch(batch, outcomes, time.perf_counter() - started)
+            resized.add(pixels)
+    resized.flush()
+    return DecodedBatch(into[: resized.count], resized.outcomes, time.perf_counter() - started)
+
+
+def record_outcomes(samples: SampleColumns, outcomes: Sequence[DecodedSize | DecodingFailure]) -> None:
+    """Puts the outcomes of the images of a batch into the rows of the samples that are ok so far."""
+    for row, outcome in zip(samples.rows_with({OK}), outcomes, strict=True):
+        outcome.record_in(samples, row)
+
+
+@dataclass
+class _Resized:
+    """Images of any sizes put into `into` (n, 3, H, W) at one size, in their order; `count` of them are there."""
+
+    how: Decoding
+    into: UInt8Array
+    count: int = 0
+    outcomes: list[DecodedSize | DecodingFailure] = field(default_factory=list)
+    _waiting: list[UInt8Array] = field(default_factory=list)  # of one size; their outcomes come when they are resized
+
+    def add(self, pixels: UInt8Array) -> None:
+        """Takes the pixels (h, w, 3) of the next image."""
+        if self._waiting and self._waiting[0].shape != pixels.shape:
+            self.flush()
+        self._waiting.append(pixels)
+        if len(self._waiting) == _RESIZED_AT_ONCE or len(self._waiting) * pixels.nbytes >= _RESIZED_BYTES:
+            self.flush()
+
+    def fail(self, error: Exception) -> None:
+        """Notes why the next image has no pixels."""
+        self.flush()
+        self.outcomes.append(_failure_of(error))
+
+    def flush(self) -> None:
+        """Resizes what waits: together or, where that fails, one by one."""
+        waiting, self._waiting = self._waiting, []
+        try:
+            self._resize(waiting)
+        except Exception as error:  # noqa: BLE001 -- it is in the row of its image
+            if len(waiting) == 1:
+                self.outcomes.append(_failure_of(error))
+                return
+            for pixels in waiting:
+                self._waiting = [pixels]
+                self.flush()
+
+    def _resize(self, images: list[UInt8Array]) -> None:
+        if not images:
+            return
+        # (n, 3, h, w), in memory (n, h, w, 3): resizing is faster on that than on separate planes.
+        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        pixels = resize_image(stacked, self.how.image_size, self.how.interpolation).permute(0, 2, 3, 1).numpy()
+        for image in pixels:
+            cv2.split(image, list(self.into[self.count]))
+            self.count += 1
+        height, width, _ = images[0].shape
+        self.outcomes += [DecodedSize(width=width, height=height)] * len(images)
 
 
 def _failure_of(error: Exception) -> DecodingFailure:
@@ -125,97 +162,11 @@ def _failure_of(error: Exception) -> DecodingFailure:
     return DecodingFailure(IMAGE_CORRUPT, f"{type(error).__name__}: {one_line(error)}")
 
 
-def default_workers(device_type: str, local_world_size: int = 1) -> int:
-    """Decoding processes for one rank: one beside a model on the CPU, else what the cores allow, eight at most."""
+def default_workers(device_type: str, ranks_sharing_cores: int = 1) -> int:
+    """Decoding processes for one rank: one beside a model on the CPU, else what the cores allow, eight at most.
+
+    `ranks_sharing_cores` ranks, this one included, share the cores that this process may use.
+    """
     if device_type == "cpu":
         return 1
-    return max(1, min(_MOST_WORKERS, available_cores() // local_world_size - 1))
-
-
-class Decoder:
-    """Decodes batches in `workers` processes, or at once in the caller's thread if there are none.
-
-    With `shared` the pixels come back through shared memory; else, and where that is full, through a pipe. Raises
-    UserError where processes cannot be started at all.
-    """
-
-    def __init__(self, how: Decoding, workers: int, *, shared: bool = True) -> None:
-        self._how = how
-        self._shared = shared
-        self._pool = _start_pool(workers) if workers else None
-
-    def submit(self, images: Sequence[bytes]) -> Decoded:
-        """Begins to decode a batch; see `result_of`. Raises DecoderDiedError."""
-        if self._pool is not None:
-            try:
-                return self._pool.submit(_decode_in_worker, images, self._how, self._shared)
-            except BrokenProcessPool as error:
-                raise DecoderDiedError(_DIED) from error
-        done: Decoded = Future()
-        done.set_result(decode_batch(images, self._how))
-        return done
-
-    def close(self) -> None:
-        """Ends the workers, by force where they do not answer. What has not begun is not decoded."""
-        if self._pool is not None:
-            end_pool(self._pool)
-
-
-def is_decoded(decoded: Decoded, stop: Callable[[], bool]) -> bool:
-    """Waits until a batch is decoded, or its process died, or `stop`, which is called once a second, says to stop.
-
-    Returns whether there is a result. Raises UserError after minutes in which nothing came.
-    """
-    began = time.monotonic()
-    warned = False
-    while not wait([decoded], timeout=_LOOK_SECONDS).done:
-        if stop():
-            return False
-        waited = time.monotonic() - began
-        if waited > _STALLED_SECONDS:
-            raise UserError(
-                f"a batch was not decoded in {_STALLED_SECONDS / 60:.0f} minutes: the decoding process hangs; run the "
-                "same command again, with a smaller --batch-size if the images are very large"
-            )
-        if waited > _SLOW_SECONDS and not warned:
-            logger.warning("waiting for a decoding process that has not answered for %.0f s", waited)
-            warned = True
-    return True
-
-
-def result_of(decoded: Decoded) -> DecodedBatch:
-    """The batch, once it is decoded. Raises DecoderDiedError if a decoding process died."""
-    try:
-        batch = decoded.result()
-    except BrokenProcessPool as error:
-        raise DecoderDiedError(_DIED) from error
-    if isinstance(batch, DecodedBatch):
-        return batch
-    return DecodedBatch(torch.from_numpy(batch.pixels), batch.outcomes, batch.seconds)
-
-
-def _start_pool(workers: int) -> ProcessPoolExecutor:
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["jobs.shards.decoding"])
-    try:
-        return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    except OSError as error:  # their locks are files in /dev/shm
-        raise UserError(
-            f"decoding processes cannot be started ({one_line(error)}): they need a writable /dev/shm with a little "
-            "room; mount one, or give --workers 0 to decode without them"
-        ) from error
-
-
-def _decode_in_worker(images: Sequence[bytes], how: Decoding, shared: bool) -> DecodedBatch | _PipedBatch:
-    batch = decode_batch(images, how)
-    if shared:
-        with contextlib.suppress(RuntimeError, OSError):  # other programs have filled it
-            batch.images.share_memory_()  # type: ignore[no-untyped-call]
-            return batch
-    return _PipedBatch(batch.images.numpy(), batch.outcomes, batch.seconds)
-
-
-def _start_worker() -> None:
-    """Runs once in each decoding process."""
-    start_worker()
-    torch.set_num_threads(1)
+    return max(1, min(_MOST_WORKERS, available_cores() // ranks_sharing_cores - 1))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from jobs.image_names import IMAGE_SUFFIXES, MASK_SUFFIX, OTHER_IMAGE_SUFFIXES, is_hidden_clutter
+from jobs.image_names import IMAGE_SUFFIXES, MASK_SUFFIX, OTHER_IMAGE_SUFFIXES, PLAIN_NAME, is_hidden_clutter
 from jobs.phrases import counted_kinds
 from jobs.shards.tar import Member
 from promptsg_core.image_formats import is_surely_image
@@ -42,23 +42,28 @@ class ShardContents:
 
 @dataclass
 class Group:
-    """Consecutive members with one key, as (extension in lower case, member)."""
+    """Consecutive members with one key, as (extension in lower case, member).
+
+    `images` are those that are images. `notes` are the `.json` members, and the one that is named as the sample's only
+    image is: `X.rgb.json`, `X.rgb.jpg`. Both are known once the group is complete. `is_plain`: all names are plain.
+    """
 
     key: str
+    is_plain: bool = True
     members: list[tuple[str, Member]] = field(default_factory=list)
+    images: list[Member] = field(default_factory=list)
+    notes: list[Member] = field(default_factory=list)
 
-    @property
-    def images(self) -> list[Member]:
-        """The members that are images."""
-        return [member for extension, member in self.members if _is_image(extension, member)]
-
-    @property
-    def notes(self) -> list[Member]:
-        """The `.json` members, and the one that is named as the sample's only image is: `X.rgb.json`, `X.rgb.jpg`."""
-        wanted = {"json"}
-        if len(images := [extension for extension, member in self.members if _is_image(extension, member)]) == 1:
-            wanted.add(f"{images[0].rpartition('.')[0]}.json")
-        return [member for extension, member in self.members if extension in wanted]
+    def complete(self) -> None:
+        """Finds the images and the notes. To be called once all members are there."""
+        if self.is_plain:  # nearly always: the extension alone tells them apart
+            for extension, member in self.members:
+                (self.notes if extension == "json" else self.images).append(member)
+            return
+        images = [named for named in self.members if _is_image(*named)]
+        wanted = {"json", f"{images[0][0].rpartition('.')[0]}.json"} if len(images) == 1 else {"json"}
+        self.images = [member for _, member in images]
+        self.notes = [member for extension, member in self.members if extension in wanted]
 
 
 def read_groups(members: Iterable[Member], contents: ShardContents | None = None) -> Iterator[Group]:
@@ -66,14 +71,19 @@ def read_groups(members: Iterable[Member], contents: ShardContents | None = None
     counted = ShardContents() if contents is None else contents
     group: Group | None = None
     for member in members:
-        key, extension = _split(member.name)
-        if _is_note_of_others(member.name) or not (extension or _is_image(extension, member)):
-            counted.pass_over(member.name)
-            continue
+        plain = PLAIN_NAME.fullmatch(member.name)
+        if plain is not None:
+            key, extension = plain.groups()
+        else:
+            key, extension = _split(member.name)
+            if _is_note_of_others(member.name) or not (extension or _is_image(extension, member)):
+                counted.pass_over(member.name)
+                continue
         if group is None or group.key != key:
             if group is not None and _count(group, counted):
                 yield group
             group = Group(key)
+        group.is_plain &= plain is not None
         group.members.append((extension, member))
     if group is not None and _count(group, counted):
         yield group
@@ -104,11 +114,14 @@ def _is_image(extension: str, member: Member) -> bool:
 
 
 def _count(group: Group, contents: ShardContents) -> bool:
-    """Counts a group's members. Returns whether it could be meant as a sample: it is not a lone README.txt."""
+    """Completes a group and counts its members. Returns whether it could be meant as a sample, unlike a README.txt."""
+    group.complete()
     images, notes = group.images, group.notes
-    used = {id(member) for member in (*images, *notes)}
     contents.images += len(images)
     contents.notes += len(notes)
+    if group.is_plain:
+        return True
+    used = {id(member) for member in (*images, *notes)}
     for extension, member in group.members:
         is_mask = images and f".{extension}".endswith(MASK_SUFFIX)
         if id(member) not in used and not is_mask:

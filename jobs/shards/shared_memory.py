@@ -5,11 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
+from pathlib import Path
 
 from jobs.phrases import counted
 
 logger = logging.getLogger(__name__)
 SHARED_MEMORY = "/dev/shm"
+
+
+def can_take(size: int) -> bool:
+    """Whether shared memory takes so many bytes now. Where it does not, torch would keep what it got of them."""
+    if not Path(SHARED_MEMORY).exists():
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=SHARED_MEMORY) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError:
+        return False
+    return True
 
 
 def has_room(batch: tuple[int, ...], batches: int, processes: int, ranks_on_node: int = 1) -> bool:

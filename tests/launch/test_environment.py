@@ -64,6 +64,25 @@ def test_srun_gives_ranks() -> None:
     assert (found.address, found.port) == ("gpu07-ib", 4321)
 
 
+@pytest.mark.parametrize(
+    ("cores", "on_node", "sharing"),
+    [(12, "96", 1), (96, "96", 8), (12, "12", 8), (12, None, 8)],
+)
+def test_tasks_that_srun_has_bound_do_not_share_their_cores(cores: int, on_node: str | None, sharing: int) -> None:
+    """Twelve cores of ninety-six are the task's own. All that the job has here, or an unknown part, is shared."""
+    variables = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_STEP_NUM_TASKS": "8"}
+    if on_node is not None:
+        variables["SLURM_CPUS_ON_NODE"] = on_node
+    found = Environment.from_variables({**variables, "SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_JOB_ID": "1"})
+    assert found.ranks_sharing(cores) == sharing
+
+
+def test_ranks_of_torchrun_share_all_cores() -> None:
+    found = Environment(launcher="torchrun", world_size=8, local_world_size=8, cores_on_node=96)
+    assert found.ranks_sharing(12) == 8
+    assert Environment().ranks_sharing(12) == 1
+
+
 def test_torchrun_wins_inside_a_step() -> None:
     one_task = {**STEP, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"}
     found = Environment.from_variables({**one_task, **TORCHRUN})

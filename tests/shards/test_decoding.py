@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from jobs.shards.decoding import DecodedSize, Decoder, Decoding, DecodingFailure, decode_batch, result_of
+from jobs.shards.columns import SampleColumns
+from jobs.shards.decoding import DecodedSize, Decoding, DecodingFailure, decode_batch, record_outcomes
 from jobs.shards.samples import IMAGE_CORRUPT, IMAGE_TOO_LARGE, OK, Sample
 from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.shard_files import image_bytes, textured_image
@@ -27,9 +29,8 @@ def test_a_batch_has_the_good_images_and_an_outcome_for_each() -> None:
 
 
 def test_outcomes_are_recorded_in_samples() -> None:
-    samples = [Sample(key=str(number), tar_index=number) for number in range(4)]
-    for sample, outcome in zip(samples, decode_batch(IMAGES, HOW).outcomes, strict=True):
-        outcome.record_in(sample)
+    samples = SampleColumns.of(Sample(key=str(number), tar_index=number) for number in range(4))
+    record_outcomes(samples, decode_batch(IMAGES, HOW).outcomes)
     assert [(sample.status, sample.width, sample.height) for sample in samples] == [
         (OK, 16, 32), (IMAGE_CORRUPT, None, None), (IMAGE_TOO_LARGE, None, None), (OK, 10, 20)]  # fmt: skip
 
@@ -39,10 +40,15 @@ def test_nothing_decodes() -> None:
     assert decode_batch([], HOW).outcomes == []
 
 
-def test_workers_decode_to_the_same_bytes() -> None:
-    here, there = Decoder(HOW, 0), Decoder(HOW, 1)
-    try:
-        one, other = result_of(here.submit(IMAGES)), result_of(there.submit(IMAGES))
-    finally:
-        there.close()
-    assert torch.equal(one.images, other.images) and one.outcomes == other.outcomes
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(64, 128), (61, 127), (128, 256), (300, 200), (8, 5), (256, 128)])
+def test_neighbours_of_one_size_have_the_bytes_of_each_alone(interpolation: str, shape: tuple[int, int]) -> None:
+    """Nineteen images are more than two calls, and one of another size lies between them."""
+    images = [textured_image(number, shape) for number in range(19)]
+    images.insert(11, textured_image(99, (33, 44)))
+    how = Decoding(image_size=(128, 64), interpolation=interpolation)
+    into = torch.zeros((24, 3, 128, 64), dtype=torch.uint8)
+    found = decode_batch(images, how, into)
+    wanted = torch.stack([resize_image(decode_image(image), (128, 64), interpolation) for image in images])
+    assert torch.equal(found.images, wanted) and torch.equal(into[:20], wanted) and not into[20:].any()
+    assert found.images.data_ptr() == into.data_ptr()

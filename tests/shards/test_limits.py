@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from jobs.shards import decoding, limits, samples, tar
-from jobs.shards import reader as reader_module
 from jobs.shards.decoding import Decoding, DecodingFailure, decode_batch
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
+from jobs.shards.reading import batches
 from jobs.shards.samples import Sample, read_samples
 from jobs.shards.tar import Member
 from jobs.shards.urls import Shard
@@ -151,7 +151,7 @@ def test_the_number_of_samples_has_a_limit(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_batch_of_very_large_images_is_closed_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader_module, "MAX_BATCH_BYTES", 1000)
+    monkeypatch.setattr(batches, "MAX_BATCH_BYTES", 1000)
     path = tmp_path / "s.tar"
     path.write_bytes(tar_bytes([(f"{number}.jpg", image_bytes(number)) for number in range(5)]))
     with ShardReader(image_size=(16, 8), batch_size=4, workers=0) as source:
@@ -167,7 +167,7 @@ def test_a_batch_of_very_large_images_is_closed_early(tmp_path: Path, monkeypatc
         (KeyError("odd"), "image_corrupt", "KeyError: 'odd'"),
     ],
 )
-@pytest.mark.parametrize("step", ["decode_image", "resize_image"])
+@pytest.mark.parametrize("step", ["decode_pixels", "resize_image"])
 def test_whatever_an_image_makes_a_library_raise_is_its_row(
     monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, status: str, words: str
 ) -> None:
@@ -180,7 +180,7 @@ def test_whatever_an_image_makes_a_library_raise_is_its_row(
         return real(*words, **options)
 
     monkeypatch.setattr(decoding, step, fail_first)
-    batch = decode_batch([image_bytes(1), image_bytes(2)], HOW)
+    batch = decode_batch([image_bytes(1), image_bytes(2, (20, 30))], HOW)
     first, second = batch.outcomes
     assert isinstance(first, DecodingFailure) and first.status == status and words in first.error
     assert not isinstance(second, DecodingFailure) and len(batch.images) == 1

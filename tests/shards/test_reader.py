@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from jobs.errors import ShardError, UserError
 from jobs.shards import decoding
-from jobs.shards import reader as reader_module
 from jobs.shards import samples as samples_module
 from jobs.shards.decoding import default_workers
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
+from jobs.shards.reading import batches, in_processes
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
 from tests.support.shard_files import Member, image_bytes, number_of, sample_members, tar_bytes, write_tar
@@ -257,14 +257,20 @@ def test_no_sequence_of_members_and_no_truncation_crashes_or_pairs_wrongly(tmp_p
         assert end.error is not None and "s-0" in str(end.error)
 
 
+def processes_of(source: ShardReader) -> list[int]:
+    """The process that reads, and those that decode."""
+    assert isinstance(source._source, in_processes.InProcesses)
+    return [process.pid or 0 for process in source._source.processes]
+
+
 def test_leaving_early_stops_thread_and_processes(shards: list[Shard]) -> None:
     started = time.monotonic()
     with reader(batch_size=1, workers=2) as source:
         next(source.read(itertools.cycle(shards)))
-        assert source._thread is not None and source._decoder is not None and source._decoder._pool is not None
-        workers = list(source._decoder._pool._processes)
-        assert workers and all(_alive(pid) for pid in workers) and source._thread.is_alive()
-    assert not source._thread.is_alive() and not any(_alive(pid) for pid in workers)
+        workers = processes_of(source)
+        thread = source._source.thread if source._source is not None else None
+        assert len(workers) == 3 and all(_alive(pid) for pid in workers) and thread is not None and thread.is_alive()
+    assert not thread.is_alive() and not any(_alive(pid) for pid in workers)
     assert time.monotonic() - started < 30
 
 
@@ -272,8 +278,7 @@ def test_a_decoding_process_that_dies_is_said_and_does_not_hang(shards: list[Sha
     with reader(batch_size=1, workers=1) as source:
         items = source.read(itertools.cycle(shards))
         next(items)
-        assert source._decoder is not None and source._decoder._pool is not None
-        for pid in list(source._decoder._pool._processes):
+        for pid in processes_of(source)[1:]:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(UserError, match="a decoding process died"):
             for _ in itertools.islice(items, 10_000):
@@ -288,7 +293,7 @@ if __name__ == "__main__":
     with ShardReader(image_size=(16, 8), batch_size=1, workers=2) as source:
         items = source.read(itertools.cycle([Shard(name="s", url=sys.argv[1], size=None)]))
         next(items), next(items)
-        print(*source._decoder._pool._processes, flush=True)
+        print(*(process.pid for process in source._source.processes), flush=True)
         time.sleep(60)
 """
 
@@ -316,8 +321,7 @@ def test_a_stopped_decoding_process_holds_up_neither_a_request_to_stop_nor_the_e
     with reader(batch_size=1, workers=2) as source:
         items = source.read(itertools.cycle(shards), stop=stop_now.is_set)
         next(items)
-        assert source._decoder is not None and source._decoder._pool is not None
-        workers = list(source._decoder._pool._processes)
+        workers = processes_of(source)
         for pid in workers:
             os.kill(pid, signal.SIGSTOP)
         stop_now.set()
@@ -330,13 +334,65 @@ def test_a_decoding_process_that_hangs_is_said(shards: list[Shard], monkeypatch:
     with reader(batch_size=1, workers=1) as source:
         items = source.read(itertools.cycle(shards))
         next(items)  # the processes have started
-        monkeypatch.setattr(decoding, "_STALLED_SECONDS", 0.1)
-        assert source._decoder is not None and source._decoder._pool is not None
-        for pid in source._decoder._pool._processes:
+        monkeypatch.setattr(in_processes, "_STALLED_SECONDS", 0.1)
+        for pid in processes_of(source)[1:]:
             os.kill(pid, signal.SIGSTOP)
         with pytest.raises(UserError, match=r"a batch was not decoded in .* minutes: the decoding process hangs"):
             for _ in itertools.islice(items, 10_000):
                 pass
+
+
+def test_the_reading_process_that_dies_is_said(shards: list[Shard]) -> None:
+    with reader(batch_size=1, workers=1) as source:
+        items = source.read(itertools.cycle(shards))
+        next(items)
+        os.kill(processes_of(source)[0], signal.SIGKILL)
+        with pytest.raises(UserError, match="the process that reads the shards died"):
+            for _ in itertools.islice(items, 10_000):
+                pass
+
+
+def test_a_slot_is_not_written_again_before_it_is_given_back(tmp_path: Path) -> None:
+    """Of more batches than slots, one is kept to the end while the others come and go."""
+    members = [m for n in range(40) for m in sample_members(f"{n:04d}_c1s1_000001_00", image_bytes(n), pid=n)]
+    shard = shard_of(write_tar(tmp_path / "s.tar", members))
+    with ShardReader(image_size=SIZE, batch_size=2, workers=2, lend=True) as source:
+        assert source.ring is not None and source.ring.shape == (2 + 2 + 3, 2, 3, *SIZE) and source.ring.is_shared()
+        batches_of = (item for item in source.read([shard]) if isinstance(item, Batch))
+        kept = next(batches_of)
+        slots, seen = [kept.slot], [number_of(image.numpy()) for image in kept.images]
+        for batch in batches_of:
+            assert batch.slot is not None and batch.images.data_ptr() == source.ring[batch.slot].data_ptr()
+            seen += [number_of(image.numpy()) for image in batch.images]
+            slots.append(batch.slot)
+            batch.release()
+        assert seen == list(range(40)) and slots.count(kept.slot) == 1 and len(set(slots)) < len(slots)
+        assert [number_of(image.numpy()) for image in kept.images] == [0, 1]
+        kept.release()
+
+
+def test_batches_that_are_not_lent_are_copies(shards: list[Shard]) -> None:
+    with reader(batch_size=1, workers=1) as source:
+        items = [item for item in source.read(shards * 3) if isinstance(item, Batch)]
+    assert len(items) == 45 and all(item.slot is None for item in items)
+    assert [number_of(item.images[0].numpy()) for item in items] == [item.samples.pid[0] for item in items]
+
+
+def test_shards_are_drawn_here_and_what_drawing_raises_is_raised_here(shards: list[Shard]) -> None:
+    drawn_in: set[int] = set()
+
+    def draw() -> Iterator[Shard]:
+        for shard in shards[:2]:
+            drawn_in.add(os.getpid())
+            yield shard
+        raise OSError("the store is gone")
+
+    ends: list[str] = []
+    with reader(workers=1) as source, pytest.raises(OSError, match="the store is gone"):
+        for item in source.read(draw()):
+            if isinstance(item, ShardEnd):
+                ends.append(item.shard.name)
+    assert ends == ["s-0", "s-1"] and drawn_in == {os.getpid()}
 
 
 def test_a_shard_that_raises_anything_is_that_shard_s_failure(
@@ -349,7 +405,7 @@ def test_a_shard_that_raises_anything_is_that_shard_s_failure(
             raise KeyError("odd")
         yield from samples_module.read_samples(tar, name, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(reader_module, "read_samples", read_samples)
+    monkeypatch.setattr(batches, "read_samples", read_samples)
     with reader(batch_size=4, workers=0) as source:
         ends = {item.shard.name: item.error for item in source.read(shards) if isinstance(item, ShardEnd)}
     assert ends["s-0"] is None and ends["s-3"] is None
