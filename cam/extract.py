@@ -14,19 +14,10 @@ from torch import Tensor
 
 from cam.available import check_reachable, default_maps
 from cam.names import MapName, parse_names
-from cam.precision import at_least_float32, score_scale
+from cam.precision import at_least_float32, scaled_gradients, score_scale
 from cam.protocol import CameraChoice, Captions, E, HeadLike, TappedModel
 from cam.relevance import chefer, legrad, rollout
-from cam.targets import (
-    PREDICTED,
-    TEXT_LIKENESS,
-    Target,
-    class_target,
-    nearest_texts,
-    predicted_class,
-    resolve_target,
-    text_target,
-)
+from cam.targets import Target, predicted_class, resolve_target, target_of_output
 from cam.weighing import gradient_maps
 
 
@@ -126,7 +117,7 @@ def _extract(
         predicted, probability = predicted_class(out.logits)
     if (name := MapName("legrad")) in names:
         blocks = model.each_block(images, encoded, cameras, head, **texts)
-        found[name] = legrad(_block_gradients(blocks, _of_the_last_block(target, out)))
+        found[name] = legrad(_block_gradients(blocks, target_of_output(target, out)))
     return Extraction(
         maps={str(name): torch.unflatten(found[name], 1, model.grid) for name in names},
         score=score.detach().float(),
@@ -161,7 +152,7 @@ def _relevance_maps(
         found[methods["rollout"]] = rollout(weights)
     if "chefer" in methods:
         scale = score_scale(weights[0])
-        gradients = torch.autograd.grad(target.score(out).sum() * scale, weights)
+        gradients = scaled_gradients(target.score(out), weights, scale)
         found[methods["chefer"]] = chefer(weights, [at_least_float32(gradient) / scale for gradient in gradients])
     return found
 
@@ -170,12 +161,5 @@ def _block_gradients(blocks: Iterable[tuple[HeadLike, Tensor]], target: Target) 
     """Of each block, the (B, H, N, N) gradient of the score that is read out after it by its attention weights."""
     for out, weights in blocks:
         scale = score_scale(weights)
-        (gradient,) = torch.autograd.grad(target.score(out).sum() * scale, [weights])
+        (gradient,) = scaled_gradients(target.score(out), [weights], scale)
         yield at_least_float32(gradient) / scale
-
-
-def _of_the_last_block(target: Target, out: HeadLike) -> Target:
-    """The target for all blocks: the class, and the text, that follows from what is read out after the last one."""
-    if target is PREDICTED:
-        return class_target(predicted_class(out.logits)[0], target.name)
-    return text_target(nearest_texts(out)) if target is TEXT_LIKENESS else target

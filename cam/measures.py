@@ -18,6 +18,7 @@ STRIPES = 6
 MEASURES = (
     "min", "max", "mass", "entropy", "com_x", "com_y", "area50", "area90", *(f"stripe_{i}" for i in range(STRIPES)),
 )  # fmt: skip
+AREAS = (0.5, 0.9)  # the parts of the mass of area50 and area90
 
 
 def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = None) -> dict[str, NDArray[np.float32]]:
@@ -32,28 +33,35 @@ def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = No
 
     Raises CamError for maps that are not of the placement's grid.
     """
-    count, h, w = maps.shape
+    return dict(zip(MEASURES, measure_stack(maps[None], placement)[0], strict=True))
+
+
+def measure_stack(maps: NDArray[np.float32], placement: GridPlacement | None = None) -> NDArray[np.float32]:
+    """(K, B, h, w) -> (K, len(MEASURES), B) float32: `measure_maps` of K kinds of maps, to the byte."""
+    kinds, count, h, w = maps.shape
     placement = placement or GridPlacement.even((h, w))
     placement.check((h, w))
-    flat = maps.reshape(count, h * w).astype(np.float64)
+    found = np.empty((kinds, len(MEASURES), count), np.float32)
+    # Kind by kind: what is computed on the way then stays in the processor's cache (measured: a third less time).
+    for measures, kind in zip(found, maps, strict=True):
+        _measure(kind.reshape(count, h * w), placement, measures)
+    return found
+
+
+def _measure(flat: NDArray[np.float32], placement: GridPlacement, found: NDArray[np.float32]) -> None:
+    """Puts the measures of maps (B, h*w) into `found` (len(MEASURES), B)."""
     positive = np.maximum(flat, 0)
-    mass = positive.sum(axis=1)
+    mass = positive.astype(np.float64).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(mass[:, None] > 0, positive / mass[:, None], np.nan)
-    grid = share.reshape(count, h, w)
+        # Zero divided by zero is NaN: a map without mass has no shares.
+        share = positive / mass[:, None]
+        falling = -np.sort(-positive, axis=1) / mass[:, None]  # the order of float32 values is that of their shares
+    grid = share.reshape(-1, len(placement.rows.centres), len(placement.columns.centres))
     rows, columns = grid.sum(axis=2), grid.sum(axis=1)
-    found = {
-        "min": flat.min(axis=1),
-        "max": flat.max(axis=1),
-        "mass": mass,
-        "entropy": entropy(share),
-        "com_x": columns @ placement.columns.centres,
-        "com_y": rows @ placement.rows.centres,
-        **dict(zip(("area50", "area90"), effective_areas(share, (0.5, 0.9)), strict=True)),
-    }
-    stripes = rows @ stripe_weights(placement.rows)
-    found |= {f"stripe_{i}": stripes[:, i] for i in range(STRIPES)}
-    return {name: values.astype(np.float32) for name, values in found.items()}
+    found[0], found[1], found[2], found[3] = flat.min(axis=1), flat.max(axis=1), mass, entropy(share)
+    found[4], found[5] = columns @ placement.columns.centres, rows @ placement.rows.centres
+    found[6], found[7] = _areas(falling, AREAS)
+    found[-STRIPES:] = (rows @ stripe_weights(placement.rows)).T
 
 
 def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,10 +74,15 @@ def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def effective_areas(share: NDArray[np.float64], parts: Sequence[float]) -> list[NDArray[np.float64]]:
     """(B, M) shares -> (B,) for each part, the smallest share of the M patches that holds it; NaN stays NaN."""
-    held = np.cumsum(-np.sort(-share, axis=1), axis=1)
+    return _areas(-np.sort(-share, axis=1), parts)
+
+
+def _areas(falling: NDArray[np.float64], parts: Sequence[float]) -> list[NDArray[np.float64]]:
+    """`effective_areas` of shares that are sorted, the largest first."""
+    held = np.cumsum(falling, axis=1)
     # Rounding must not add a patch where the sum is exactly a part.
     counts = [(held < part - 1e-9).sum(axis=1) + 1.0 for part in parts]
-    return [np.where(np.isnan(share[:, 0]), np.nan, count / share.shape[1]) for count in counts]
+    return [np.where(np.isnan(falling[:, 0]), np.nan, count / falling.shape[1]) for count in counts]
 
 
 def stripe_weights(rows: AxisPlacement) -> NDArray[np.float64]:

@@ -38,10 +38,10 @@ def gradcam_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
     Chattopadhay et al. 2018, arXiv:1710.11063, equation 19, assumes A >= 0. Signed activations are split into two
     non-negative channels, A = relu(A) - relu(-A), with gradients g and -g; where A >= 0 this is the paper's formula.
     """
-    channels = activations.clamp(min=0)
-    found = _weighted(channels, _alpha_weights(channels, gradients))
-    channels.sub_(activations)  # exactly relu(-A); in place, since new memory takes longer than the arithmetic
-    return found + _weighted(channels, _alpha_weights(channels, -gradients))
+    signs = torch.arange(1, -2, -2, dtype=activations.dtype, device=activations.device).view(2, 1, 1, 1)
+    channels, slopes = ((signs * one).flatten(0, 1) for one in (activations, gradients))  # of both signs, at once
+    positive, negative = _weighted(channels.relu_(), _alpha_weights(channels, slopes)).chunk(2)
+    return positive + negative
 
 
 def gradcam_plus_plus_paper(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -61,7 +61,8 @@ def _alpha_weights(activations: Tensor, gradients: Tensor) -> Tensor:
     positive = torch.relu(gradients)
     total = activations.sum(dim=1, keepdim=True)
     weights = positive.div_((total * positive).add_(2)).sum(dim=1)
-    return weights * (activations.shape[1] // gradients.shape[1])
+    patches = activations.shape[1] // gradients.shape[1]  # that share one gradient
+    return weights if patches == 1 else weights * patches
 
 
 def _weighted(activations: Tensor, weights: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ COLORMAPS = {
 UPSAMPLE = {"bilinear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST_EXACT, "bicubic": cv2.INTER_CUBIC}
 DEFAULT_COLORMAP = "turbo"  # jet's order of colours without its false edges
 DEFAULT_ALPHA = 0.5
+FADED_ALPHA = 0.8  # at the map's highest value, where the overlay fades with the value
 
 
 def overlay_heatmap(
@@ -43,15 +44,22 @@ def overlay_heatmap(
     limits: Range | None = None,
     upsample: str = "bilinear",
     placement: GridPlacement | None = None,
+    fade: bool = False,
 ) -> Picture:
     """(H, W, 3) image and (h, w) map -> (H, W, 3): the coloured map over the image.
 
-    `alpha` is the map's share of the colour, from 0 to 1. `limits` are the values at the ends of the colour scale, by
-    default the map's own extremes. Raises CamError, naming the valid ones, on an unknown colour map or way of resizing.
+    `alpha` is the map's share of the colour, from 0 to 1. With `fade` it is that at the high end of the colour scale,
+    and falls with the value to 0 at the low end, so that the dark colours of low values do not cover the image.
+    `limits` are the values at the ends of the colour scale, by default the map's own extremes. Raises CamError, naming
+    the valid ones, on an unknown colour map or way of resizing.
     """
     height, width = image.shape[:2]
-    heat = heatmap(map, (height, width), colormap=colormap, limits=limits, upsample=upsample, placement=placement)
-    return np.asarray(cv2.addWeighted(heat, alpha, image, 1 - alpha, 0), np.uint8)
+    values = resize_map(scale_map(map, limits), (height, width), upsample, placement)
+    heat = apply_colormap(values, colormap)
+    if not fade:
+        return np.asarray(cv2.addWeighted(heat, alpha, image, 1 - alpha, 0), np.uint8)
+    share = (alpha * values)[..., None]
+    return np.asarray(np.rint(heat * share + image * (1 - share)), np.uint8)
 
 
 def heatmap(

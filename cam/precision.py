@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -24,3 +25,8 @@ def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:
 def score_scale(*tensors: Tensor) -> float:
     """What to multiply a score by before it is differentiated by these tensors."""
     return FP16_SCALE if any(tensor.dtype == torch.float16 for tensor in tensors) else 1.0
+
+
+def scaled_gradients(score: Tensor, inputs: Sequence[Tensor], scale: float) -> tuple[Tensor, ...]:
+    """(B,) score -> the gradient of the sum of its rows by each input, times `scale`."""
+    return torch.autograd.grad(score, inputs, torch.full_like(score, scale))

@@ -6,7 +6,7 @@ Legend: B batch, C classes, F feature length.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -110,9 +110,11 @@ TARGET_OUTPUTS: Mapping[str, str] = {
 def class_target(classes: Tensor, name: str = "label") -> Target:
     """The logit of a class: one for each image, (B,) int64, or one for all, ().
 
-    The score raises CamError for another number of images and for a class that the head does not have.
+    They are read here, and so are best on the CPU: of a tensor on a GPU the host has to wait for the numbers. The score
+    raises CamError for another number of images and for a class that the head does not have.
     """
-    return Target(name, LOGITS, _ClassLogit(classes))
+    span = (int(classes.min()), int(classes.max())) if classes.numel() else None
+    return Target(name, LOGITS, _ClassLogit(classes, span))
 
 
 def similarity_target(references: Tensor) -> Target:
@@ -123,9 +125,43 @@ def similarity_target(references: Tensor) -> Target:
 def text_target(texts: Tensor) -> Target:
     """The likeness to a text that stays the same for every model and image: (B,) int64 numbers of `nearest_texts`.
 
-    The score raises CamError for a model that has not these texts.
+    They are read here, as the classes of `class_target` are. The score raises CamError for a model that has not these
+    texts.
     """
-    return Target("text", TEXT, _LikenessTo(texts))
+    return Target("text", TEXT, _LikenessTo(texts, int(texts.max()) if texts.numel() else None))
+
+
+def target_of_output(target: Target, out: Scored) -> Target:
+    """The target with the class, or the text, that follows from this output, for other outputs of the same images.
+
+    Only the targets `predicted` and `text` follow from an output. Nothing is read by the host.
+    """
+    if target is PREDICTED:
+        return Target(target.name, LOGITS, _ClassLogit(predicted_class(out.logits)[0], None))
+    return Target(target.name, TEXT, _LikenessTo(nearest_texts(out), None)) if target is TEXT_LIKENESS else target
+
+
+def data_of(target: Target) -> Tensor | None:
+    """The classes, texts or references (B, ...) that a target was made with; None for one without data."""
+    score = target.score
+    return score.data if isinstance(score, _WITH_DATA) else None
+
+
+def check_classes(target: Target, known: int) -> None:
+    """Raises CamError where the target is the logit of a class, and a head of so many classes has not all of them."""
+    if isinstance(target.score, _ClassLogit):
+        target.score.check(known)
+
+
+def with_data(target: Target, data: Tensor) -> Target:
+    """The same target with its data elsewhere, as on another device: equal numbers, which are not checked again.
+
+    Raises CamError for a target without data.
+    """
+    score = target.score
+    if not isinstance(score, _WITH_DATA):
+        raise CamError(f"the target {target.name} has no data")
+    return replace(target, score=replace(score, data=data))
 
 
 def nearest_texts(out: Scored) -> Tensor:
@@ -159,36 +195,48 @@ def resolve_target(target: str | Target | int | Tensor) -> Target:
 
 @dataclass(frozen=True)
 class _ClassLogit:
-    classes: Tensor
+    """`span` is the smallest and the largest class; None where they are known to be the head's."""
+
+    data: Tensor
+    span: tuple[int, int] | None
 
     def __call__(self, out: Scored) -> Tensor:
-        scores, classes = out.scores.float(), self.classes.to(out.scores.device)
+        scores = out.scores.float()
         images, known = scores.shape
         if not known:
             raise no_classes_error("label")
-        index = classes.expand(images) if classes.ndim == 0 else classes.reshape(-1)
+        index = self.data.expand(images) if self.data.ndim == 0 else self.data.reshape(-1)
         if len(index) != images:
             raise CamError(f"{len(index)} classes were given for {images} images")
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < known:
-            raise CamError(f"classes {int(index.min())} to {int(index.max())} were requested; the head has {known}")
-        return scores.gather(1, index.unsqueeze(1)).squeeze(1)
+        self.check(known)
+        return scores.gather(1, index.to(scores.device).unsqueeze(1)).squeeze(1)
+
+    def check(self, known: int) -> None:
+        if self.span is not None and not 0 <= self.span[0] <= self.span[1] < known:
+            raise CamError(f"classes {self.span[0]} to {self.span[1]} were requested; the head has {known}")
 
 
 @dataclass(frozen=True)
 class _LikenessTo:
-    texts: Tensor
+    """`last` is the largest of the numbers; None where the model is known to have these texts."""
+
+    data: Tensor
+    last: int | None
 
     def __call__(self, out: Scored) -> Tensor:
         scores = _text_scores(out)
-        if int(self.texts.max()) >= scores.shape[1]:
+        if self.last is not None and self.last >= scores.shape[1]:
             raise CamError("the target text: this model has not the text that was chosen for an image")
-        return scores.float().gather(1, self.texts.to(scores.device).unsqueeze(1)).squeeze(1)
+        return scores.float().gather(1, self.data.to(scores.device).unsqueeze(1)).squeeze(1)
 
 
 @dataclass(frozen=True)
 class _Cosine:
-    references: Tensor
+    data: Tensor
 
     def __call__(self, out: Scored) -> Tensor:
-        references = F.normalize(self.references.detach().to(out.features.device).float(), dim=1)
+        references = F.normalize(self.data.detach().to(out.features.device).float(), dim=1)
         return (F.normalize(out.features.float(), dim=1) * references).sum(dim=1)
+
+
+_WITH_DATA = (_ClassLogit, _LikenessTo, _Cosine)

@@ -6,14 +6,15 @@ Legend: B batch, M patches, D channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from cam.methods import GRADCAM_PLUS_PLUS_FORMS, METHODS, Method
 from cam.names import MapName
-from cam.precision import at_least_float32, score_scale, without_autocast
+from cam.precision import at_least_float32, scaled_gradients, score_scale, without_autocast
 from cam.protocol import TapLike
 
 _CACHED = 1 << 17  # numbers that are worked on at once: tensors of 0.5 MB stay in a core's own cache
@@ -31,13 +32,50 @@ def gradient_maps(
         return {}
     sources = [tap.source for tap in taps.values()]
     scale = score_scale(*sources)
-    gradients = torch.autograd.grad(score.sum() * scale, sources)
+    gradients = scaled_gradients(score, sources, scale)
     found: dict[MapName, Tensor] = {}
+    for group in _groups(names, taps, gradients, form):
+        for of_layer, maps in zip(group.names, group.weighed(scale), strict=True):
+            found |= zip(of_layer, maps, strict=True)
+    return found
+
+
+@dataclass
+class _Group:
+    """Layers whose maps are computed at once: of one size and type, with the same methods."""
+
+    methods: list[Method]
+    names: list[list[MapName]] = field(default_factory=list)
+    activations: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+
+    def weighed(self, scale: float) -> list[tuple[Tensor, ...]]:
+        """Of each layer, the (B, M) map of each method."""
+        layers = len(self.names)
+        found = weigh(self.methods, _joined(self.activations), _joined(self.gradients), scale)
+        return list(zip(*(maps.chunk(layers) for maps in found), strict=True))
+
+
+def _groups(
+    names: Sequence[MapName], taps: Mapping[str, TapLike], gradients: Sequence[Tensor], form: str
+) -> Iterable[_Group]:
+    """The layers in groups. On a CPU each is one of its own: what is joined there would have to be copied."""
+    found: dict[tuple[object, ...], _Group] = {}
     for (layer, tap), gradient in zip(taps.items(), gradients, strict=True):
         of_layer = [name for name in names if name.layer == layer]
         methods = [_method(name, form) for name in of_layer]
-        found |= zip(of_layer, weigh(methods, tap.activations.detach(), gradient, scale), strict=True)
-    return found
+        activations = tap.activations.detach()
+        alone = layer if activations.device.type == "cpu" else None
+        kind = (alone, activations.shape, activations.dtype, gradient.shape, gradient.dtype, *methods)
+        group = found.setdefault(kind, _Group(methods))
+        group.names.append(of_layer)
+        group.activations.append(activations)
+        group.gradients.append(gradient)
+    return found.values()
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 @torch.no_grad()
@@ -54,7 +92,7 @@ def weigh(methods: Sequence[Method], activations: Tensor, gradient: Tensor, scal
             _weigh_rows(methods, at_least_float32(some), _patch_gradients(gradients, some.shape[1], scale))
             for some, gradients in zip(torch.split(activations, rows), torch.split(gradient, rows), strict=True)
         ]
-    return [torch.cat(maps) for maps in zip(*pieces, strict=True)]
+    return [_joined(maps) for maps in zip(*pieces, strict=True)]
 
 
 def _method(name: MapName, form: str) -> Method:

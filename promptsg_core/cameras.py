@@ -34,7 +34,8 @@ def camera_rows(
 
     The embedding is None for a model that uses none. `fallbacks` are those of FALLBACKS that the model allows. Raises
     ModelError where no cameras are given, for another number of them, for numbers that are not whole, and for a camera
-    without a row; for a model without an embedding as `refuse_cameras` does.
+    without a row; for a model without an embedding as `refuse_cameras` does. Numbers on a GPU are not read by the host,
+    which would have to wait for them: there a camera without a row makes its image's row NaN, and so all its results.
     """
     if embedding is None:
         refuse_cameras(cameras)
@@ -49,14 +50,23 @@ def camera_rows(
         if cameras not in fallbacks:
             raise ModelError(f"cameras are {cameras!r}; give numbers from 0 to {rows - 1}, or {instead}")
         return embedding.mean(dim=0, keepdim=True) if cameras == "mean" else None
-    given = torch.as_tensor(cameras, device=embedding.device)
+    given = torch.as_tensor(cameras)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         kind = str(given.dtype).removeprefix("torch.")
         raise ModelError(f"cameras are of type {kind}; give whole numbers from 0 to {rows - 1}, or {instead}")
+    if given.ndim and given.numel() != count:
+        raise ModelError(f"{given.numel()} cameras were given for {count} images")
     numbers = given.long().reshape(-1)  # of bytes, torch would make a mask
-    if given.ndim and len(numbers) != count:
-        raise ModelError(f"{len(numbers)} cameras were given for {count} images")
-    if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < rows:
-        outside = numbers[(numbers < 0) | (numbers >= rows)]
-        raise ModelError(f"camera {int(outside[0])} was given, and the camera embedding has {rows} rows, from 0")
-    return embedding[numbers]
+    if given.device.type != "cpu":
+        outside = (numbers < 0) | (numbers >= rows)
+        return embedding[numbers.clamp(0, rows - 1)].masked_fill(outside.unsqueeze(1), torch.nan)
+    check_rows(given, rows)
+    if not given.ndim:
+        return embedding[int(given.item())].unsqueeze(0)  # a view: nothing is copied to a GPU
+    return embedding[numbers.to(embedding.device)]
+
+
+def check_rows(numbers: Tensor, rows: int) -> None:
+    """Raises ModelError for a camera, of numbers on the CPU, that has none of so many rows."""
+    if wrong := [number for number in numbers.flatten().tolist() if not 0 <= number < rows]:
+        raise ModelError(f"camera {wrong[0]} was given, and the camera embedding has {rows} rows, from 0")

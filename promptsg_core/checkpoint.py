@@ -18,11 +18,13 @@ from promptsg_core.files.envelope import Weights, read_weights
 from promptsg_core.files.metadata import read_metadata
 from promptsg_core.model import AnyModel
 from promptsg_core.phrases import first_few, printable
-from promptsg_core.precision import PRECISIONS, resolve_device, resolve_precision
+from promptsg_core.precision import PRECISIONS, compute_float32, resolve_device, resolve_precision
 from promptsg_core.settings import Settings, read_settings
 
 logger = logging.getLogger(__name__)
 
+# Fields of a file's own metadata that a user may choose anew: they say what is read out, not what was trained.
+_CHOSEN_IN_USE = frozenset({"neck_feat"})
 _CHECKED_AT_ONCE = 2**24  # numbers, when looking for those that are not finite
 
 
@@ -60,6 +62,10 @@ def load_model(
     configuration such as neck_feat=, sie_coe= or prompt_mode=, state what shapes do not tell. `weights_key` takes
     another state dict of the file, such as "state_dict_ema"; that there is one is logged as a warning.
 
+    `precision` is auto, bf16, fp16, fp32 or tf32: fp16 and bf16 are the towers' type, while norms with running
+    statistics, classifiers and all arithmetic of maps are float32. Loading sets torch's switches of the whole process
+    so that float32 is computed without TF32, unless the precision is tf32; `promptsg_core.precision` says which.
+
     Raises CheckpointError or ModelError, naming the file.
 
     >>> from promptsg_core import load_model
@@ -72,7 +78,8 @@ def load_model(
     """
     path = Path(path)
     target = resolve_device(device)
-    dtype = PRECISIONS[resolve_precision(precision, target)]
+    resolved = resolve_precision(precision, target)
+    compute_float32(resolved)
     with torch.inference_mode(False):  # tensors that are made in it could never be part of a gradient
         checkpoint = _understand(path, settings, given, weights_key)
         if checkpoint.weights.others:
@@ -80,7 +87,7 @@ def load_model(
             logger.warning("%s: took %s; it also has %s, which --weights-key takes", path, taken, first_few(others))
         model = _filled_model(checkpoint, path).requires_grad_(False).eval()
         model.made_ready()
-        return model.float().convert(dtype).to(target)
+        return model.float().convert(PRECISIONS[resolved]).to(target)
 
 
 def inspect_checkpoint(
@@ -149,6 +156,7 @@ def _understand(
         family.config.check_names({**given, **settings.words})
         # A file of settings is of a whole training: what it says of other families' parts concerns nothing here.
         known = {name: value for name, value in settings.model.items() if family.config.has(name)}
+        _refuse_other_than_metadata(own, {**known, **given})
         stated = Stated(fields={**own, **known, **given}, modes=settings.stated_modes, own=bool(own))
         read = family.read(weights.tensors, stated)
         _check_read(family, read)
@@ -157,6 +165,28 @@ def _understand(
     return _Checkpoint(
         family=family, config=read.config, state=read.tensors, weights=weights, stated=frozenset(stated.fields)
     )
+
+
+def _refuse_other_than_metadata(own: Mapping[str, FieldValue], stated: Mapping[str, FieldValue]) -> None:
+    """Raises ModelError, naming both values, where what the file says of itself is contradicted.
+
+    A choice that is made when a model is used, such as the neck, is the user's.
+    """
+    for name, value in stated.items():
+        if name in own and name not in _CHOSEN_IN_USE and not _same(own[name], value):
+            raise ModelError(
+                f"{name} is {_plain(value)} in the settings, but the file says of itself that it was trained with "
+                f"{_plain(own[name])}: leave the setting out"
+            )
+
+
+def _same(one: FieldValue, other: FieldValue) -> bool:
+    return _plain(one) == _plain(other)
+
+
+def _plain(value: FieldValue) -> FieldValue:
+    """A list as a tuple: settings and metadata have either."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_read(family: Family, read: object) -> None:

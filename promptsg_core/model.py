@@ -17,7 +17,7 @@ from promptsg_core.cameras import FALLBACKS, Cameras
 from promptsg_core.config import FamilyConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.outputs import HeadOutput, NamedOutputs
-from promptsg_core.preprocess import normalise
+from promptsg_core.preprocess import Normaliser
 from promptsg_core.prompts import Captions, Prompt
 from promptsg_core.taps import Layer
 
@@ -41,6 +41,7 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
     def __init__(self, config: ConfigT) -> None:
         super().__init__()
         self.config = config
+        self._normaliser = Normaliser(config.mean, config.std)
 
     # What a family defines.
 
@@ -208,7 +209,7 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         """(B, 3, H, W) on any device -> on the model's; uint8 RGB is normalised by mean and std, floats are kept."""
         images = images.to(self.device, non_blocking=True)
         if images.dtype == torch.uint8:
-            return normalise(images, self.config.mean, self.config.std, self.dtype)
+            return self._normaliser.normalise(images, self.dtype)
         return images
 
     def check_taps(self, taps: Collection[str]) -> None:

@@ -41,12 +41,43 @@ def read_image(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ten
         raise type(error)(f"{path}: {error}") from error
 
 
+class Normaliser:
+    """Normalises images by the mean and the standard deviation of the RGB channels.
+
+    Both stay on the device and in the type in which they were last needed: a copy to a GPU for each batch would make
+    the host wait for it.
+    """
+
+    def __init__(self, mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+        self.mean, self.std = mean, std
+        self._there: tuple[Tensor, Tensor] | None = None
+
+    def normalise(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 (B, 3, H, W) -> (images / 255 - mean) / std as `dtype`, on the images' own device."""
+        wide = torch.promote_types(dtype, torch.float32)
+        # Divided, as ToTensor does: to_dtype(scale=True) multiplies by 1 / 255, which differs in the last bit.
+        zero_to_one: Tensor = transforms.to_dtype(images, wide).div_(255)
+        mean, std = self._on(zero_to_one)
+        return zero_to_one.sub_(mean).div_(std).to(dtype)
+
+    def _on(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, 1, 1) mean and standard deviation, of the type and on the device of the images."""
+        there = self._there
+        if there is None or there[0].device != images.device or there[0].dtype != images.dtype:
+            with torch.inference_mode(False):
+                mean, std = (
+                    torch.tensor(values, dtype=images.dtype, device=images.device).view(3, 1, 1)
+                    for values in (self.mean, self.std)
+                )
+            there = self._there = mean, std
+        return there
+
+    def __reduce__(self) -> tuple[type[Normaliser], tuple[tuple[float, float, float], tuple[float, float, float]]]:
+        return type(self), (self.mean, self.std)
+
+
 def normalise(
     images: Tensor, mean: tuple[float, float, float], std: tuple[float, float, float], dtype: torch.dtype
 ) -> Tensor:
     """uint8 (B, 3, H, W) -> (images / 255 - mean) / std as `dtype`, on the images' own device."""
-    wide = torch.promote_types(dtype, torch.float32)
-    # Divided, as ToTensor does: to_dtype(scale=True) multiplies by 1 / 255, which differs in the last bit.
-    zero_to_one = transforms.to_dtype(images, wide).div_(255)
-    normalised: Tensor = transforms.normalize(zero_to_one, list(mean), list(std), inplace=True)
-    return normalised.to(dtype)
+    return Normaliser(mean, std).normalise(images, dtype)

@@ -93,7 +93,7 @@ def training_forward(model: PromptSG, images: Tensor) -> TrainingOutput:
             v_final=v_final,
             logits_cls=model.classifier(model.bottleneck(cls_final)),
             logits=model.classifier_proj(model.bottleneck_proj(v_final)),
-            attention=mim.attention_heads.mean(dim=1),
+            attention=mim.attention,
         )
 
 

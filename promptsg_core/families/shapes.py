@@ -37,6 +37,10 @@ def layout_of(
     if "image_size" in given or "stride" in given:
         size, stride = _pair(given.get("image_size", (16 * patch, 8 * patch))), _integer(given.get("stride", patch))
         h, w = grid_of(size, patch, stride)
+        if stride > patch:
+            raise ModelError(
+                f"stride {stride} would leave out pixels between patches of {patch}: it is at most {patch}"
+            )
         if h * w == rows:
             return size, stride
         raise ModelError(

@@ -29,9 +29,12 @@ def attend(
     """Scaled dot-product attention, each argument (B, H, N, D/H); its (B, H, N, N) weights are appended to `record`.
 
     `scale` multiplies the scores, by default (D/H)^-0.5. Fused kernels never form the weights, so they are written out
-    only where they are wanted or where that is faster. In bfloat16 their rounding is then part of the result, about
-    0.5 % of the largest weight.
+    only where they are wanted, where that is faster, or where a gradient is wanted on a GPU: the fused kernels' ways
+    back add up in whatever order their threads finish, and the same input would not give the same bytes twice. Where
+    they are written out in bfloat16, their rounding is part of the result, about 0.5 % of the largest weight.
     """
+    if record is None and _needs_one_order(q, k, v):
+        return _written_out_wide(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, causal)
     if record is None and (causal or not _faster_written_out(q, k)):
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
     if causal:
@@ -53,6 +56,23 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
     return torch.unflatten(torch.bmm(scores.softmax(dim=-1), v), 0, batch)
+
+
+def _written_out_wide(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
+    """As `_written_out`, with scores and weights in float32 at least, as a fused kernel has them."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    batch, dtype = q.shape[:2], v.dtype
+    q, k = (t.to(wide, memory_format=torch.contiguous_format) for t in (q, k))  # one pass for the type and the layout
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+    if causal:
+        scores = scores + torch.full(scores.shape[1:], -torch.inf, device=q.device).triu(1)
+    return torch.unflatten(torch.bmm(scores.softmax(dim=-1).to(dtype), v), 0, batch)
+
+
+def _needs_one_order(*inputs: Tensor) -> bool:
+    """Whether a gradient will go back through the attention on a GPU."""
+    return torch.is_grad_enabled() and inputs[0].device.type != "cpu" and any(t.requires_grad for t in inputs)
 
 
 def _faster_written_out(q: Tensor, k: Tensor) -> bool:

@@ -57,11 +57,6 @@ class ClipTowers(TextTower):
         return [tokens[row, :length] for row, length in enumerate(lengths)]
 
     @property
-    def state(self) -> tuple[int, ...]:
-        """The addresses and versions of what texts are read with: another after weights were moved or changed."""
-        return tuple(
-            number
-            for name, parameter in self.named_parameters()
-            if not name.startswith("visual.")
-            for number in (parameter.data_ptr(), parameter._version)
-        )
+    def text_parameters(self) -> list[Tensor]:
+        """What texts are read with."""
+        return [tensor for name, tensor in self.named_parameters() if not name.startswith("visual.")]

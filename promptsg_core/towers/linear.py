@@ -39,6 +39,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _kernel(x: Tensor, weight: Tensor) -> Literal["plain", "transposed", "convolution"]:
+    if torch.compiler.is_compiling():  # the compiler chooses, and what follows would be compiled again for each case
+        return "plain"
     if x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 3 or not _onednn():
         return "plain"
     if (torch.is_grad_enabled() and weight.requires_grad) or torch.is_autocast_enabled("cpu"):

@@ -19,9 +19,22 @@ from promptsg_core.config import ClipConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import Prompt
 from promptsg_core.towers.attention import merge_heads
+from promptsg_core.towers.kept import Kept
 from promptsg_core.towers.transformer import ClipTransformer
 
-KeysValues = list[tuple[Tensor, Tensor]]
+_MASK_ROWS = 16  # numbers: a fused kernel copies a mask whose rows do not start at multiples of these
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPrefix:
+    """What the tokens after a constant start need of it, computed once.
+
+    keys_values: of each block (1, P, 2D), a token's key and value side by side. mask (T, P + T): 0 where one of the T
+    further tokens sees a token, else minus infinity.
+    """
+
+    keys_values: tuple[Tensor, ...]
+    mask: Tensor
 
 
 class TextTower(nn.Module):
@@ -48,44 +61,55 @@ class TextTower(nn.Module):
         found: Tensor = self.ln_final(self.transformer(x, causal=True)) @ self.text_projection
         return found
 
-    def prefix(self, embeddings: Tensor) -> KeysValues:
-        """(1, P, D) embeddings of the constant start -> each block's keys and values, (1, H, P, D/H)."""
+    def prefix(self, embeddings: Tensor, further: int) -> ReadPrefix:
+        """(1, P, D) embeddings of the constant start, which `further` tokens follow -> what these need of it."""
         x = embeddings + self.positional_embedding[: embeddings.shape[1]]
-        cached = []
+        found = []
         for block in self.transformer.blocks:
             q, k, v = block.attn.project(block.ln_1(x))
-            cached.append((k, v))
+            found.append(torch.cat([merge_heads(k), merge_heads(v)], dim=2))
             x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
             x = block.mlp(x, block.ln_2)
-        return cached
+        return ReadPrefix(keys_values=tuple(found), mask=_causal_mask(x, further))
 
-    def continue_from(self, cached: KeysValues, embeddings: Tensor) -> Tensor:
+    def continue_from(self, prefix: ReadPrefix, embeddings: Tensor) -> Tensor:
         """(B, T, D) embeddings of the tokens that follow the prefix, EOT last -> (B, E), as `forward` gives."""
-        start, count = cached[0][0].shape[2], embeddings.shape[1]
+        count, mask = embeddings.shape[1], prefix.mask
+        start = mask.shape[1] - count
         x = embeddings + self.positional_embedding[start : start + count]
-        mask = torch.ones(count, start + count, dtype=torch.bool, device=x.device).tril(start)
-        last = len(cached) - 1
-        for number, (block, (k_prefix, v_prefix)) in enumerate(zip(self.transformer.blocks, cached, strict=True)):
-            q, k, v = block.attn.project(block.ln_1(x))
-            k = torch.cat([k_prefix.expand(len(x), -1, -1, -1), k], dim=2)
-            v = torch.cat([v_prefix.expand(len(x), -1, -1, -1), v], dim=2)
-            if number == last:  # only the feature at EOT leaves the tower
-                x, q, mask = x[:, -1:], q[:, :, -1:], mask[-1:]
+        *blocks, last = zip(self.transformer.blocks, prefix.keys_values, strict=True)
+        for block, before in blocks:
+            q, k, v = block.attn.project_after(before, block.ln_1(x))
             x = x + block.attn.out_proj(merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
             x = block.mlp(x, block.ln_2)
+        block, before = last  # only the feature at EOT leaves the tower
+        q, k, v = block.attn.project_after(before, block.ln_1(x))
+        gathered = merge_heads(F.scaled_dot_product_attention(q[:, :, -1:], k, v, attn_mask=mask[-1:]))
+        x = block.mlp(x[:, -1:] + block.attn.out_proj(gathered), block.ln_2)
         found: Tensor = self.ln_final(x[:, -1]) @ self.text_projection
         return found
+
+
+def _causal_mask(prefix: Tensor, further: int) -> Tensor:
+    """(1, P, D) -> (T, P + T) of the same type, for T further tokens."""
+    start = prefix.shape[1]
+    columns = start + further
+    rows = prefix.new_zeros(further, columns + -columns % _MASK_ROWS)[:, :columns]
+    seen = torch.ones(further, columns, dtype=torch.bool, device=prefix.device).tril(start)
+    return rows.masked_fill_(~seen, -torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Constant:
     """The part of a text feature that is the same for every image.
 
-    `state` holds the parameters' addresses and versions: it differs after weights were moved, converted or edited.
+    feature (1, E): all of it, for a template without S*. prefix, after (1, T, D): what the tokens before S* give, and
+    the embeddings of those that follow it.
     """
 
-    state: tuple[int, ...]
-    value: KeysValues | Tensor
+    feature: Tensor | None = None
+    prefix: ReadPrefix | None = None
+    after: Tensor | None = None
 
 
 class PromptComposer(nn.Module):
@@ -102,21 +126,29 @@ class PromptComposer(nn.Module):
         # The row of each token, if the embedding holds only some.
         self._row_of = None if token_rows is None else {token: row for row, token in enumerate(token_rows)}
         self._longest = context_length
-        self._cache: dict[Prompt, _Constant] = {}
+        self._constants: dict[Prompt, Kept[_Constant]] = {}
+        self._tokens: dict[tuple[Prompt, torch.device], Tensor] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
         """(B, D) pseudo words -> (B, T, D); (1, T, D) for a template without S*.
 
         Raises ModelError for a prompt with words that a trimmed embedding does not hold.
         """
-        tokens = torch.tensor(self._rows(prompt), device=self.token_embedding.weight.device)
-        embeddings: Tensor = self.token_embedding(tokens).unsqueeze(0)
+        embeddings: Tensor = self.token_embedding(self._ids(prompt)).unsqueeze(0)
         if prompt.slot is None or pseudo_words is None:
             return embeddings
         before, after = embeddings[:, : prompt.slot], embeddings[:, prompt.slot + 1 :]
         rows = len(pseudo_words)
         words = pseudo_words.to(embeddings.dtype).unsqueeze(1)
         return torch.cat([before.expand(rows, -1, -1), words, after.expand(rows, -1, -1)], dim=1)
+
+    def _ids(self, prompt: Prompt) -> Tensor:
+        """(T,) the embedding's rows of a prompt, copied to the device once."""
+        device = self.token_embedding.weight.device
+        if (prompt, device) not in self._tokens:
+            with torch.inference_mode(False):
+                self._tokens[prompt, device] = torch.tensor(self._rows(prompt), device=device)
+        return self._tokens[prompt, device]
 
     def check(self, prompt: Prompt) -> None:
         """Raises ModelError for a prompt that is too long or has words that the embedding does not hold."""
@@ -151,24 +183,19 @@ class PromptComposer(nn.Module):
         if torch.is_grad_enabled():
             live: Tensor = tower(self.embed(prompt, pseudo_words), end)
             return live
-        constant = self._constant(tower, prompt)
-        if isinstance(constant, Tensor):
-            return constant
-        suffix = self.embed(prompt, pseudo_words)[:, prompt.slot :]
-        return tower.continue_from(constant, suffix)
-
-    def _constant(self, tower: TextTower, prompt: Prompt) -> KeysValues | Tensor:
-        """The cached part of a prompt: the whole feature without S*, else the prefix's keys and values."""
         parameters = [self.token_embedding.weight, *tower.parameters()]
-        state = tuple(n for p in parameters for n in (p.data_ptr(), p._version))
-        known = self._cache.get(prompt)
-        if known is not None and known.state == state:
-            return known.value
+        kept = self._constants.setdefault(prompt, Kept())
+        constant = kept.of(parameters, lambda: self._constant(tower, prompt))
+        if constant.feature is not None:
+            return constant.feature
+        assert constant.prefix is not None and constant.after is not None and pseudo_words is not None
+        words = pseudo_words.to(constant.after.dtype).unsqueeze(1)
+        further = torch.cat([words, constant.after.expand(len(words), -1, -1)], dim=1)
+        return tower.continue_from(constant.prefix, further)
+
+    def _constant(self, tower: TextTower, prompt: Prompt) -> _Constant:
         embeddings = self.embed(prompt, None)
-        value: KeysValues | Tensor
         if prompt.slot is None:
-            value = tower(embeddings, len(prompt.tokens) - 1)
-        else:
-            value = tower.prefix(embeddings[:, : prompt.slot])
-        self._cache[prompt] = _Constant(state=state, value=value)
-        return value
+            return _Constant(feature=tower(embeddings, len(prompt.tokens) - 1))
+        before, after = embeddings[:, : prompt.slot], embeddings[:, prompt.slot + 1 :]
+        return _Constant(prefix=tower.prefix(before, 1 + after.shape[1]), after=after)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from promptsg_core.config import grid_of
 from promptsg_core.towers.attention import Record, attend, attend_once, merge_heads, split_heads
 from promptsg_core.towers.linear import Linear
+from promptsg_core.towers.stack import Stack
 from promptsg_core.towers.vision import check_size
 
 EPSILON = 1e-6  # of all norms
@@ -131,6 +132,7 @@ class TimmVit(nn.Module):
         if sizes.cameras:
             self.sie_embed = nn.Parameter(torch.randn(sizes.cameras, 1, width) * 0.02)
         self.blocks = nn.ModuleList([TimmBlock(sizes.block) for _ in range(sizes.layers)])
+        self.stack = Stack()
         if sizes.normed:
             self.norm = nn.LayerNorm(width, eps=EPSILON)
 
@@ -153,6 +155,8 @@ class TimmVit(nn.Module):
 
     def run(self, x: Tensor, blocks: int, record: Record = None) -> Tensor:
         """(B, N, D) tokens -> (B, N, D) after the first so many blocks."""
+        if record is None:
+            return self.stack.run([self.block(number) for number in range(blocks)], x)
         for number in range(blocks):
             x = self.block(number)(x, record)
         return x

@@ -5,27 +5,49 @@ Legend: B batch, N tokens, D channels, H heads.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from promptsg_core.towers.attention import Record, attend, attend_once, merge_heads, split_heads
+from promptsg_core.towers.kept import Kept
 from promptsg_core.towers.linear import Linear, linear
 
 _SLOPE = 1.702  # of QuickGELU
 
 
-def add_mlp(x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear) -> Tensor:
+@dataclass(frozen=True)
+class ScaledVectors:
+    """What of an MLP is multiplied by QuickGELU's factor: the norm's weight and bias, the biases of both layers."""
+
+    weight: Tensor
+    shift: Tensor
+    first: Tensor
+    second: Tensor
+
+
+KeptVectors: TypeAlias = Kept[ScaledVectors]
+
+
+def add_mlp(
+    x: Tensor, norm: nn.LayerNorm, first: nn.Linear, second: nn.Linear, kept: KeptVectors | None = None
+) -> Tensor:
     """(..., D) -> x + second(QuickGELU(first(norm(x)))), a block's second half.
 
     QuickGELU(a) = a * sigmoid(1.702 a) = silu(1.702 a) / 1.702. The first factor goes into the norm and into the bias
     after it, the second factor into the last sum: a pass over the widest tensor of the model takes longer than its
-    arithmetic. The modules are read and not called, so hooks on them do not fire.
+    arithmetic. What the factors make of the parameters is in `kept`. The modules are read and not called, so hooks on
+    them do not fire.
     """
-    normed = F.layer_norm(x, norm.normalized_shape, _SLOPE * norm.weight, _SLOPE * norm.bias, norm.eps)
-    inner = linear(normed, first.weight, _SLOPE * first.bias)
+    own = (norm.weight, norm.bias, first.bias, second.bias)
+    scaled = (kept or Kept()).of(own, lambda: ScaledVectors(*(_SLOPE * vector for vector in own)))
+    normed = F.layer_norm(x, norm.normalized_shape, scaled.weight, scaled.shift, norm.eps)
+    inner = linear(normed, first.weight, scaled.first)
     inner = F.silu(inner, inplace=not (torch.is_grad_enabled() and inner.requires_grad))
-    return torch.add(x, linear(inner, second.weight, _SLOPE * second.bias), alpha=1 / _SLOPE)
+    return torch.add(x, linear(inner, second.weight, scaled.second), alpha=1 / _SLOPE)
 
 
 class ClipAttention(nn.Module):
@@ -42,6 +64,16 @@ class ClipAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> queries, keys and values, each (B, H, N, D/H)."""
         q, k, v = linear(x, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
+
+    def project_after(self, before: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(1, P, 2D) keys and values of a constant start, (B, N, D) -> queries (B, H, N, D/H) of x, and keys and values
+        (B, H, P+N, D/H) of both.
+        """
+        found = linear(x, self.in_proj_weight, self.in_proj_bias)
+        width = x.shape[-1]
+        both = torch.cat([before.expand(len(x), -1, -1), found[..., width:]], dim=1)
+        q, (k, v) = found[..., :width], both.chunk(2, dim=-1)
         return split_heads(q, self.heads), split_heads(k, self.heads), split_heads(v, self.heads)
 
     def forward(self, x: Tensor, causal: bool = False, record: Record = None) -> Tensor:
@@ -63,10 +95,11 @@ class ClipMlp(nn.Module):
         super().__init__()
         self.c_fc = nn.Linear(width, 4 * width)
         self.c_proj = nn.Linear(4 * width, width)
+        self._scaled: KeptVectors = Kept()
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """(B, N, D) -> (B, N, D): x + the MLP of norm(x)."""
-        return add_mlp(x, norm, self.c_fc, self.c_proj)
+        return add_mlp(x, norm, self.c_fc, self.c_proj, self._scaled)
 
 
 class ClipBlock(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from promptsg_core.config import ClipConfig
 from promptsg_core.taps import Layer, Taps, unseen_layers
 from promptsg_core.towers.attention import Record
+from promptsg_core.towers.stack import Stack
 from promptsg_core.towers.transformer import ClipTransformer
 
 
@@ -37,6 +38,7 @@ class VisionTower(nn.Module):
         self.transformer = ClipTransformer(width, config.vision_layers, config.vision_heads)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
+        self.stack = Stack()
 
     def embed(self, images: Tensor, on_cls: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) normalised RGB -> (B, 1+M, D): the tokens before the first block.
@@ -53,15 +55,14 @@ class VisionTower(nn.Module):
 
     def forward(self, images: Tensor, record: Record = None) -> Tensor:
         """(B, 3, H, W) normalised RGB -> (B, 1+M, D): the last block's output, before `ln_post`."""
+        if record is None:
+            return self.stack.run(self.transformer.blocks, self.embed(images))
         found: Tensor = self.transformer(self.embed(images), record=record)
         return found
 
     def before_last(self, images: Tensor, on_cls: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) -> (B, 1+M, D): the input of the last block; `on_cls` as for `embed`."""
-        x = self.embed(images, on_cls)
-        for block in self.transformer.blocks[:-1]:
-            x = block(x)
-        return x
+        return self.stack.run(self.transformer.blocks[:-1], self.embed(images, on_cls))
 
     def last_for_cls(self, tokens: Tensor, taps: Taps) -> tuple[Tensor, Tensor]:
         """(B, 1+M, D) before the last block -> (B, D) of CLS after it, and its (B, H, M) attention to the patches.

@@ -94,3 +94,13 @@ def test_rows_and_columns() -> None:
     assert (side[:, 3:5] == 255).all()
     below = column([a, b], gap=1)
     assert below.shape == (7, 5, 3) and (below[5:, :] == 9).all() and (below[:4, 3:] == 255).all()
+
+
+def test_a_fading_overlay_shows_the_image_where_the_map_is_low() -> None:
+    image = np.full((2, 2, 3), 100, np.uint8)
+    map = np.array([[0, 1], [0.5, 1]], np.float32)
+    over = overlay_heatmap(image, map, alpha=0.8, fade=True, upsample="nearest")
+    colours = heatmap(map, (2, 2), upsample="nearest").astype(np.float64)
+    assert (over[0, 0] == 100).all()
+    assert np.abs(over[0, 1] - (0.8 * colours[0, 1] + 20)).max() <= 0.5
+    assert np.abs(over[1, 0] - (0.4 * colours[1, 0] + 60)).max() <= 0.5

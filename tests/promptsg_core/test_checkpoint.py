@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -297,7 +298,7 @@ def test_low_precision_keeps_statistics_and_classifiers_in_float32(tmp_path: Pat
 
 def test_devices_and_precisions_that_are_not_there(tmp_path: Path) -> None:
     tiny_checkpoint(tmp_path / "m.pth")
-    with pytest.raises(ModelError, match="precision 'half' is not one of auto, fp32, bf16, fp16"):
+    with pytest.raises(ModelError, match="precision 'half' is not one of auto, bf16, fp16, fp32, tf32"):
         load_model(tmp_path / "m.pth", precision="half")
     with pytest.raises(ModelError, match="device 'gpu' is not one"):
         load_model(tmp_path / "m.pth", device="gpu")
@@ -323,3 +324,37 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path, content: b
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=f"x.pth: not loaded: it is {what}"):
         inspect_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt_mode": "simplified"}, "prompt_mode is simplified in the settings, .* trained with composed"),
+        ({"mean": (0.4, 0.5, 0.5)}, r"mean is \(0.4, 0.5, 0.5\) .* trained with \(0.5, 0.5, 0.5\)"),
+    ],
+)
+def test_what_a_file_says_of_itself_is_not_contradicted(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    """As `promptsg train` writes it. The neck is chosen when features are read, so it may be another one."""
+    config, tensors = tiny_state()
+    path = tmp_path / "own.safetensors"
+    save_file(tensors, path, {"promptsg.config": json.dumps(config.to_dict())})
+    with pytest.raises(ModelError, match=message):
+        load(path, **given)
+    assert load(path, prompt_mode="composed", neck_feat="after").config.neck_feat == "after"
+
+
+def test_a_stride_does_not_leave_pixels_out(tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path / "m.pth")
+    patch = tiny_state()[0].patch_size
+    with pytest.raises(ModelError, match=f"stride .* it is at most {patch}"):
+        load(tmp_path / "m.pth", image_size=(64, 32), stride=patch + 1)
+
+
+def test_a_cut_vocabulary_without_its_token_rows_is_refused_at_once(tmp_path: Path) -> None:
+    """Saved again as a bare state dict: which tokens the rows are is lost."""
+    _, tensors = tiny_state()
+    name = "prompt_composer.token_embedding.weight"
+    torch.save({**tensors, name: tensors[name][:7].clone()}, tmp_path / "cut.pth")
+    for read in (inspect_checkpoint, load_model):
+        with pytest.raises(ModelError, match="has 7 rows and does not say which tokens they are"):
+            read(tmp_path / "cut.pth", **SIZE)

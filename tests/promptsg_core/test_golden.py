@@ -55,6 +55,20 @@ def test_outputs_in_float32(golden: Path, mode: str) -> None:
         assert worst(tensor, wanted[name]) < 1e-4, name
 
 
+def test_fp16_is_closer_to_float32_than_bf16(golden: Path) -> None:
+    """Why `auto` is fp16 on a GPU: the median correlation of `hirescam/vit_proj`, whose terms nearly cancel."""
+    path, _, images = recorded(golden, "composed")
+    maps = {
+        precision: extract_maps(
+            load_model(path, device="cpu", precision=precision, prompt_mode="composed"), images, ["hirescam/vit_proj"]
+        ).maps["hirescam/vit_proj"]
+        for precision in ("fp32", "fp16", "bf16")
+    }
+    exact = maps["fp32"].numpy()
+    fp16, bf16 = (float(np.median(correlations(maps[precision], exact))) for precision in ("fp16", "bf16"))
+    assert fp16 > 0.9995 and 1 - fp16 < (1 - bf16) / 5
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_maps_in_float32(golden: Path, mode: str) -> None:
     path, wanted, images = recorded(golden, mode)

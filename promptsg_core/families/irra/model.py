@@ -39,6 +39,7 @@ from promptsg_core.towers.image_texts import (
     sought_in_captions,
     texts_of,
 )
+from promptsg_core.towers.kept import Kept
 from promptsg_core.towers.vision import layers_before_last_attention
 
 
@@ -87,7 +88,7 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
             self.ln_pre_t = nn.LayerNorm(config.embed_dim)
             self.ln_pre_i = nn.LayerNorm(config.embed_dim)
         self._prompts: dict[str, Prompt] = {}
-        self._read: tuple[tuple[int, ...], dict[str, ReadText]] = ((), {})  # the state of the tower, and what it read
+        self._read: Kept[dict[str, ReadText]] = Kept()  # the prompts, read
 
     @property
     def towers(self) -> tuple[nn.Module, ...]:
@@ -137,6 +138,7 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
         for prompt in prompts.values():
             self.base_model.check(prompt)
         self._prompts.update(prompts)
+        self._read = Kept()
 
     def needs_captions(self, target: str, maps: Sequence[str]) -> str | None:
         """See ReidModel."""
@@ -189,12 +191,11 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
         """The prompts, which are read again only where the tower or they have changed."""
         if not self._prompts:
             return {}
-        state, read = self.base_model.state, self._read[1]
-        if state != self._read[0] or {name: text.prompt for name, text in read.items()} != self._prompts:
-            tokens = self.base_model.read(list(self._prompts.values()))
-            read = {name: ReadText(self._prompts[name], one) for name, one in zip(self._prompts, tokens, strict=True)}
-            self._read = (state, read)
-        return read
+        return self._read.of(self.base_model.text_parameters, self._read_anew)
+
+    def _read_anew(self) -> dict[str, ReadText]:
+        tokens = self.base_model.read(list(self._prompts.values()))
+        return {name: ReadText(self._prompts[name], one) for name, one in zip(self._prompts, tokens, strict=True)}
 
     def head(
         self,
@@ -283,9 +284,10 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
             images += [image] * len(places)
             shares += [1 / max(1, len(places))] * len(places)
         if rows:
-            of = torch.tensor(images, device=keys.device)
+            placed = torch.tensor([images, shares], dtype=torch.float64, device=keys.device)  # both in one copy
+            of, parts = placed[0].long(), placed[1].to(found.dtype)
             weights = self.cross_attn(self.ln_pre_t(torch.stack(rows)), keys[of])
-            found.index_add_(0, of, weights * weights.new_tensor(shares).unsqueeze(1))
+            found.index_put_((of,), weights * parts.unsqueeze(1), accumulate=True)  # on a GPU too in one order
         return found[:, 1:]
 
     def trace(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.taps import Taps
 from promptsg_core.towers.attention import Record, attend, attend_once, merge_heads, scores_of, split_heads
+from promptsg_core.towers.kept import Kept
 from promptsg_core.towers.linear import Linear
-from promptsg_core.towers.transformer import add_mlp
+from promptsg_core.towers.transformer import KeptVectors, add_mlp
 
 
 class InversionNetwork(nn.Module):
@@ -82,10 +83,11 @@ class PostMlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
+        self._scaled: KeptVectors = Kept()
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """(..., D) -> (..., D): x + the MLP of norm(x)."""
-        return add_mlp(x, norm, self.fc1, self.fc2)
+        return add_mlp(x, norm, self.fc1, self.fc2, self._scaled)
 
 
 class PostBlock(nn.Module):
@@ -115,12 +117,13 @@ class PostBlock(nn.Module):
 class MimOutput:
     """What the MIM gives.
 
-    v_final (B, D). attention_heads (B, H, M). cls_states: CLS (B, D) after each block. tokens: all output tokens
-    (B, N, D), only where they are wanted.
+    v_final (B, D). attention_heads (B, H, M), and their mean, attention (B, M). cls_states: CLS (B, D) after each
+    block. tokens: all output tokens (B, N, D), only where they are wanted.
     """
 
     v_final: Tensor
     attention_heads: Tensor
+    attention: Tensor
     cls_states: list[Tensor]
     tokens: Tensor | None
 
@@ -173,8 +176,9 @@ class MultimodalInteraction(nn.Module):
         Only CLS leaves the last block, so the other rows are computed only for `all_tokens`, and without gradient: no
         score depends on them. With `record`, every block runs whole and adds its self-attention weights to it.
         """
-        attention = self.attend(text, patches)
-        x = torch.cat([v.unsqueeze(1), self.weigh(patches, attention.mean(dim=1))], dim=1)
+        heads = self.attend(text, patches)
+        attention = heads.mean(dim=1)
+        x = torch.cat([v.unsqueeze(1), self.weigh(patches, attention)], dim=1)
         *blocks, last = self.blocks
         cls_states = []
         for block in blocks:
@@ -189,4 +193,6 @@ class MultimodalInteraction(nn.Module):
             with torch.no_grad():
                 tokens = last(x)
         cls_states.append(v_final)
-        return MimOutput(v_final=v_final, attention_heads=attention, cls_states=cls_states, tokens=tokens)
+        return MimOutput(
+            v_final=v_final, attention_heads=heads, attention=attention, cls_states=cls_states, tokens=tokens
+        )

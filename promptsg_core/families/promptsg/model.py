@@ -222,12 +222,13 @@ class PromptSG(ReidModel[ModelConfig, Encoded]):
         """PromptSGOutput as if each post block were the last, and the block's (B, H, N, N) attention."""
         with torch.no_grad():
             patches = self.image_encoder.ln_post(encoded.tokens[:, 1:]) @ self.image_encoder.proj
-            attention = self.mim.attend(encoded.text, patches)
-            weighed = self.mim.weigh(patches, attention.mean(dim=1))
+            heads = self.mim.attend(encoded.text, patches)
+            attention = heads.mean(dim=1)
+            weighed = self.mim.weigh(patches, attention)
             embedded = torch.cat([encoded.v.unsqueeze(1), weighed], dim=1)
         for tokens, weights in one_by_one(self.mim.blocks, embedded):
             cls = tokens[:, 0]
-            mim = MimOutput(v_final=cls, attention_heads=attention, cls_states=[cls], tokens=None)
+            mim = MimOutput(v_final=cls, attention_heads=heads, attention=attention, cls_states=[cls], tokens=None)
             yield self._read_out(encoded.cls_final, patches, mim, Taps(), {}), weights
 
     def _read_out(
@@ -239,14 +240,13 @@ class PromptSG(ReidModel[ModelConfig, Encoded]):
         if mim.tokens is not None:
             self._lay_heads(taps, mim.tokens[:, 1:], feat_proj, logits)
         parts = (feat, feat_proj) if self.config.neck_feat == "after" else (cls_final, mim.v_final)
-        attention = mim.attention_heads.mean(dim=1)
         return PromptSGOutput(
             logits=logits,
             scores=logits,
             logits_cls=self.classifier(feat),
             features=torch.cat(parts, dim=1),
-            attention=attention,
-            native_maps={MIM_ATTENTION: attention, **{attention_map_name(n): a for n, a in further.items()}},
+            attention=mim.attention,
+            native_maps={MIM_ATTENTION: mim.attention, **{attention_map_name(n): a for n, a in further.items()}},
             attention_heads=mim.attention_heads,
             patch_tokens=patches,
             v_final=mim.v_final,
