@@ -22,7 +22,8 @@ class ShardReport:
 
     `failed` counts the rows without maps by reason. `partial` counts, by reason, the rows that lack only the target's
     maps. `zero_maps` counts the maps that are zero everywhere, by name. `passed_over` counts, by kind, the members of
-    the tar of which nothing was made.
+    the tar of which nothing was made. `done_again` counts the rows that were computed in fp32, since their numbers were
+    not finite in the run's precision.
     """
 
     shard: str
@@ -32,6 +33,7 @@ class ShardReport:
     partial: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
+    done_again: int = 0
     seconds_reading: float = 0.0
     seconds_model: float = 0.0
     seconds_writing: float = 0.0

@@ -15,6 +15,7 @@ from jobs.leftovers import remove_leftovers, scratch_folder
 from jobs.phrases import one_line
 from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.integrity.seal import UNSEALED, seal
+from jobs.runs.query import warn_of_incomplete_maps
 from jobs.runs.run import Run, open_run
 from jobs.system_errors import reason_of
 
@@ -38,8 +39,8 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
 
     `memory` is what the sort may take, as DuckDB reads it; beyond that it uses the disk, in RUN/logs.
 
-    Raises UnfinishedRunError if a shard is not done, and UserError if a file is not its shard's or the result cannot be
-    written.
+    Maps that were not added to all shards yet are left out, with a warning. Raises UnfinishedRunError if a shard is not
+    done, and UserError if a file is not its shard's or the result cannot be written.
     """
     opened = open_run(run)
     names = [shard.name for shard in opened.manifest.shards]
@@ -47,12 +48,18 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
     if missing := [name for name in names if name not in done]:
         raise UnfinishedRunError(opened.layout.root, missing, len(names))
     paths = [opened.layout.shard_metadata(name) for name in names]
+    warn_of_incomplete_maps(opened)
     expected = sum(footer.rows for footer in opened.footers.all_of(names))
     remove_leftovers(opened.layout.root)
     final = opened.layout.root / JOINED
     try:
         with scratch_folder(opened.layout.logs, "sort") as spill:
-            _write(final, _sorted(paths, opened.schema, memory, spill), _schema_of(opened), expected)
+            _write(
+                final,
+                _sorted(paths, opened.schema, memory, spill, by_name=bool(opened.manifest.additions)),
+                _schema_of(opened),
+                expected,
+            )
     except (OSError, duckdb.Error) as error:
         if isinstance(error, duckdb.Error):
             opened.refuse_damaged(names)
@@ -63,18 +70,22 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
 
 def _schema_of(run: Run) -> pa.Schema:
     """The columns of the run, with its fingerprint."""
-    return run.schema.with_metadata({FINGERPRINT: run.manifest.fingerprint, SEAL: UNSEALED})
+    return run.schema.with_metadata({FINGERPRINT: run.fingerprint, SEAL: UNSEALED})
 
 
-def _sorted(paths: Sequence[Path], schema: pa.Schema, memory: str, spill: Path) -> pa.RecordBatchReader:
-    """All rows in order, batch by batch, in the columns of `schema`."""
+def _sorted(
+    paths: Sequence[Path], schema: pa.Schema, memory: str, spill: Path, *, by_name: bool
+) -> pa.RecordBatchReader:
+    """All rows in order, batch by batch, in the columns of `schema`. With `by_name` the files may have further ones."""
     if not paths:
         return pa.RecordBatchReader.from_batches(schema, [])
     connection = duckdb.connect(
         config={"memory_limit": memory, "temp_directory": str(spill), "threads": 2, "preserve_insertion_order": False}
     )
     connection.execute("SET enable_progress_bar = false")
-    query = f"SELECT * FROM read_parquet(?) ORDER BY {', '.join(f'{name} NULLS LAST' for name in ORDER)}"
+    columns = ", ".join(f'"{name}"' for name in schema.names)
+    order = ", ".join(f"{name} NULLS LAST" for name in ORDER)
+    query = f"SELECT {columns} FROM read_parquet(?, union_by_name = {str(by_name).lower()}) ORDER BY {order}"
     found = connection.sql(query, params=[[str(path) for path in paths]]).to_arrow_reader(_ROWS_AT_A_TIME)
     batches = (pa.RecordBatch.from_arrays(batch.cast(schema).columns, schema=schema) for batch in found)
     return pa.RecordBatchReader.from_batches(schema, batches)

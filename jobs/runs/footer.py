@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _PREFIX = "promptsg."
+ADDED_FACT = f"{_PREFIX}added"  # the fact that is there only where maps were added
 _TAR = TypeAdapter(ShardBytes)
 _KEYS = TypeAdapter(tuple[str, str])
 _MAGIC = b"PAR1"  # a Parquet file begins and ends with it
@@ -31,14 +32,33 @@ _TEXT = b"\x18"
 
 
 @dataclass(frozen=True, kw_only=True)
+class AddedFile:
+    """A further HDF5 file of a shard: the maps that the addition of this `number` added later.
+
+    `h5_size` (bytes) and `h5_sha256` are those of the file. `failed` counts, by reason, the rows that have the maps of
+    the run and lack these.
+    """
+
+    number: int
+    h5_size: int
+    h5_sha256: str
+    failed: dict[str, int] = field(default_factory=dict)
+
+
+_ADDED = TypeAdapter(tuple[AddedFile, ...])
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardFooter:
     """The facts that are committed with a shard.
 
     `h5_size` (bytes) and `h5_sha256` are those of its HDF5 file. `images` rows have maps. `failed` counts the rows
     without maps by reason. `partial` counts, by reason, the rows that lack only the target's maps. `zero_maps` counts
     the maps that are zero everywhere, by name. `passed_over` counts, by kind, the members of the tar of which nothing
-    was made. `tar` tells the bytes of the tar that was mined from any others. `keys` are the smallest and the largest
-    key of the rows. Earlier versions kept neither. `rows` is the number of rows of the Parquet file.
+    was made. `done_again` counts the rows that were computed in fp32, since their numbers were not finite in the run's
+    precision; it is written only where there are any. `tar` tells the bytes of the tar that was mined from any others.
+    `keys` are the smallest and the largest key of the rows. Earlier versions kept neither. `added` are the files of
+    maps that were added later, by number. `rows` is the number of rows of the Parquet file.
     """
 
     fingerprint: str
@@ -50,9 +70,15 @@ class ShardFooter:
     partial: Mapping[str, int] = field(default_factory=dict)
     zero_maps: Mapping[str, int] = field(default_factory=dict)
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    done_again: int = 0
     tar: ShardBytes | None = None
     keys: tuple[str, str] | None = None
+    added: tuple[AddedFile, ...] = ()
     rows: int = 0
+
+    def added_file(self, number: int) -> AddedFile | None:
+        """The file of an addition; None where the shard does not have its maps."""
+        return next((file for file in self.added if file.number == number), None)
 
     def may_hold(self, keys: Sequence[str]) -> bool:
         """Whether a row may have one of these keys, which are sorted."""
@@ -75,10 +101,14 @@ class ShardFooter:
             "zero_maps": json.dumps(self.zero_maps, sort_keys=True),
             "passed_over": json.dumps(self.passed_over, sort_keys=True),
         }
+        if self.done_again:
+            facts["done_again"] = str(self.done_again)
         if self.tar is not None:
             facts["tar"] = json.dumps(asdict(self.tar), sort_keys=True)
         if self.keys is not None:
             facts["keys"] = json.dumps(self.keys)
+        if self.added:
+            facts["added"] = json.dumps([asdict(file) for file in self.added], sort_keys=True)
         return {_PREFIX + name: value for name, value in facts.items()}
 
     @classmethod
@@ -104,8 +134,10 @@ class ShardFooter:
             partial=json.loads(facts["partial"]),
             zero_maps=json.loads(facts["zero_maps"]),
             passed_over=json.loads(facts.get("passed_over", "{}")),
+            done_again=int(facts.get("done_again", "0")),
             tar=_TAR.validate_json(facts["tar"]) if "tar" in facts else None,
             keys=_KEYS.validate_json(facts["keys"]) if "keys" in facts else None,
+            added=_ADDED.validate_json(facts["added"]) if "added" in facts else (),
             rows=images + sum(failed.values()) if rows is None else rows,
         )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.shards.names import is_file_name
 
+_ADDED = re.compile(r"maps-[2-9]|maps-[1-9][0-9]+")
+
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths of one run. Only `done` reads the disk, and nothing is created."""
+    """Paths of one run. Only `done` and `added_folders` read the disk, and nothing is created."""
 
     root: Path
 
@@ -43,6 +46,22 @@ class RunLayout:
     def shard_maps(self, shard: str) -> Path:
         """maps/<shard>.h5"""
         return self.maps / f"{shard}.h5"
+
+    def added_maps(self, number: int) -> Path:
+        """maps-<number>: the folder of HDF5 files of maps that were added later; the first addition has number 2."""
+        return self.root / f"maps-{number}"
+
+    def shard_added(self, shard: str, number: int) -> Path:
+        """maps-<number>/<shard>.h5"""
+        return self.added_maps(number) / f"{shard}.h5"
+
+    def added_folders(self) -> list[Path]:
+        """The folders of added maps that are there."""
+        if not self.root.is_dir():
+            return []
+        with os.scandir(self.root) as entries:
+            names = sorted(entry.name for entry in entries if _ADDED.fullmatch(entry.name) and entry.is_dir())
+        return [self.root / name for name in names]
 
     def shard_metadata(self, shard: str) -> Path:
         """metadata/<shard>.parquet"""

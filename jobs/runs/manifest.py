@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, ValidationError
@@ -16,6 +16,7 @@ from jobs.errors import UserError
 from jobs.reading import read_json_object
 from jobs.runs.layout import RunLayout
 from jobs.runs.request import (
+    Addition,
     LabelAgreement,
     Recorded,
     RecordedShard,
@@ -27,7 +28,7 @@ from jobs.runs.request import (
     shard_differences,
 )
 from jobs.runs.restart import may_have_changed
-from jobs.runs.schema import PLACED_SINCE, SCHEMA_VERSION, metadata_schema
+from jobs.runs.schema import GROWN_VERSION, PLACED_SINCE, SCHEMA_VERSION, metadata_schema
 from jobs.shards.urls import Shard
 
 if TYPE_CHECKING:
@@ -44,11 +45,17 @@ class Manifest(Recorded):
     `label_agreement` is what was found then for the target `label`. `run_id` tells the run from another one that was
     started in the same folder with the same request. `sha256` is the hash of all the rest.
     Earlier versions kept neither.
+
+    A run that has grown keeps its `fingerprint`, which is that of the settings and of the shards that it was started
+    with. `additions` are the maps that were added, in their order. `columns_version` is then the version of its
+    columns.
     """
 
     schema_version: int
+    columns_version: int | None = None
     asked: RequestedSettings
     recorded_shards: tuple[RecordedShard, ...] = Field(alias="shards")
+    additions: tuple[Addition, ...] = ()
     resolved: ResolvedSettings
     checkpoint: str | None = None
     device: str | None = None
@@ -60,13 +67,35 @@ class Manifest(Recorded):
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """Names of the stored maps, in the order of the metadata's columns."""
+        """Names of the maps that the run was started with, in the order of the metadata's columns."""
         return self.asked.maps
+
+    @property
+    def numbered_additions(self) -> dict[int, tuple[str, ...]]:
+        """The maps of each addition by its number, which begins with 2: the maps of the run itself are the first."""
+        return {number: addition.maps for number, addition in enumerate(self.additions, start=2)}
+
+    def addition_of(self, name: str) -> int | None:
+        """The number of the addition that a map came with; None for a map that the run was started with, or no map."""
+        return next((number for number, maps in self.numbered_additions.items() if name in maps), None)
 
     @property
     def columns(self) -> pa.Schema:
         """The columns of the metadata. A run keeps those that it was started with, also under a later version."""
-        return metadata_schema(self.maps, self.schema_version)
+        return self.columns_with(())
+
+    def columns_with(self, numbers: Iterable[int]) -> pa.Schema:
+        """The columns of the metadata of a shard that has these additions. Raises UserError for one that is unknown."""
+        there, wanted = self.numbered_additions, sorted(numbers)
+        if unknown := [number for number in wanted if number not in there]:
+            raise UserError(f"run.json has no addition {unknown[0]}, whose maps a shard has; {_RUN_REMEDY}")
+        added = [name for number in wanted for name in there[number]]
+        return metadata_schema((*self.maps, *added), self.version_of_columns)
+
+    @property
+    def version_of_columns(self) -> int:
+        """The version of the schema that the columns are those of."""
+        return self.schema_version if self.columns_version is None else self.columns_version
 
     @property
     def placement(self) -> GridPlacement | None:
@@ -76,7 +105,7 @@ class Manifest(Recorded):
     @property
     def measured_placement(self) -> GridPlacement | None:
         """Where the stored measures take the patches to lie: runs of earlier versions keep to equal cells."""
-        return self.placement if self.schema_version >= PLACED_SINCE else None
+        return self.placement if self.version_of_columns >= PLACED_SINCE else None
 
     @property
     def has_heads(self) -> bool:
@@ -87,6 +116,12 @@ class Manifest(Recorded):
     def shards(self) -> tuple[Shard, ...]:
         """The whole shard list, sorted by name."""
         return tuple(recorded.shard for recorded in self.recorded_shards)
+
+    @property
+    def list_fingerprint(self) -> str:
+        """The SHA-256 of the settings and of all shards, later ones too: `fingerprint` where none was added."""
+        added = [shard.identity for shard in self.recorded_shards if shard.added is not None]
+        return canonical_sha256({"fingerprint": self.fingerprint, "added": added}) if added else self.fingerprint
 
 
 def read_manifest(layout: RunLayout) -> Manifest:
@@ -99,8 +134,8 @@ def read_manifest(layout: RunLayout) -> Manifest:
         raise UserError(f"{layout.root} is not a run: it has no run.json (mine one with `promptsg mine`)")
     content = read_json_object(layout.manifest, "the manifest of a run", _RUN_REMEDY)
     version = content.get("schema_version")
-    if type(version) is not int or version not in range(1, SCHEMA_VERSION + 1):
-        raise UserError(f"{layout.manifest} has schema version {version}; this program reads 1 to {SCHEMA_VERSION}")
+    if type(version) is not int or version not in range(1, GROWN_VERSION + 1):
+        raise UserError(f"{layout.manifest} has schema version {version}; this program reads 1 to {GROWN_VERSION}")
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
@@ -119,7 +154,11 @@ def _refuse_altered(layout: RunLayout, manifest: Manifest) -> None:
     counts = Counter(shard.name for shard in manifest.recorded_shards)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise UserError(f"{layout.manifest} lists the shard {twice[0]!r} twice; {_RUN_REMEDY}")
-    request = RunRequest(asked=manifest.asked, shards=manifest.recorded_shards)
+    added = Counter(name for addition in manifest.additions for name in addition.maps)
+    if repeated := [name for name, count in added.items() if count > 1 or name in manifest.maps]:
+        raise UserError(f"{layout.manifest} names the map {repeated[0]!r} twice; {_RUN_REMEDY}")
+    first = tuple(shard for shard in manifest.recorded_shards if shard.added is None)
+    request = RunRequest(asked=manifest.asked, shards=first)
     if fingerprint_of(request, manifest.resolved) != manifest.fingerprint:
         raise UserError(
             f"{layout.manifest} was altered: its settings or shards are not those of its fingerprint; {_RUN_REMEDY}"
@@ -203,10 +242,12 @@ def refuse_other(
     resolved: ResolvedSettings | None = None,
     *,
     retry_failed: bool = False,
+    extend: bool = False,
 ) -> None:
     """Raises UserError if this request differs from run.json. The message lists both values and says what to do.
 
-    A shard that is not done may have changed, and one that is done with failed images, if `retry_failed`.
+    A shard that is not done may have changed, and one that is done with failed images, if `retry_failed`. With
+    `extend` there may be further shards.
     """
     differences = setting_differences(manifest.asked.as_json(), request.asked.as_json())
     if resolved is not None:
@@ -220,9 +261,13 @@ def refuse_other(
     def may_differ(shard: RecordedShard) -> bool:
         return shard.name not in done or may_have_changed(layout, shard.name, shard.size, retry_failed=retry_failed)
 
-    differences += shard_differences(manifest.recorded_shards, request.shards, may_differ)
-    if differences:
+    shards = shard_differences(manifest.recorded_shards, request.shards, may_differ, may_grow=extend)
+    if differences or shards:
+        only_more = not differences and not shard_differences(
+            manifest.recorded_shards, request.shards, may_differ, may_grow=True
+        )
+        more = ", give --extend to add the new shards to it" if only_more else ""
         raise UserError(
-            f"{layout.root} holds another run: {'; '.join(differences)}. Request the same, choose another --output, "
-            "or give --overwrite to delete it and start again"
+            f"{layout.root} holds another run: {'; '.join([*differences, *shards])}. Request the same{more}, choose "
+            "another --output, or give --overwrite to delete it and start again"
         )

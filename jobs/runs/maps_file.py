@@ -17,6 +17,7 @@ from jobs.system_errors import reason_of
 
 MAPS, FEATURES, KEY = "maps", "features", "key"
 TAR = "tar_sha256"  # an attribute of the file: the SHA-256 of the tar that was mined
+ADDITION = "addition"  # an attribute of the files of maps that were added later: the number of the addition
 HEADS = "mim_attention_heads"  # (N, heads, h, w), beside the maps where it was requested
 _CHUNK_ROWS = 256  # reads a random row in microseconds and all rows at disk speed (measured against 1 and 4096)
 _CHUNK_BYTES = 1 << 18
@@ -129,10 +130,11 @@ class ShardMapsWriter:
     Raises ShardError, with the path and the space needed, if the disk does not take the bytes.
     """
 
-    def __init__(self, file: IO[bytes], path: Path, attributes: Mapping[str, str]) -> None:
+    def __init__(self, file: IO[bytes], path: Path, attributes: Mapping[str, str | int]) -> None:
         self.path = path
         self.rows = 0
         self._keys: list[bytes] = []
+        self._datasets: dict[str, h5py.Dataset] = {}  # looking one up takes as long as adding rows to it
         self._file = ForgivingFile(file)
         # libver keeps the format readable by HDF5 1.10. There are no timestamps: equal content gives equal bytes.
         self._h5 = h5py.File(self._file, "w", libver=("earliest", "v110"), rdcc_nbytes=_CHUNK_CACHE)
@@ -140,11 +142,12 @@ class ShardMapsWriter:
             self._h5.attrs[name] = value
         self._h5.create_group(MAPS)
 
-    def append(self, keys: Sequence[str], maps: Mapping[str, Float32Array], features: Float32Array) -> None:
-        """Adds one batch: arrays of as many rows as there are keys."""
+    def append(self, keys: Sequence[str], maps: Mapping[str, Float32Array], features: Float32Array | None) -> None:
+        """Adds one batch: arrays of as many rows as there are keys. A file of added maps has no features."""
         for name, values in maps.items():
             self._extend(f"{MAPS}/{name}", values)
-        self._extend(FEATURES, features)
+        if features is not None:
+            self._extend(FEATURES, features)
         self._keys += [key.encode() for key in keys]
         self.rows += len(keys)
         self._check()
@@ -155,6 +158,7 @@ class ShardMapsWriter:
             self._h5.attrs[TAR] = tar_sha256
         longest = max((len(key) for key in self._keys), default=1)
         keys = np.array(self._keys, dtype=f"S{longest}").astype(h5py.string_dtype("utf-8", longest))
+        self._datasets.clear()  # or they would keep the file open
         self._h5.create_dataset(KEY, data=keys, maxshape=(None,), chunks=(_CHUNK_ROWS,), fletcher32=True)
         self._h5.close()
         self._check()
@@ -162,25 +166,34 @@ class ShardMapsWriter:
     def abandon(self) -> None:
         """Closes without writing anything more, for a shard that will not be published."""
         self._file.error = self._file.error or OSError("abandoned")
+        self._datasets.clear()
         if self._h5:
             self._h5.close()
 
     def _extend(self, name: str, values: Float32Array) -> None:
         """Appends rows to a dataset, which the first batch creates."""
-        if name not in self._h5:
+        dataset = self._datasets.get(name)
+        if dataset is None:
             shape = values.shape[1:]
             row_bytes = int(np.prod(shape)) * _VALUE_BYTES
             rows = max(1, min(_CHUNK_ROWS, _CHUNK_BYTES // row_bytes))
-            self._h5.create_dataset(
+            dataset = self._datasets[name] = self._h5.create_dataset(
                 name, shape=(0, *shape), maxshape=(None, *shape), chunks=(rows, *shape), dtype="<f4", fletcher32=True
             )
-        dataset = self._h5[name]
-        dataset.resize(self.rows + len(values), axis=0)
-        dataset[self.rows :] = values
+        _append_rows(dataset.id, self.rows, np.ascontiguousarray(values, "<f4"))
 
     def _check(self) -> None:
         if self._file.error is not None:
             raise disk_error(self.path, self._file.error, self._file.extent)
+
+
+def _append_rows(dataset: h5py.h5d.DatasetID, rows: int, values: Float32Array) -> None:
+    """Adds rows to a dataset that has `rows` of them. h5py's usual way takes as long as what HDF5 does for it."""
+    shape = values.shape
+    dataset.set_extent((rows + shape[0], *shape[1:]))
+    there = dataset.get_space()
+    there.select_hyperslab((rows, *(0 for _ in shape[1:])), shape)
+    dataset.write(h5py.h5s.create_simple(shape), there, values)
 
 
 def disk_error(path: Path, error: OSError, needed: int | None = None) -> ShardError:

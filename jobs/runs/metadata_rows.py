@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from itertools import count
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from cam.measures import MEASURES, measure_maps
+from cam.measures import MEASURES, measure_stack
 from cam.names import column_of
 from jobs.arrays import BoolArray, Float32Array, Int64Array
 from jobs.runs.manifest import Manifest
-from jobs.shards.samples import KEPT, Sample
-from jobs.tables import nullable
+from jobs.shards.columns import NAMES, SampleColumns
+from jobs.shards.samples import KEPT
 
-_OF_SAMPLE = frozenset(column.name for column in fields(Sample))
+_Number = TypeVar("_Number", np.int64, np.float32)
+_NONE = -1  # no row of the HDF5 file, no class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,10 @@ class Results:
 
     maps: name -> (B, h, w) float32, where the whole map of a row is NaN if the row has no such map. features (B, D)
     float32. score (B,) and probability (B,) float32. predicted (B,) int64: -1, with the probability NaN, for a model
-    without classes. stored: further datasets (B, ...) float32 by name, which are stored but not measured.
+    without classes. stored: further datasets (B, ...) float32 by name, which are stored but not measured. measures:
+    (K, len(MEASURES), B) float32, those of the K maps in the order of the run's map names, as cam.measures has them;
+    None where the writer is to compute them.
+    done_again: how many rows were computed in fp32, since their numbers were not finite in the run's precision.
     """
 
     maps: Mapping[str, Float32Array]
@@ -34,6 +40,8 @@ class Results:
     predicted: Int64Array
     probability: Float32Array
     stored: Mapping[str, Float32Array] = field(default_factory=dict)
+    measures: Float32Array | None = None
+    done_again: int = 0
 
     def rows(self, kept: BoolArray) -> Results:
         """Of the B rows those that are `kept` (B,)."""
@@ -44,83 +52,99 @@ class Results:
             predicted=self.predicted[kept],
             probability=self.probability[kept],
             stored={name: values[kept] for name, values in self.stored.items()},
+            measures=None if self.measures is None else self.measures[:, :, kept],
+            done_again=self.done_again,
         )
 
 
 class MetadataRows:
     """The rows in tar order, kept column by column. They grow batch by batch.
 
-    `stored` is the number of rows with maps. `zero_maps` counts the maps that are zero everywhere, by name.
+    `stored` is the number of rows with maps, and `done_again` of those that were computed again in fp32. `zero_maps`
+    counts the maps that are zero everywhere, by name.
     """
 
     def __init__(self, shard: str, manifest: Manifest) -> None:
         self.shard = shard
-        self.stored = 0
+        self.stored = self.done_again = 0
         self.zero_maps = Counter(dict.fromkeys(manifest.maps, 0))
         self._schema = manifest.columns
         self._placement = manifest.measured_placement
-        self._columns: dict[str, list[object]] = {name: [] for name in self._schema.names}
+        self._grid = (0, 0)
+        self._of_samples: dict[str, list[object]] = {name: [] for name in self._schema.names if name in NAMES}
+        self._h5_rows: list[Int64Array] = []
+        self._predicted: list[Int64Array] = []
+        self._numbers: list[Float32Array] = []  # (score, probability and the measures map by map; rows)
 
     def __len__(self) -> int:
-        return len(self._columns["key"])
+        return len(self._of_samples["key"])
 
-    def add(self, samples: Sequence[Sample], results: Results | None, result_rows: Mapping[int, int]) -> None:
+    def add(self, samples: SampleColumns, results: Results | None, kept: Sequence[int]) -> None:
         """Adds a row for each sample.
 
-        `result_rows` says which row of `results` a sample has, by its tar_index. It has only the samples whose results
-        are stored, and they get the next h5 rows, in their order.
+        `results` are those of the samples in the rows `kept`, in their order, which get the next h5 rows.
         """
-        rows = [result_rows.get(sample.tar_index) for sample in samples]
-        of_model = {} if results is None else self._columns_of(results, sorted(result_rows.values()))
-        for name, column in self._columns.items():
-            if name == "shard":
-                column += [self.shard] * len(samples)
-            elif name == "h5_row":
-                following = count(self.stored)
-                column += [None if row is None else next(following) for row in rows]
-            elif name in _OF_SAMPLE:
-                column += [getattr(sample, name) for sample in samples]
-            else:
-                column += [None if row is None else of_model[name][row] for row in rows]
-        self.stored += len(result_rows)
+        for name, column in self._of_samples.items():
+            column += getattr(samples, name)
+        h5_rows, predicted = np.full(len(samples), _NONE), np.full(len(samples), _NONE)
+        numbers = np.full((2 + len(MEASURES) * len(self.zero_maps), len(samples)), np.nan, np.float32)
+        if results is not None and kept:
+            h5_rows[kept] = np.arange(self.stored, self.stored + len(kept))
+            predicted[kept] = results.predicted
+            numbers[:2, kept] = results.score, results.probability
+            numbers[2:, kept] = self._measured(results)
+            self.stored += len(kept)
+        self._h5_rows.append(h5_rows)
+        self._predicted.append(predicted)
+        self._numbers.append(numbers)
+        self.done_again += 0 if results is None else results.done_again
 
     def statuses(self) -> Counter[str]:
         """The number of rows by status."""
-        return Counter(str(status) for status in self._columns["status"])
+        return Counter(str(status) for status in self._of_samples["status"])
 
     def first_failure(self) -> str:
         """The key of the first row without maps, and its error. Raises ValueError if every row has maps."""
-        for status, key, error in zip(*(self._columns[name] for name in ("status", "key", "error")), strict=True):
+        for status, key, error in zip(*(self._of_samples[name] for name in ("status", "key", "error")), strict=True):
             if status not in KEPT:
                 return f"{key!r}: {error}"
         raise ValueError("no row has failed")
 
     def key_bounds(self) -> tuple[str, str] | None:
         """The smallest and the largest key; None without rows."""
-        keys = [str(key) for key in self._columns["key"]]
+        keys = [str(key) for key in self._of_samples["key"]]
         return (min(keys), max(keys)) if keys else None
 
     def table(self, metadata: Mapping[str, str]) -> pa.Table:
         """All rows, with this key-value metadata. Raises ArrowException or ValueError if a value does not fit."""
-        return pa.table(self._columns, schema=self._schema.with_metadata(metadata))
+        columns = {"shard": [self.shard] * len(self), **self._of_samples, **self._of_results()}
+        return pa.table({name: columns[name] for name in self._schema.names}, self._schema.with_metadata(metadata))
 
-    def _columns_of(self, results: Results, stored: list[int]) -> dict[str, Sequence[float | None]]:
-        """The columns that come from the model, one value for each row of the results. NaN and no class become null.
+    def _measured(self, results: Results) -> Float32Array:
+        """(maps x measures, B): the measures map by map. The maps that are zero everywhere are counted."""
+        count = len(results.score)
+        maps = [results.maps[name] for name in self.zero_maps]
+        self._grid = maps[0].shape[1:]
+        for name, values in zip(self.zero_maps, maps, strict=True):
+            self.zero_maps[name] += count - int(np.count_nonzero(values.reshape(count, -1).any(axis=1)))
+        measures = measure_stack(np.stack(maps), self._placement) if results.measures is None else results.measures
+        return measures.reshape(-1, count)
 
-        Of the `stored` rows, the maps that are zero everywhere are counted.
-        """
-        size = len(results.score)
-        h, w = next(iter(results.maps.values())).shape[1:]
-        columns: dict[str, Sequence[float | None]] = {
-            "predicted": [None if label < 0 else label for label in results.predicted.tolist()],
-            "score": nullable(results.score),
-            "probability": nullable(results.probability),
-            "grid_h": [h] * size,
-            "grid_w": [w] * size,
-        }
-        for name, maps in results.maps.items():
-            measured = measure_maps(maps, self._placement)
-            self.zero_maps[name] += int((~maps[stored].any(axis=(1, 2))).sum())
-            for measure in MEASURES:
-                columns[f"{column_of(name)}_{measure}"] = nullable(measured[measure])
-        return columns
+    def _of_results(self) -> dict[str, pa.Array]:
+        """The columns of the results by name. NaN and no class become null, as in the rows without results."""
+        h5_rows, predicted = (_joined(parts, np.int64) for parts in (self._h5_rows, self._predicted))
+        without = h5_rows == _NONE
+        found = {"h5_row": pa.array(h5_rows, mask=without)}
+        found["predicted"] = pa.array(predicted, mask=predicted < 0).cast(pa.int32())
+        for name, size in zip(("grid_h", "grid_w"), self._grid, strict=True):
+            found[name] = pa.array(np.full(len(self), size, np.int32), mask=without)
+        measures = [f"{column_of(name)}_{measure}" for name in self.zero_maps for measure in MEASURES]
+        for row, name in enumerate(("score", "probability", *measures)):
+            values = _joined([numbers[row] for numbers in self._numbers], np.float32)
+            found[name] = pa.array(values, mask=np.isnan(values))
+        return found
+
+
+def _joined(parts: Sequence[NDArray[_Number]], dtype: type[_Number]) -> NDArray[_Number]:
+    """All parts in one; of this type where there is none."""
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)

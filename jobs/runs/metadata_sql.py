@@ -99,7 +99,9 @@ def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, f
     import duckdb
 
     columns = ", ".join(f'"{column}"' for column in run.schema.names)
-    source = f"read_parquet({_literals(files)}, hive_partitioning = false)"
+    # Where maps were added, the files may differ in their last columns.
+    differing = ", union_by_name = true" if run.manifest.additions else ""
+    source = f"read_parquet({_literals(files)}, hive_partitioning = false{differing})"
     try:
         connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
     except duckdb.Error as error:

@@ -82,8 +82,21 @@ def select_rows(
     return rows_at(run, places, columns)
 
 
+def warn_of_incomplete_maps(run: Run) -> None:
+    """Warns where maps were not added to all done shards yet: they and their columns are left out."""
+    for one in run.added:
+        if not one.is_complete:
+            logger.warning(
+                "%s: maps are left out, since not all done shards have them: %s", run.layout.root, one.describe()
+            )
+
+
 def warn_of_unfinished(run: Run) -> None:
-    """Warns where a run has shards that are not done: what is drawn or computed is without their images."""
+    """Warns where a run has shards that are not done: what is drawn or computed is without their images.
+
+    Warns as well of maps that not all done shards have.
+    """
+    warn_of_incomplete_maps(run)
     done = run.layout.done()
     names = [shard.name for shard in run.manifest.recorded_shards]
     if missing := [name for name in names if name not in done]:

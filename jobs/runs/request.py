@@ -101,13 +101,15 @@ class LabelAgreement(Recorded):
 class RecordedShard(Recorded):
     """A shard of the list: its name, its address, and of a local file the size in bytes and when it was written.
 
-    `modified_ns` is in nanoseconds since 1970. Earlier versions did not keep it.
+    `modified_ns` is in nanoseconds since 1970. Earlier versions did not keep it. `added` says with which extension of
+    the run the shard came, from 1; None for those that the run was started with.
     """
 
     name: str
     url: str
     size: int | None
     modified_ns: int | None = None
+    added: int | None = None
 
     @field_validator("name")
     @classmethod
@@ -126,6 +128,17 @@ class RecordedShard(Recorded):
         """The name and size of a local shard, so that a dataset may move; the name and address of any other."""
         known: dict[str, JsonValue] = {"name": self.name, "size": self.size}
         return known if self.size is not None else {**known, "url": self.url}
+
+
+class Addition(Recorded):
+    """Maps that were added to a run after it was started, from the same model and target.
+
+    `device` is the kind of device on which that was begun, and `versions` those of the packages.
+    """
+
+    maps: tuple[str, ...] = Field(min_length=1)
+    device: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
 
 
 class RunRequest(BaseModel):
@@ -153,17 +166,19 @@ def shard_differences(
     there: Sequence[RecordedShard],
     here: Sequence[RecordedShard],
     may_differ: Callable[[RecordedShard], bool] = lambda _: False,
+    *,
+    may_grow: bool = False,
 ) -> list[str]:
     """Which shards are no longer listed, which are new, and which have changed, each in one phrase.
 
-    A changed shard does not count where `may_differ` says so of it as it is now.
+    A changed shard does not count where `may_differ` says so of it as it is now. With `may_grow` new ones do not count.
     """
     old = {shard.name: shard for shard in there}
     new = {shard.name: shard for shard in here}
     found = []
     if gone := sorted(old.keys() - new.keys()):
         found.append(f"{counted(len(gone), 'shard is', 'shards are')} no longer listed ({first_few(gone)})")
-    if added := sorted(new.keys() - old.keys()):
+    if not may_grow and (added := sorted(new.keys() - old.keys())):
         found.append(f"{counted(len(added), 'shard is', 'shards are')} new ({first_few(added)})")
     both = sorted(old.keys() & new.keys())
     changed = [name for name in both if old[name].identity != new[name].identity and not may_differ(new[name])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,16 +34,21 @@ def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
 
 
 def _discard_files(layout: RunLayout, tell: Callable[[str], None]) -> None:
-    for folder in (layout.maps, layout.metadata):
+    added = layout.added_folders()
+    for folder in (layout.maps, layout.metadata, *added):
         remove_leftovers(folder)
         if live := in_use(folder):
             raise UserError(f"{layout.root} is being written by another job ({live[0].name}); stop it first")
-    for folder, ending in ((layout.metadata, ".parquet"), (layout.maps, ".h5"), (layout.logs, ".jsonl")):
+    own = ((layout.metadata, ".parquet"), (layout.maps, ".h5"), (layout.logs, ".jsonl"))
+    for folder, ending in (*own, *((folder, ".h5") for folder in added)):
         paths = [path for path in folder.iterdir() if path.suffix == ending] if folder.is_dir() else []
         if paths:
             tell(f"{len(paths)} files {folder}/*{ending}")
         for path in paths:
             path.unlink()
+    for folder in added:
+        with contextlib.suppress(OSError):  # other files may be in it
+            folder.rmdir()
     for path in (layout.root / "metadata.parquet", layout.manifest):
         if path.exists():
             tell(str(path))

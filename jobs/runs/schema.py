@@ -10,6 +10,9 @@ from cam.measures import MEASURES
 from cam.names import column_of
 
 SCHEMA_VERSION = 3
+# What run.json says once shards or maps were added: earlier versions of the program do not know these, and must refuse
+# the run. Its metadata keep the columns that they had.
+GROWN_VERSION = 4
 # The version of the schema that a column or a measure came with; all others came with version 1.
 _SINCE = {"area90": 2, "role": 3, "identity": 3, "image_crc32": 3}
 PLACED_SINCE = 3  # the version whose measures place overlapping patches where they are, instead of in equal cells
@@ -46,6 +49,14 @@ RESULT_FIELDS = (
 def metadata_schema(maps: Sequence[str], version: int = SCHEMA_VERSION) -> pa.Schema:
     """The schema of a run with these maps: columns of the sample, of the result, then the measures map by map."""
     of_sample = [field for field in SAMPLE_FIELDS if _SINCE.get(field.name, 1) <= version]
-    known = [measure for measure in MEASURES if _SINCE.get(measure, 1) <= version]
-    measures = [pa.field(f"{column_of(name)}_{measure}", pa.float32()) for name in maps for measure in known]
-    return pa.schema([*of_sample, *RESULT_FIELDS, *measures])
+    return pa.schema([*of_sample, *RESULT_FIELDS, *measure_fields(maps, version)])
+
+
+def measure_fields(maps: Sequence[str], version: int = SCHEMA_VERSION) -> list[pa.Field]:
+    """The columns of the measures, map by map."""
+    return [pa.field(f"{column_of(name)}_{one}", pa.float32()) for name in maps for one in known_measures(version)]
+
+
+def known_measures(version: int = SCHEMA_VERSION) -> list[str]:
+    """The measures of a map that a run of this version has."""
+    return [measure for measure in MEASURES if _SINCE.get(measure, 1) <= version]

@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cam.names import MapName
+from cam.names import MapName, column_of
 from jobs.arrays import BoolArray, Int64Array
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
-from jobs.runs.footer import ShardFooter
-from jobs.runs.integrity.belonging import identity_problem
+from jobs.runs.footer import AddedFile, ShardFooter
+from jobs.runs.growth.run_json import grown_manifest
+from jobs.runs.integrity.belonging import added_problem, identity_problem
 from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
@@ -71,12 +72,17 @@ def check_shard(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShar
 
 def _problems(name: str, table: pa.Table, footer: ShardFooter, layout: RunLayout, manifest: Manifest) -> Iterator[str]:
     maps = layout.shard_maps(name)
-    if not table.schema.equals(manifest.columns):
+    numbers = [file.number for file in footer.added]
+    manifest = grown_manifest(layout, manifest, numbers)  # they may have been added since it was read
+    if unknown := sorted(set(numbers) - manifest.numbered_additions.keys()):
+        yield f"it has maps of an addition {unknown[0]}, which run.json does not have"
+        return
+    if not table.schema.equals(manifest.columns_with(numbers)):
         yield f"{layout.shard_metadata(name).name} has other columns than the run"
         return
     if footer.shard != name:
         yield f"holds the shard {footer.shard!r} by its footer"
-    if damage := _damage(maps, footer):
+    if damage := _damage(maps, footer.h5_size, footer.h5_sha256):
         yield damage
         return
     rows = _Rows.of(table)
@@ -86,16 +92,55 @@ def _problems(name: str, table: pa.Table, footer: ShardFooter, layout: RunLayout
             problem = identity_problem(file, name, footer)
             yield from [] if problem is None else [f"{maps.name} {problem}"]
         yield from _maps_problems(file, rows, manifest, footer)
+    for added in footer.added:
+        yield from _added_problems(added, table, rows, layout, manifest, footer)
 
 
-def _damage(maps: Path, footer: ShardFooter) -> str | None:
+def _added_problems(
+    added: AddedFile, table: pa.Table, rows: _Rows, layout: RunLayout, manifest: Manifest, footer: ShardFooter
+) -> Iterator[str]:
+    """What is wrong with the file of maps that were added later."""
+    path = layout.shard_added(footer.shard, added.number)
+    if damage := _damage(path, added.h5_size, added.h5_sha256):
+        yield f"{path.parent.name}: {damage}"
+        return
+    maps = manifest.numbered_additions[added.number]
+    # A map is there exactly where its measures are.
+    with_maps = table.filter(pa.array(rows.has_maps))
+    has_map = {name: with_maps[f"{column_of(name)}_max"].is_valid().to_numpy() for name in maps}
+    if len(rows.h5_row) and (problem := _missing_problem(has_map, rows, added)):
+        yield problem
+    with h5py.File(path, "r", locking=False) as file:
+        if problem := added_problem(file, footer.shard, footer, added.number):
+            yield f"{path.parent.name}/{path.name} {problem}"
+            return
+        if [key.decode() for key in stored(file, KEY)[:]] != rows.keys_with_maps:
+            yield f"the keys of {path.parent.name}/{path.name} and the metadata differ"
+        for name in maps if rows.keys_with_maps else ():
+            if problem := _value_problem(file, f"{MAPS}/{name}", has_map[name], footer.zero_maps.get(name)):
+                yield f"{path.parent.name}/{path.name}: {problem}"
+
+
+def _missing_problem(has_map: Mapping[str, BoolArray], rows: _Rows, added: AddedFile) -> str | None:
+    """How many rows lack added maps, where it is another number than the footer counts."""
+    whole = rows.whole[rows.has_maps]
+    lacking = np.zeros(len(whole), bool)
+    for name, there in has_map.items():  # a row without a target rightly has no maps of the target
+        lacking |= ~there & (whole if MapName.parse(name).needs_target else True)
+    counted = sum(added.failed.values())
+    return (
+        None if int(lacking.sum()) <= counted else f"{lacking.sum()} rows lack added maps, the footer counts {counted}"
+    )
+
+
+def _damage(maps: Path, written: int, sha256: str) -> str | None:
     """How the HDF5 file differs from the one that was written; None where it is the same."""
     if not maps.exists():
         return f"{maps} is gone"
     size = maps.stat().st_size
-    if size != footer.h5_size:
-        return f"{maps.name} has {size} bytes, {footer.h5_size} were written"
-    if sha256_of(maps) != footer.h5_sha256:
+    if size != written:
+        return f"{maps.name} has {size} bytes, {written} were written"
+    if sha256_of(maps) != sha256:
         return f"{maps.name} has other bytes than were written (SHA-256 differs)"
     return None
 
@@ -132,6 +177,11 @@ class _Rows:
             statuses=Counter(status.to_pylist()),
         )
 
+    @property
+    def keys_with_maps(self) -> list[str]:
+        """The keys of the rows that have maps."""
+        return [key for key, has_maps in zip(self.key, self.has_maps.tolist(), strict=True) if has_maps]
+
 
 def _row_problems(name: str, rows: _Rows, footer: ShardFooter) -> Iterator[str]:
     with_maps, without_maps = len(rows.h5_row), len(rows.key) - len(rows.h5_row)
@@ -164,7 +214,7 @@ def _counts_from_zero(numbers: Int64Array) -> bool:
 
 def _maps_problems(file: h5py.File, rows: _Rows, manifest: Manifest, footer: ShardFooter) -> Iterator[str]:
     """Compares keys and values. Reading them also compares each chunk with its checksum."""
-    keys = [key for key, has_maps in zip(rows.key, rows.has_maps.tolist(), strict=True) if has_maps]
+    keys = rows.keys_with_maps
     if [key.decode() for key in stored(file, KEY)[:]] != keys:
         yield "the keys of maps and metadata differ"
     if not keys:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cam.names import MapName
-from jobs.arrays import BoolArray
+from jobs.arrays import BoolArray, Float32Array
 from jobs.atomic import StagedFile, publish_together, sha256_of
 from jobs.errors import ShardError
 from jobs.phrases import one_line
@@ -27,7 +27,8 @@ from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import FEATURES, KEY, MAPS, ShardMapsWriter, disk_error
 from jobs.runs.metadata_rows import MetadataRows, Results
-from jobs.shards.samples import KEPT, NOT_FINITE, OK, Sample
+from jobs.shards.columns import SampleColumns
+from jobs.shards.samples import KEPT, NOT_FINITE, OK
 from jobs.shards.shard_bytes import ShardBytes
 
 
@@ -51,25 +52,25 @@ class ShardOutput:
         self.layout, self.manifest, self.shard, self.replace = layout, manifest, shard, replace
         self.max_failed_fraction = max_failed_fraction
         self._rows = MetadataRows(shard, manifest)
-        self._maps = _stage(layout.shard_maps(shard))
+        self._maps = stage(layout.shard_maps(shard))
         attributes = {"fingerprint": manifest.fingerprint, "shard": shard}
         self._h5 = ShardMapsWriter(self._maps.file, self._maps.final, attributes)
 
-    def add(self, samples: Sequence[Sample], results: Results | None) -> None:
+    def add(self, samples: SampleColumns, results: Results | None) -> None:
         """Adds one batch: a row for each sample, and maps of those that are kept.
 
         `results` has a row for each sample whose status is in KEPT, in their order; None if there is none. A sample
         with non-finite results becomes a failed row.
         """
         if results is None:
-            self._rows.add(samples, None, {})
+            self._rows.add(samples, None, [])
             return
-        imaged = [sample for sample in samples if sample.status in KEPT]
-        finite = _reject_non_finite(imaged, results)
-        kept = {sample.tar_index: row for row, sample in enumerate(imaged) if finite[row]}
+        imaged = samples.rows_with(KEPT)
+        finite = _reject_non_finite(samples, imaged, results)
+        kept = [row for row, is_finite in zip(imaged, finite.tolist(), strict=True) if is_finite]
+        results = results if finite.all() else results.rows(finite)
         if kept:
-            maps = {name: values[finite] for name, values in {**results.maps, **results.stored}.items()}
-            self._h5.append([imaged[row].key for row in kept.values()], maps, results.features[finite])
+            self._h5.append([samples.key[row] for row in kept], {**results.maps, **results.stored}, results.features)
         self._rows.add(samples, results, kept)
 
     def commit(self, tar: ShardBytes | None = None, passed_over: Mapping[str, int] | None = None) -> Committed:
@@ -82,8 +83,8 @@ class ShardOutput:
         self._h5.close(None if tar is None else tar.sha256)
         try:
             self._maps.sync()
-            _check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
-            with _stage(self.layout.shard_metadata(self.shard)) as rows:
+            check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
+            with stage(self.layout.shard_metadata(self.shard)) as rows:
                 self._write_rows(rows, report, tar)
                 check = partial(refuse_replaced, self.layout, self.manifest)
                 published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace, check=check)
@@ -109,6 +110,7 @@ class ShardOutput:
             partial={status: count for status, count in statuses.items() if status in KEPT and status != OK},
             zero_maps=dict(self._rows.zero_maps),
             passed_over=dict(passed_over),
+            done_again=self._rows.done_again,
         )
 
     def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
@@ -130,6 +132,7 @@ class ShardOutput:
             partial=report.partial,
             zero_maps=report.zero_maps,
             passed_over=report.passed_over,
+            done_again=report.done_again,
             tar=tar,
             keys=self._rows.key_bounds(),
         )
@@ -142,33 +145,44 @@ class ShardOutput:
             raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
 
 
-def _reject_non_finite(samples: Sequence[Sample], results: Results) -> BoolArray:
+def _reject_non_finite(samples: SampleColumns, imaged: Sequence[int], results: Results) -> BoolArray:
     """(B,) whether all numbers of a row are finite; the other samples become failed, and name the first bad dataset.
 
-    A sample without a target has no maps of the target: NaN is correct there.
+    `imaged` are the B samples with results. One without a target has no maps of the target: NaN is correct there.
     """
-    kept = np.ones(len(samples), bool)
-    without_target = np.array([sample.status != OK for sample in samples])
-    for name, values in {**results.maps, **results.stored, FEATURES: results.features}.items():
-        good = np.isfinite(values.reshape(len(samples), -1)).all(axis=1)
+    kept = np.ones(len(imaged), bool)
+    stored = {**results.maps, **results.stored, FEATURES: results.features}
+    if all(_is_surely_finite(values) for values in stored.values()):
+        return kept
+    without_target = np.array([samples.status[row] != OK for row in imaged], bool)
+    for name, values in stored.items():
+        good = np.isfinite(values.reshape(len(imaged), -1)).all(axis=1)
         if name in results.maps and MapName.parse(name).needs_target:
             good |= without_target
         for row in np.flatnonzero(kept & ~good).tolist():
             kept[row] = False
-            samples[row].status, samples[row].error = NOT_FINITE, f"{name} has values that are not finite"
+            samples.mark(imaged[row], NOT_FINITE, f"{name} has values that are not finite")
     return kept
 
 
-def _stage(final: Path) -> StagedFile:
+def _is_surely_finite(values: Float32Array) -> bool:
+    """Whether all values are finite, as their sum tells. False where they are not, and where the sum is too large."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()))
+
+
+def stage(final: Path) -> StagedFile:
+    """A temporary file beside `final`. Raises ShardError where the disk does not take it."""
     try:
         return StagedFile(final)
     except OSError as error:
         raise disk_error(final, error) from error
 
 
-def _check_maps(path: Path, rows: int, maps: Sequence[str]) -> None:
+def check_maps(path: Path, rows: int, maps: Sequence[str], *, features: bool = True) -> None:
     """Opens a finished HDF5 file again. Raises ShardError unless every dataset has every row."""
-    names = [KEY] if rows == 0 else [KEY, FEATURES, *(f"{MAPS}/{name}" for name in maps)]
+    datasets = [*([FEATURES] if features else []), *(f"{MAPS}/{name}" for name in maps)]
+    names = [KEY] if rows == 0 else [KEY, *datasets]
     with h5py.File(path, "r", locking=False) as file:
         for name in names:
             if name not in file or len(file[name]) != rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
 from jobs.runs.events import read_events
 from jobs.runs.footer import ShardFooter, read_facts, read_rows
+from jobs.runs.growth.added_maps import AddedMaps, added_maps
 from jobs.runs.integrity.belonging import check_pair, unlisted_problem
 from jobs.runs.integrity.footers import look_at
 from jobs.runs.layout import RunLayout
@@ -34,7 +35,9 @@ class RunStatus:
     whose metadata cannot be read, whose maps are missing or cut, or whose files are another's, and Parquet files that
     are no shard's: their names, and an error with the file and what to do. `images` have maps.
     `failed_images` counts those without maps by reason. `partial_images` counts, by reason, those that lack only the
-    target's maps. `zero_maps` counts the maps that are zero everywhere, by name. `changed` has the done shards whose
+    target's maps. `zero_maps` counts the maps that are zero everywhere, by name, and `done_again` the images that were
+    computed in fp32, since their numbers were not finite in the run's precision. `added` are the maps that were added
+    later, and on how many of the done shards they are. `changed` has the done shards whose
     tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the same
     as far as they were compared.
 
@@ -52,6 +55,8 @@ class RunStatus:
     failed_images: dict[str, int] = field(default_factory=dict)
     partial_images: dict[str, int] = field(default_factory=dict)
     zero_maps: dict[str, int] = field(default_factory=dict)
+    done_again: int = 0
+    added: list[AddedMaps] = field(default_factory=list)
     changed: dict[str, str] = field(default_factory=dict)
     rewritten: list[str] = field(default_factory=list)
     rate: float | None = None
@@ -103,6 +108,8 @@ def status(run: str | Path) -> RunStatus:
         failed_images=_total([footer.failed for footer in footers]),
         partial_images=_total([footer.partial for footer in footers]),
         zero_maps={name: count for name, count in _total([footer.zero_maps for footer in footers]).items() if count},
+        done_again=sum(footer.done_again for footer in footers),
+        added=list(added_maps(manifest, footers)),
         changed={one.name: one.how for one in changed if one.how is not None},
         rewritten=[one.name for one in changed if one.how is None],
         rate=speed.rate,
@@ -131,7 +138,8 @@ def _failed_or_damaged(layout: RunLayout, shard: str, url: str | None, damage: s
             damage = damage or str(error)
     if damage is not None:
         # Errors begin with the file that they are about.
-        kind = MAPS_DAMAGED if damage.startswith(str(layout.shard_maps(shard))) else METADATA_DAMAGED
+        files = (layout.shard_maps(shard), *(folder / f"{shard}.h5" for folder in layout.added_folders()))
+        kind = MAPS_DAMAGED if damage.startswith(tuple(map(str, files))) else METADATA_DAMAGED
         yield FailedInput(shard=shard, input=url or str(path), status=kind, error=damage)
 
 

@@ -18,6 +18,7 @@ from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
 from jobs.runs.restart import as_it_is_now, changed_shards
 from jobs.runs.run import Run, open_run
+from jobs.runs.schema import GROWN_VERSION
 from jobs.runs.shard_check import CheckedShard, check_shard
 from jobs.shards.urls import Shard
 
@@ -102,6 +103,8 @@ def _finalized_problems(opened: Run) -> Iterator[str]:
         return
     try:
         problem = seal_problem(joined, required=False) or _joined_problem(joined, opened)
+    except UserError:  # a shard's footer is damaged, which `check_shard` has said
+        return
     except (OSError, ValueError, pa.ArrowException) as error:
         problem = f"{JOINED} is unreadable: {one_line(error)}"
     if problem:
@@ -112,8 +115,9 @@ def _joined_problem(joined: Path, opened: Run) -> str | None:
     """How metadata.parquet differs from the rows of this run's shards, by its footer and the sums of its pages."""
     with pq.ParquetFile(joined, page_checksum_verification=True) as file:
         facts = file.schema_arrow.metadata or {}
-        if facts.get(FINGERPRINT.encode(), b"").decode(errors="replace") != opened.manifest.fingerprint:
-            return f"{JOINED} was made of another run"
+        if facts.get(FINGERPRINT.encode(), b"").decode(errors="replace") != opened.fingerprint:
+            before = " or before it grew" if opened.manifest.schema_version == GROWN_VERSION else ""
+            return f"{JOINED} was made of another run{before}"
         written, rows = file.metadata.num_rows, sum(len(batch) for batch in file.iter_batches())
     return None if rows == written else f"{JOINED} has {rows} rows, {written} were written"
 

@@ -6,17 +6,18 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from jobs.errors import ShardError, UserError
 from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
+from jobs.runs.growth.added_output import AddedOutput
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.metadata_rows import Results
 from jobs.runs.shard_output import ShardOutput
-from jobs.shards.samples import Sample
+from jobs.shards.columns import SampleColumns
 from jobs.shards.shard_bytes import ShardBytes
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class _Begin:
 
 @dataclass(frozen=True)
 class _Add:
-    samples: Sequence[Sample]
+    samples: SampleColumns
     results: Results | None
 
 
@@ -49,8 +50,10 @@ class Writer:
     """Feeds a writing thread through a short queue, so that the model waits only where the disk is slower.
 
     Call `begin`, `add` and `end` for one shard after another, from one thread. The writing thread calls `reported` with
-    the report of each shard. With `replace`, published shards are replaced. Use as a context manager: leaving it waits
-    for the last commit. An unexpected error of the writing thread is raised by the next call.
+    the report of each shard. With `replace`, published shards are replaced. With an
+    `addition` (its number), its maps are added to published shards, and with `replace` those that some images lack are
+    replaced. Use as a context manager: leaving it waits for the last commit. An unexpected error of the writing thread
+    is raised by the next call.
     """
 
     def __init__(
@@ -61,10 +64,11 @@ class Writer:
         reported: Callable[[ShardReport], None],
         ahead: int = 4,
         replace: bool = False,
+        addition: int | None = None,
     ) -> None:
         self._layout, self._manifest, self._max_failed_fraction = layout, manifest, max_failed_fraction
         self._reported = reported
-        self._replace = replace
+        self._replace, self._addition = replace, addition
         self._queue: queue.Queue[_Message | None] = queue.Queue(maxsize=ahead)
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="promptsg-writer", daemon=True)
@@ -83,7 +87,7 @@ class Writer:
         """Opens a shard."""
         self._put(_Begin(shard))
 
-    def add(self, samples: Sequence[Sample], results: Results | None) -> None:
+    def add(self, samples: SampleColumns, results: Results | None) -> None:
         """Hands over one batch. Waits only while the queue is full."""
         self._put(_Add(samples, results))
 
@@ -133,17 +137,21 @@ class Writer:
             if shard is not None:
                 shard.discard()
 
-    def _open(self, shard: str) -> ShardOutput:
+    def _open(self, shard: str) -> ShardOutput | AddedOutput:
+        if self._addition is not None:
+            return AddedOutput(
+                self._layout, self._manifest, self._addition, shard, self._max_failed_fraction, replace=self._replace
+            )
         return ShardOutput(self._layout, self._manifest, shard, self._max_failed_fraction, replace=self._replace)
 
 
 class _OpenShard:
     """The shard that is being written. After an error its other batches are ignored, and its report has the error."""
 
-    def __init__(self, name: str, open_output: Callable[[str], ShardOutput]) -> None:
+    def __init__(self, name: str, open_output: Callable[[str], ShardOutput | AddedOutput]) -> None:
         started = time.perf_counter()
         self._name = name
-        self._output: ShardOutput | None = None
+        self._output: ShardOutput | AddedOutput | None = None
         self._error: str | None = None
         try:
             self._output = open_output(name)

@@ -18,6 +18,7 @@ from jobs.runs.run import open_run
 from jobs.runs.shard_output import ShardOutput
 from jobs.runs.status import failed_inputs, status
 from jobs.runs.verify import verify
+from jobs.shards.columns import SampleColumns
 from jobs.shards.shard_bytes import ShardBytes
 from tests.runs.conftest import NAMES, promptsg
 from tests.support.made_runs import made_manifest, made_samples, made_shard
@@ -190,7 +191,7 @@ def test_maps_that_were_mined_from_another_tar_of_the_same_request_are_not_read(
     for folder, digest in (("A", "1" * 64), ("B", "2" * 64)):
         manifest = made_manifest(tmp_path / folder, ["a"])
         output = ShardOutput(RunLayout(tmp_path / folder), manifest, "a", 1.0)
-        output.add(made_samples(6)[5:], None)
+        output.add(SampleColumns.of(made_samples(6)[5:]), None)
         assert output.commit(ShardBytes(size=1000, sha256=digest)).published
     assert maps(tmp_path / "A", "a").stat().st_size == maps(tmp_path / "B", "a").stat().st_size
     assert open_run(tmp_path / "A").read_keys("a") == []

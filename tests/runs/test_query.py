@@ -31,6 +31,7 @@ from jobs.runs.query import RowSelection, keys_in_several_shards, select_rows
 from jobs.runs.query_list import QueryList, read_csv_keys, read_keys, read_queries
 from jobs.runs.run import Run, open_run, rows_by_key
 from jobs.runs.shard_output import ShardOutput
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import OK, read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import expand_shards
@@ -82,7 +83,7 @@ def make_run(root: Path, shards: Path, maps: Maps = random_maps) -> Run:
             maps=stacked, features=np.ones((count, 3), np.float32), score=zeros, probability=zeros,
             predicted=np.zeros(count, np.int64),
         )  # fmt: skip
-        output.add(samples, results)
+        output.add(SampleColumns.of(samples), results)
         output.commit()
     return open_run(root)
 

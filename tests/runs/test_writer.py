@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cam.measures import MEASURES
 from jobs.identity import identities
 from jobs.runs.events import ShardReport
 from jobs.runs.finalize import finalize
@@ -24,6 +26,7 @@ from jobs.runs.metadata_rows import Results
 from jobs.runs.run import open_run
 from jobs.runs.schema import metadata_schema
 from jobs.runs.writer import Writer
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import NO_LABEL, Sample
 from tests.support.made_runs import made_manifest, made_shard
 
@@ -35,7 +38,7 @@ def manifest(tmp_path: Path) -> Manifest:
     return made_manifest(tmp_path, ["a", "b"], MAPS)
 
 
-def batch(first: int, statuses: str) -> tuple[list[Sample], Results | None]:
+def batch(first: int, statuses: str) -> tuple[SampleColumns, Results | None]:
     """Samples and their results by letters: o ok, f failed, n without a target, x non-finite, z with a zero map."""
     samples = [Sample(key=f"k{first + number}", tar_index=first + number, pid=7) for number in range(len(statuses))]
     for sample, letter in zip(samples, statuses, strict=True):
@@ -45,7 +48,7 @@ def batch(first: int, statuses: str) -> tuple[list[Sample], Results | None]:
             sample.status, sample.error = NO_LABEL, "no class"
     imaged = [sample for sample, letter in zip(samples, statuses, strict=True) if letter != "f"]
     if not imaged:
-        return samples, None
+        return SampleColumns.of(samples), None
     letters = statuses.replace("f", "")
     maps = {name: np.full((len(imaged), 4, 2), 1.0, np.float32) for name in MAPS}
     for row, letter in enumerate(letters):
@@ -54,7 +57,8 @@ def batch(first: int, statuses: str) -> tuple[list[Sample], Results | None]:
     score = np.array([np.nan if letter == "n" else 0.5 for letter in letters], np.float32)
     features = np.array([[sample.tar_index, 1] for sample in imaged], np.float32)
     predicted, probability = np.arange(len(imaged)), np.full(len(imaged), 0.25, np.float32)
-    return samples, Results(maps=maps, features=features, score=score, predicted=predicted, probability=probability)
+    results = Results(maps=maps, features=features, score=score, predicted=predicted, probability=probability)
+    return SampleColumns.of(samples), results
 
 
 def write(root: Path, manifest: Manifest, *shards: tuple[str, list[str], str | None]) -> list[ShardReport]:
@@ -154,9 +158,9 @@ def test_hdf5_closes_on_a_full_disk_and_the_error_is_kept() -> None:
 
 def test_the_metadata_says_who_is_on_each_image(tmp_path: Path, manifest: Manifest) -> None:
     samples, results = batch(0, "oofo")
-    samples[1].role, samples[1].identity = "person", "train/2"
-    samples[3].role, samples[3].identity = "distractor", None
-    samples[0].image_crc32 = 0xFFFFFFFF
+    samples.role[:] = ["person", "person", "person", "distractor"]
+    samples.identity[1], samples.identity[3] = "train/2", None
+    samples.image_crc32[0] = 0xFFFFFFFF
     with Writer(RunLayout(tmp_path), manifest, 0.5, lambda _: None) as writer:
         writer.begin("a")
         writer.add(samples, results)
@@ -198,3 +202,20 @@ def test_rows_that_cannot_be_read_again_are_an_error_and_not_zeros(tmp_path: Pat
     file = ForgivingFile(_Unreadable())
     assert file.readinto(bytearray(4)) == 4 and file.error is not None
     assert file.error.errno == errno.EIO
+
+
+def test_measures_that_come_with_the_results_are_stored_as_they_are(tmp_path: Path, manifest: Manifest) -> None:
+    """Of a row that is not finite they are dropped with it."""
+    samples, results = batch(0, "oxfo")
+    assert results is not None
+    measures = np.arange(2 * len(MEASURES) * 3, dtype=np.float32).reshape(2, len(MEASURES), 3)
+    with Writer(RunLayout(tmp_path), manifest, 0.5, lambda _: None) as writer:
+        writer.begin("a")
+        writer.add(samples, replace(results, measures=measures))
+        writer.end()
+    rows = pq.read_table(tmp_path / "metadata" / "a.parquet")
+    for kind, name in enumerate(("mim_attention", "gradcam_mim")):
+        for place, measure in enumerate(MEASURES):
+            first, last = measures[kind, place, [0, 2]].tolist()
+            assert rows[f"{name}_{measure}"].to_pylist() == [first, None, None, last]
+    assert rows["grid_h"].to_pylist() == [4, None, None, 4] and rows["h5_row"].to_pylist() == [0, None, None, 1]

@@ -13,9 +13,9 @@ import h5py
 
 from jobs.errors import UserError
 from jobs.phrases import one_line
-from jobs.runs.footer import ShardFooter, read_facts
+from jobs.runs.footer import AddedFile, ShardFooter, read_facts
 from jobs.runs.layout import RunLayout
-from jobs.runs.maps_file import HDF5_ERRORS, KEY, TAR
+from jobs.runs.maps_file import ADDITION, HDF5_ERRORS, KEY, TAR
 from jobs.system_errors import reason_of
 
 _AGAIN = "run the same `promptsg mine` again"
@@ -57,13 +57,43 @@ def check_pair(layout: RunLayout, shard: str, fingerprint: str, footer: ShardFoo
     footer = footer or read_facts(path)
     while True:
         check_metadata(path, shard, fingerprint, footer)
-        problem = _size_problem(layout.shard_maps(shard), footer)
+        problem = _file_problem(layout, shard, footer)
         if problem is None:
             return footer
         again = read_facts(path)
         if again == footer:
-            raise maps_error(layout, shard, problem)
+            raise problem
         footer = again  # another process has just replaced both files
+
+
+def open_added(
+    layout: RunLayout, shard: str, footer: ShardFooter, added: AddedFile, *, cache: int | None = None
+) -> h5py.File:
+    """Opens the HDF5 file of maps that were added later, and compares what it says of itself with the footer.
+
+    Raises UserError unless it is the file that the footer names.
+    """
+    path = layout.shard_added(shard, added.number)
+    problem = _size_problem(path, added.h5_size)
+    if problem is None:
+        file = open_file(layout, shard, cache=cache, number=added.number)
+        try:
+            problem = added_problem(file, shard, footer, added.number)
+            if problem is None:
+                return file
+        except HDF5_ERRORS as error:
+            problem = f"cannot be read ({one_line(error)})"
+        file.close()
+    raise maps_error(layout, shard, problem, added.number)
+
+
+def added_problem(file: h5py.File, shard: str, footer: ShardFooter, number: int) -> str | None:
+    """How an HDF5 file of added maps says that it is another one; None where it is the right one."""
+    if problem := identity_problem(file, shard, footer):
+        return problem
+    if file.attrs.get(ADDITION) != number:
+        return "holds the maps of another addition"
+    return None if len(file[KEY]) == footer.images else f"has {len(file[KEY])} rows, {footer.images} were written"
 
 
 def open_maps(layout: RunLayout, shard: str, footer: ShardFooter, *, cache: int | None = None) -> h5py.File:
@@ -84,42 +114,59 @@ def open_maps(layout: RunLayout, shard: str, footer: ShardFooter, *, cache: int 
     return file
 
 
-def open_file(layout: RunLayout, shard: str, *, cache: int | None = None) -> h5py.File:
+def open_file(layout: RunLayout, shard: str, *, cache: int | None = None, number: int | None = None) -> h5py.File:
     """Opens a shard's HDF5 file for reading. Raises UserError naming it where that fails.
 
-    `cache` is the size of the cache of chunks in bytes, by default as h5py has it.
+    `cache` is the size of the cache of chunks in bytes, by default as h5py has it. With a `number` the file is that of
+    an addition.
     """
     options = {} if cache is None else {"rdcc_nbytes": cache}
     try:
         # Published files never change, so no lock is needed; locks fail on NFS and Lustre.
-        return h5py.File(layout.shard_maps(shard), "r", locking=False, **options)
+        return h5py.File(maps_path(layout, shard, number), "r", locking=False, **options)
     except HDF5_ERRORS as error:
-        raise unreadable(layout, shard, error) from error
+        raise unreadable(layout, shard, error, number) from error
 
 
-def unreadable(layout: RunLayout, shard: str, error: Exception) -> UserError:
+def maps_path(layout: RunLayout, shard: str, number: int | None) -> Path:
+    """The HDF5 file of a shard, or with a `number` that of an addition."""
+    return layout.shard_maps(shard) if number is None else layout.shard_added(shard, number)
+
+
+def unreadable(layout: RunLayout, shard: str, error: Exception, number: int | None = None) -> UserError:
     """The error for a shard's HDF5 file that HDF5 cannot read, and what to do."""
-    if number := _ERRNO.search(str(error)):  # the system could not read it, which says nothing of what is in it
-        return UserError(f"{layout.shard_maps(shard)}: {reason_of(OSError(int(number[1]), ''))}")
-    return maps_error(layout, shard, f"cannot be read ({one_line(error)})")
+    if cause := _ERRNO.search(str(error)):  # the system could not read it, which says nothing of what is in it
+        return UserError(f"{maps_path(layout, shard, number)}: {reason_of(OSError(int(cause[1]), ''))}")
+    return maps_error(layout, shard, f"cannot be read ({one_line(error)})", number)
 
 
-def maps_error(layout: RunLayout, shard: str, problem: str) -> UserError:
-    """The error for a shard's HDF5 file, and what to do."""
+def maps_error(layout: RunLayout, shard: str, problem: str, number: int | None = None) -> UserError:
+    """The error for a shard's HDF5 file, or that of an addition, and what to do."""
+    again = _AGAIN if number is None else f"{_AGAIN}, then the one with --add-maps"
     return UserError(
-        f"{layout.shard_maps(shard)} {problem}; put the right file back, or delete {layout.shard_metadata(shard)} and "
-        f"{_AGAIN}"
+        f"{maps_path(layout, shard, number)} {problem}; put the right file back, or delete "
+        f"{layout.shard_metadata(shard)} and {again}"
     )
 
 
-def _size_problem(path: Path, footer: ShardFooter) -> str | None:
+def _file_problem(layout: RunLayout, shard: str, footer: ShardFooter) -> UserError | None:
+    """The error for the first HDF5 file that the footer names and that is not there, or has another size."""
+    if problem := _size_problem(layout.shard_maps(shard), footer.h5_size):
+        return maps_error(layout, shard, problem)
+    for file in footer.added:
+        if problem := _size_problem(layout.shard_added(shard, file.number), file.h5_size):
+            return maps_error(layout, shard, problem, file.number)
+    return None
+
+
+def _size_problem(path: Path, written: int) -> str | None:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return "is gone"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    return None if size == footer.h5_size else f"has {size:,} bytes, {footer.h5_size:,} were written"
+    return None if size == written else f"has {size:,} bytes, {written:,} were written"
 
 
 def identity_problem(file: h5py.File, shard: str, footer: ShardFooter) -> str | None:

@@ -12,7 +12,7 @@ import h5py
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.runs.footer import ShardFooter, read_facts
-from jobs.runs.integrity.belonging import check_metadata, check_pair, open_file, open_maps
+from jobs.runs.integrity.belonging import check_metadata, check_pair, open_added, open_file, open_maps
 from jobs.runs.layout import RunLayout
 
 T = TypeVar("T")
@@ -56,6 +56,7 @@ class RunFooters:
         self._layout, self._fingerprint = layout, fingerprint
         self._known: dict[str, ShardFooter] = {}
         self._opened: set[str] = set()  # shards whose HDF5 file was compared with the footer
+        self._opened_added: set[tuple[str, int]] = set()
 
     def of(self, shard: str) -> ShardFooter:
         """The footer of a published shard."""
@@ -75,6 +76,28 @@ class RunFooters:
         for shard in shards:
             self._known.pop(shard, None)
             self._opened.discard(shard)
+            self._opened_added = {one for one in self._opened_added if one[0] != shard}
+
+    def open_added(self, shard: str, number: int, *, cache: int | None = None) -> h5py.File:
+        """Opens the HDF5 file of an addition, at the first time with all checks.
+
+        Raises UserError also where the shard does not have the maps of this addition.
+        """
+        if (shard, number) in self._opened_added:
+            return open_file(self._layout, shard, cache=cache, number=number)
+        self._known[shard] = footer = check_pair(self._layout, shard, self._fingerprint, self._known.get(shard))
+        added = footer.added_file(number)
+        if added is None:
+            self._known[shard] = footer = self._read(shard)  # it may have got them since
+            added = footer.added_file(number)
+        if added is None:
+            raise UserError(
+                f"{self._layout.shard_added(shard, number)}: these maps were not added to the shard {shard!r} yet; "
+                "give the command with --add-maps again"
+            )
+        file = open_added(self._layout, shard, footer, added, cache=cache)
+        self._opened_added.add((shard, number))
+        return file
 
     def open_maps(self, shard: str, *, cache: int | None = None) -> h5py.File:
         """Opens a shard's HDF5 file, at the first time with all checks. `cache` is that of chunks, in bytes."""
