@@ -23,12 +23,19 @@ from jobs.mining.camera_rows.source import HowExplained, cameras_of_run
 from jobs.mining.labels import AUTO, labels_for
 from jobs.mining.references import References
 from jobs.runs.run import Run, open_run
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from promptsg_core.cameras import Cameras
 from promptsg_core.checkpoint import load_model
 from promptsg_core.families.registry import config_of
 from promptsg_core.model import AnyModel
-from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
+from promptsg_core.precision import (
+    can_compute,
+    compute_deterministically,
+    device_kind,
+    resolve_device,
+    resolve_precision,
+)
 from promptsg_core.prompts import Captions
 from promptsg_core.settings import MAP_MODES, Settings
 from promptsg_core.tokenise import make_prompt
@@ -107,7 +114,9 @@ class ByReference:
         """(n, D) references."""
         known = [name for name in ("role", "identity") if name in rows.column_names]
         columns = rows.select(["key", "tar_index", "pid", "split", *known]).to_pylist()
-        features, _ = self.references.of([Sample(**row) for row in columns], self.model.config.feature_dim)
+        features, _ = self.references.of(
+            SampleColumns.of(Sample(**row) for row in columns), self.model.config.feature_dim
+        )
         return torch.from_numpy(features)
 
 
@@ -188,12 +197,14 @@ def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[AnyModel, st
     """
     manifest = run.manifest
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision or manifest.resolved.precision or "auto", device)
-    if config.precision is None and not can_compute(precision, device):
+    mined_in = manifest.resolved.precision
+    if config.precision is None and mined_in is not None and not can_compute(mined_in, device):
         raise UserError(
-            f"{config.run} was mined in {precision}, in which {device_kind(device)} cannot compute: use a device that "
+            f"{config.run} was mined in {mined_in}, in which {device_kind(device)} cannot compute: use a device that "
             "can, or give --precision fp32"
         )
+    precision = resolve_precision(config.precision or mined_in or "auto", device)
+    compute_deterministically()
     # What no tensor tells, as it was when the run was mined; the modes too, where the checkpoint needed them stated.
     mined = config_of(manifest.resolved.model.get("family")).stated_in(manifest.resolved.model)
     settings = Settings(model=mined, stated_modes=frozenset(MAP_MODES))
@@ -236,7 +247,7 @@ def _labels(run: Run, config: FaithfulnessConfig, model: AnyModel) -> Mapping[in
 def _references(run: Run, config: FaithfulnessConfig) -> References:
     """The reference features, as when the run was mined."""
     assert config.reference is not None
-    mined, here = run.manifest.asked, open_run(config.reference).manifest.fingerprint
+    mined, here = run.manifest.asked, open_run(config.reference).manifest.list_fingerprint
     if here != mined.reference and not config.any_checkpoint:
         raise UserError(
             f"{run.layout.root} was mined with a reference run of fingerprint {mined.reference}, "

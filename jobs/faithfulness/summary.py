@@ -16,7 +16,7 @@ from jobs.arrays import Float64Array, FloatArray, Int64Array
 from jobs.faithfulness.measured import Measured, count_people
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
 from jobs.runs.run import Run
-from jobs.statistics.resamples import mean_over_identities
+from jobs.statistics.intervals.resamples import mean_over_identities
 from jobs.tables import none_if_nan
 
 

@@ -5,22 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from cam.names import parse_names
+from jobs.errors import UserError
 from jobs.launch.environment import Environment
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.labels import AUTO
 from jobs.mining.model_options import parse_image_size
+from jobs.prompt_sets import prompts_of
 from jobs.typed_config import TypedConfig, gather, validate
-from promptsg_core.choices import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES
+from promptsg_core.choices import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES, CompileChoice, Precision
 from promptsg_core.settings import WEIGHT, read_settings
 from promptsg_core.tokenise import parse_prompts
 
 # Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
+CPU_BATCH = 64  # on a CPU larger batches gain nothing
 # The valid names of settings that promptsg_core defines.
 _VALID_NAMES: Mapping[str, Sequence[str]] = {
     "prompt_mode": PROMPT_MODES,
@@ -36,9 +39,9 @@ class MineConfig(TypedConfig):
     `weights_key` is the path of keys of the state dict to take where the checkpoint has several. `image_size` is
     (height, width) in pixels. `maps` are those of the checkpoint's family where none are named. `prompts` are texts by
     name; each adds a map. `head` names the head whose score is explained. `sie_coe`, `trained_on`, `camera_map` and
-    `camera` are for models with camera embeddings. `workers` None means: by the machine. The `label_map` `auto` is
-    learned from predictions. A shard fails if more than `max_failed_fraction` of its images fail. Relative paths become
-    absolute.
+    `camera` are for models with camera embeddings. `batch_size` and `workers` None mean: by the machine. The
+    `label_map` `auto` is learned from predictions. A shard fails if more than `max_failed_fraction` of its images fail.
+    Relative paths become absolute.
     """
 
     shards: tuple[str, ...] = Field(min_length=1)
@@ -54,9 +57,9 @@ class MineConfig(TypedConfig):
     reference_split: str | None = None
     attention_heads: Literal["mean", "all"] = "mean"
     gradcam_plus_plus: Literal["rectified", "paper"] = "rectified"
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Precision = "auto"
     device: str = "auto"
-    batch_size: int = Field(64, ge=1, le=65536)
+    batch_size: int | None = Field(None, ge=1, le=65536)
     workers: int | None = Field(None, ge=0, le=256)
     model_settings: Path | None = None
     image_size: tuple[int, int] | None = None
@@ -123,6 +126,11 @@ class MineConfig(TypedConfig):
         return value.expanduser().absolute() if isinstance(value, Path) else value
 
     @property
+    def images_at_once(self) -> int:
+        """The batch size, or where none is stated that of a CPU; `with_batch_size` states one for a GPU."""
+        return self.batch_size or CPU_BATCH
+
+    @property
     def cameras(self) -> CameraOptions:
         """What is said of the cameras."""
         return CameraOptions(trained_on=self.trained_on, camera_map=self.camera_map, camera=self.camera)
@@ -130,18 +138,35 @@ class MineConfig(TypedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MineOptions:
-    """Execution options; only `overrides` changes results.
+    """Execution options; only `overrides` changes what is computed.
 
     `overrides` are KEY VALUE words of the training code's settings. With `overwrite` the run in the output folder is
-    deleted first. With `retry_failed` the shards that are done but have failed images are mined again. The job stops
-    once `drain_file` exists. `environment` says which part of the work is this process's, and when the job must end.
+    deleted first. With `retry_failed` the shards that are done but have failed images are mined again. With `extend`
+    the run gets the shards that it does not list yet. `add_maps` are maps that are added to the shards that are done,
+    instead of mining any; with `retry_failed` also to those of which some images lack them. `compile` says whether the
+    image tower is compiled on a CPU, which changes the last bits of results. The job stops once `drain_file` exists.
+    `environment` says which part of the work is this process's, and when the job must end.
     """
 
     overrides: tuple[str, ...] = ()
     overwrite: bool = False
     retry_failed: bool = False
+    extend: bool = False
+    add_maps: tuple[str, ...] = ()
+    compile: CompileChoice = "auto"
     drain_file: Path | None = None
     environment: Environment = field(default_factory=Environment)
+
+    @property
+    def conflict(self) -> str | None:
+        """What is wrong with the options together; None where nothing is."""
+        if self.overwrite and self.retry_failed:
+            return "--overwrite deletes the run whose shards --retry-failed would mine again: give one"
+        alone = {"--overwrite": self.overwrite, "--extend": self.extend, "--add-maps": bool(self.add_maps)}
+        given = [flag for flag, is_given in alone.items() if is_given]
+        if len(given) < 2:
+            return None
+        return f"{' and '.join(given)} exclude each other: give one, and the other with a command after it"
 
 
 def build_config(
@@ -149,16 +174,30 @@ def build_config(
 ) -> MineConfig:
     """MineConfig from a YAML file, options that were given (None is not given) and `key=value` words, in that order.
 
+    `prompt_set` names ready lists of prompts, which are added to `prompts`.
     If none of them names a checkpoint, TEST.WEIGHT does, from `overrides` (KEY VALUE words) or `model_settings`.
 
     Raises UserError naming the key, the value and what is valid.
     """
     values = gather(file, options, settings)
+    if sets := values.pop("prompt_set", None):
+        values["prompts"] = _with_prompt_sets(sets, values.get("prompts"))
     if overrides or values.get("model_settings"):
         stated = read_settings(values.get("model_settings"), overrides)  # also refuses words that are not pairs
         if stated.weight is not None:
             values.setdefault("checkpoint", stated.weight)
     return validate(MineConfig, values, file)
+
+
+def _with_prompt_sets(sets: object, own: object) -> dict[str, str]:
+    """The texts of ready lists by name, after the user's own. Raises UserError for an unknown list."""
+    names = (sets,) if isinstance(sets, str) else sets
+    if not isinstance(names, (list, tuple)):
+        raise UserError(f"prompt_set is {sets!r}; give the name of a list, or several")
+    if not isinstance(own, Mapping):
+        texts = (own,) if isinstance(own, str) else cast("Sequence[object]", own or ())
+        own = parse_prompts(tuple(map(str, texts)))
+    return prompts_of([str(name) for name in names], own)
 
 
 def without_weight(overrides: Sequence[str]) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.identity import PERSON, identity_name, require_own_pids, training_classes
 from jobs.mining.number_maps import read_label_map
+from jobs.shards.columns import SampleColumns
 from jobs.shards.person_sample import PersonSample
-from jobs.shards.samples import Sample, read_samples, split_of
+from jobs.shards.samples import read_samples, split_of
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import Shard
 
@@ -91,13 +92,16 @@ def _add_people(
     return True
 
 
-def class_of(sample: Sample, labels: Mapping[int, int]) -> int | None:
-    """The class of the person on an image, by `labels` (pid -> class); None where it is not one of them.
+def classes_of(samples: SampleColumns, labels: Mapping[int, int]) -> list[int | None]:
+    """The class of the person on each image, by `labels` (pid -> class); None where it is not one of them.
 
     A pid stands for a person of the training split. Elsewhere it does only if the identity is the pid itself: some data
     sets give the same pids to other persons there.
     """
-    if sample.pid is None or sample.role != PERSON:
-        return None
-    training = sample.split in _TRAINING_SPLITS
-    return labels.get(sample.pid) if training or sample.identity == identity_name(sample.pid) else None
+    people = zip(samples.pid, samples.role, samples.split, samples.identity, strict=True)
+    return [
+        labels.get(pid)
+        if pid is not None and role == PERSON and (split in _TRAINING_SPLITS or identity == identity_name(pid))
+        else None
+        for pid, role, split, identity in people
+    ]

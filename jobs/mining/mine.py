@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from jobs.errors import UserError
 from jobs.launch.drain import Drain
 from jobs.launch.environment import Environment
 from jobs.launch.placement import idle_because, refuse_overwrite_by_many
@@ -17,14 +18,19 @@ from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.family_maps import with_maps
+from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, named_maps
+from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
+from jobs.phrases import counted, first_few
+from jobs.processes import available_cores
 from jobs.progress import Progress
+from jobs.runs.growth.run_json import add_addition, add_shards
 from jobs.runs.integrity.footers import refuse_damaged_pairs
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
-from jobs.runs.request import RunRequest
+from jobs.runs.request import Addition, RunRequest
 from jobs.runs.restart import discard_run, refuse_changed
 from jobs.shards.urls import Shard, expand_shards
 
@@ -50,8 +56,10 @@ def mine(
     Raises UserError, ModelError or CamError, before anything is written, where the request cannot be met. Raises
     UserError where the ranks of a task lose each other.
     """
+    if options.conflict is not None:
+        raise UserError(options.conflict)
     with Ranks(options.environment) as ranks:
-        summary = _mine_block(config, options, ranks)
+        summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks)
         if before_leaving is not None:
             before_leaving(summary)
         return replace(summary, exit_status=ranks.leave(summary.own_status))
@@ -78,6 +86,9 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
             remove_leftovers(folder)
         return MiningSummary(run=layout.root, done=len(block), total=len(block), nothing_to_do=True)
     loaded = _load(config, options, shards, layout, before)
+    _tell_if_shared(loaded, options, counter)
+    if before is not None and options.extend:
+        add_shards(layout, before, request.shards)
     deleted = _delete_run(layout) if options.overwrite else ()
     manifest = create_manifest(
         layout,
@@ -93,7 +104,7 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     logger.info("%d shards to do on %s in %s; %s", len(todo), loaded.device, manifest.resolved.precision,
                 ", ".join(config.maps))  # fmt: skip
     progress = Progress(_bytes_of(todo, options.environment.world_size))
-    summary = _run_worker(loaded, manifest, config, options, pending.drawn(counter), progress)
+    summary = _run_worker(loaded, manifest, config, options, block, pending.drawn(counter), progress)
     done = layout.done()
     return replace(
         summary,
@@ -101,6 +112,50 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
         done=sum(shard.name in done for shard in block),
         total=len(block),
         deleted=deleted,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) -> MiningSummary:
+    """Adds maps to the shards of this process's block that are done."""
+    started = time.monotonic()
+    layout = RunLayout(config.output)
+    run, shards = read_manifest(layout), expand_shards(config.shards)
+    config = with_maps(config, run)
+    request = request_of(config, shards, options.overrides)
+    _refuse_other_request(layout, run, request, replace(options, retry_failed=False))  # no shard is mined again
+    number, maps = named_maps(layout, run, options.add_maps)
+    block = _block_of_this_process(shards, options.environment)
+    done = layout.done()
+    refuse_damaged_pairs(layout, run.fingerprint, [shard.name for shard in block if shard.name in done])
+    pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
+    if undone := pending.not_mined():
+        logger.warning("%s are not done and get no maps: mine them, then give the same command again: %s",
+                       counted(len(undone), "shard"), first_few(undone))  # fmt: skip
+    summary = MiningSummary(run=layout.root, total=len(block), added_maps=maps, not_mined=len(undone))
+    if not (todo := pending.listed()):
+        for folder in (layout.root, layout.metadata, *layout.added_folders()):
+            remove_leftovers(folder)
+        return replace(summary, done=len(block) - len(undone), nothing_to_do=True)
+    config = config_of_addition(config, maps)
+    loaded = _load(config, options, shards, layout, run)
+    _tell_if_shared(loaded, options, counter)
+    refuse_other(layout, run, request, loaded.resolved)
+    number, run = add_addition(layout, run, Addition(maps=maps, device=loaded.kind, versions=_versions()))
+    remove_leftovers(layout.metadata)
+    logger.info("%d shards get %s on %s in %s", len(todo), ", ".join(maps), loaded.device, run.resolved.precision)
+    pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
+    progress = Progress(_bytes_of(todo, options.environment.world_size))
+    found = _run_worker(
+        loaded.of_run(run), run, config, options, block, pending.drawn(counter), progress, addition=number
+    )
+    return replace(
+        found,
+        run=layout.root,
+        done=pending.count_with_maps(),
+        total=len(block),
+        added_maps=maps,
+        not_mined=len(pending.not_mined()),
         seconds=time.monotonic() - started,
     )
 
@@ -121,6 +176,12 @@ def _load(
     return loaded
 
 
+def _tell_if_shared(loaded: LoadedModel, options: MineOptions, counter: Counter) -> None:
+    from jobs.mining.devices.shared_gpu import tell_if_shared  # takes seconds: torch
+
+    tell_if_shared(loaded.device, options.environment, counter)
+
+
 def _run_that_goes_on(layout: RunLayout, options: MineOptions) -> Manifest | None:
     """The run in the folder, if there is one and it is not to be deleted.
 
@@ -137,7 +198,7 @@ def _run_that_goes_on(layout: RunLayout, options: MineOptions) -> Manifest | Non
 
 def _refuse_other_request(layout: RunLayout, earlier: Manifest, request: RunRequest, options: MineOptions) -> None:
     """Raises UserError where the run in the folder is another one, or its shards have changed."""
-    refuse_other(layout, earlier, request, retry_failed=options.retry_failed)
+    refuse_other(layout, earlier, request, retry_failed=options.retry_failed, extend=options.extend)
     now = [recorded.shard for recorded in request.shards]
     refuse_changed(layout, earlier.shards, now, retry_failed=options.retry_failed)
 
@@ -173,29 +234,35 @@ def _run_worker(
     manifest: Manifest,
     config: MineConfig,
     options: MineOptions,
+    block: Sequence[Shard],
     drawn: Iterable[Shard],
     progress: Progress,
+    addition: int | None = None,
 ) -> MiningSummary:
-    """Mines the drawn shards, watching for requests to stop."""
+    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from jobs.mining.devices.batch_size import with_batch_size
     from jobs.mining.worker import Worker
     from jobs.shards.decoding import default_workers
 
     environment = options.environment
     workers = config.workers
     if workers is None:
-        workers = default_workers(loaded.device.type, environment.local_world_size)
+        workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
     with Drain(options.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), progress:
         worker = Worker(
             loaded.model,
-            config,
+            with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),
             manifest,
             loaded.targets,
             loaded.cameras,
             progress=progress,
             drain=drain,
             replace=options.retry_failed,
+            again=loaded.done_again(manifest),
+            addition=addition,
+            compiling=CompileWish.for_bytes(options.compile, _bytes_of(block, environment.world_size)),
         )
         return worker.run(drawn, workers, environment.local_world_size)
 

@@ -15,9 +15,10 @@ from jobs.launch.environment import Environment
 from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras, camera_source, one_for_all
 from jobs.mining.config import MineConfig
+from jobs.mining.devices.again import LOW_PRECISIONS, DoneAgain
+from jobs.mining.devices.source import ModelSource
 from jobs.mining.found_labels import find_labels
 from jobs.mining.labels import AUTO
-from jobs.mining.model_options import load_with_prompts
 from jobs.mining.targets import LabelTarget, TargetSource, target_source
 from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement, ResolvedSettings
@@ -25,7 +26,6 @@ from jobs.shards.captions import require_captions
 from jobs.shards.urls import Shard
 from promptsg_core.model import AnyModel
 from promptsg_core.precision import can_compute, device_kind, resolve_device, resolve_precision
-from promptsg_core.settings import read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,13 @@ logger = logging.getLogger(__name__)
 class LoadedModel:
     """A model that is ready to mine, its target, and the cameras of images where it has camera embeddings.
 
-    `resolved` records the precision that `auto` became on this machine, the model's configuration, and the label map
-    if it was learned. `label_agreement` is what a check of the labels found, None where there was none.
+    `source` can load the model again. `resolved` records the precision that `auto` became on this machine, the model's
+    configuration, and the label map if it was learned. `label_agreement` is what a check of the labels found, None
+    where there was none.
     """
 
     model: AnyModel
+    source: ModelSource
     targets: TargetSource
     resolved: ResolvedSettings
     cameras: CameraSource = NO_CAMERAS
@@ -53,6 +55,12 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.device
+
+    def done_again(self, manifest: Manifest) -> DoneAgain | None:
+        """Does images again in fp32 whose numbers are not finite; None in a precision as wide as that."""
+        if self.resolved.precision not in LOW_PRECISIONS:
+            return None
+        return DoneAgain(self.source, self.targets, self.cameras, manifest=manifest)
 
     def of_run(self, manifest: Manifest) -> LoadedModel:
         """With the labels that the run has, where they were learned: another worker may have been the first."""
@@ -77,20 +85,10 @@ def load(
     Raises UserError, ModelError or CamError, each naming what does not fit.
     """
     device = device_of_rank(config.device, environment or Environment())
+    _make_current(device)
     precision = precision_on(device, config, started)
-    model = load_with_prompts(
-        config.checkpoint,
-        config.prompts,
-        device=str(device),
-        precision=precision,
-        settings=read_settings(config.model_settings, overrides),
-        weights_key=config.weights_key,
-        image_size=config.image_size,
-        prompt_mode=config.prompt_mode,
-        neck_feat=config.neck_feat,
-        reweight=config.reweight,
-        sie_coe=config.sie_coe,
-    )
+    source = ModelSource(config=config, overrides=tuple(overrides), device=device)
+    model = source.load(precision)
     model.check_head(config.head)
     if config.target in ("predicted", "label") and model.class_problem:
         raise UserError(f"{config.checkpoint}: {model.class_problem}")
@@ -109,11 +107,20 @@ def load(
     rows = ChosenRows(camera=config.camera, mapping=resolved.camera_map, trained_on=config.trained_on)
     return LoadedModel(
         model=model,
+        source=source,
         targets=target_source(config, model, None if found is None else found.labels, None if any_camera else rows),
         resolved=resolved,
         cameras=cameras,
         label_agreement=None if found is None else found.agreement,
     )
+
+
+def _make_current(device: torch.device) -> None:
+    """Has this process compute on its own GPU where no device is named: pinning memory and capturing a graph would else
+    take memory of the node's first GPU, for each rank. A GPU without a number is the current one already.
+    """
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _refuse_heads_of_nothing(config: MineConfig, model: AnyModel) -> None:

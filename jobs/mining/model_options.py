@@ -100,8 +100,10 @@ def load_with_prompts(
     Raises ModelError too for a text that CLIP cannot read, or whose words the checkpoint does not have.
     """
     from promptsg_core.checkpoint import load_model
+    from promptsg_core.precision import compute_deterministically
     from promptsg_core.tokenise import make_prompt
 
+    compute_deterministically()
     made = {name: make_prompt(text) for name, text in prompts.items()}
     model = load_model(
         checkpoint,

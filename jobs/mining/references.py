@@ -6,7 +6,6 @@ No torch. Features are normalised to unit length before they are averaged.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import identities, identity_columns, identity_name, identity_of
 from jobs.runs.run import Run, open_run
-from jobs.shards.samples import Sample
+from jobs.shards.columns import SampleColumns
 
 # One reference image: the hash of its key, its person, and where its feature is. Persons and shards are numbered.
 _IMAGE = np.dtype([("hash", np.uint64), ("person", np.int64), ("shard", np.int64), ("h5_row", np.int64)])
@@ -51,14 +50,13 @@ class References:
         """The length of the features; 0 if there are none."""
         return int(self._sums.shape[1])
 
-    def of(self, samples: Sequence[Sample], dimension: int) -> tuple[Float32Array, BoolArray]:
+    def of(self, samples: SampleColumns, dimension: int) -> tuple[Float32Array, BoolArray]:
         """(B, dimension) references, zero where there is none, and (B,) whether there is one."""
         totals, counts = np.zeros((len(samples), dimension)), np.zeros(len(samples), np.int64)
         own = []
-        for number, sample in enumerate(samples):
-            person = self._person_of(sample)
+        for number, (key, person) in enumerate(zip(samples.key, self._people_of(samples), strict=True)):
             if person is not None:
-                same = self._same_image(sample.key, person)
+                same = self._same_image(key, person)
                 totals[number], counts[number] = self._sums[person], self._counts[person] - len(same)
                 own.append((number, same))
         if own:
@@ -81,10 +79,11 @@ class References:
             raise UserError(f"the reference run {self.run.layout.root} has no image of a known person{where}")
         return rows
 
-    def _person_of(self, sample: Sample) -> int | None:
-        """The number of the person on a sample's image; None if it has no image here."""
-        identity = sample.identity if self._has_identities else identity_of(sample.pid, sample.key)
-        return None if identity is None else self._number_of.get(_person(identity, sample.pid, sample.split))
+    def _people_of(self, samples: SampleColumns) -> list[int | None]:
+        """The number of the person on each image; None for one that has no image here."""
+        identities = samples.identity if self._has_identities else map(identity_of, samples.pid, samples.key)
+        people = zip(identities, samples.pid, samples.split, strict=True)
+        return [None if who is None else self._number_of.get(_person(who, pid, split)) for who, pid, split in people]
 
     def _images_of(self, rows: pa.Table, people: Int64Array) -> _Images:
         images = np.empty(len(rows), _IMAGE)

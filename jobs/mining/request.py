@@ -39,7 +39,7 @@ def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[
     if config.camera_map is not None:
         settings["camera_map"] = _hash_of(config.camera_map)
     if config.reference is not None:
-        settings["reference"] = read_manifest(RunLayout(config.reference)).fingerprint
+        settings["reference"] = read_manifest(RunLayout(config.reference)).list_fingerprint
     settings["checkpoint_sha256"] = sha256_of(config.checkpoint)
     if overrides is not None:
         settings["overrides"] = without_weight(overrides)  # the checkpoint's hash stands for it

@@ -17,10 +17,13 @@ class MiningSummary:
 
     Of the shards that this process drew: `shards` were published, with `images` rows that have maps, `failed_images`
     rows without any and `partial_images` rows that lack only the maps of the target; `zero_maps` maps are zero
-    everywhere; `passed_over` counts, by kind, the members of the tars of which nothing was made. `failed_shards` has
-    the report of each shard that failed. `drained` says why the process stopped before the end, or is None.
+    everywhere; `passed_over` counts, by kind, the members of the tars of which nothing was made; `done_again` images
+    were computed in fp32, since their numbers were not finite in the run's precision. `failed_shards` has the report of
+    each shard that failed. `drained` says why the process stopped before the end, or is None.
 
     `done` of the `total` shards of the block are done in `run`. `nothing_to_do` says that they all were before.
+    Where maps were added to shards that are done, `added_maps` are these, `done` counts the shards that have them,
+    and `not_mined` those that cannot have them, since they are not mined yet.
     `deleted` names what `overwrite` has deleted. `seconds` is the time for everything, `seconds_model` the part of the
     model.
 
@@ -32,6 +35,8 @@ class MiningSummary:
     done: int = 0
     total: int = 0
     nothing_to_do: bool = False
+    added_maps: tuple[str, ...] = ()
+    not_mined: int = 0
     deleted: tuple[str, ...] = ()
     shards: int = 0
     images: int = 0
@@ -39,6 +44,7 @@ class MiningSummary:
     partial_images: int = 0
     zero_maps: int = 0
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    done_again: int = 0
     failed_shards: tuple[ShardReport, ...] = ()
     drained: str | None = None
     seconds: float = 0.0
@@ -47,10 +53,13 @@ class MiningSummary:
 
     @property
     def own_status(self) -> int:
-        """The exit status for what this process did: 0 for all done, 3 for failed shards, 75 for drained."""
+        """The exit status for what this process did: 0 for all done, 75 for drained.
+
+        3 for shards that failed, or that could get no maps since they are not mined.
+        """
         if self.drained is not None:
             return EXIT_DRAINED
-        return EXIT_SOME_SHARDS_FAILED if self.failed_shards else EXIT_OK
+        return EXIT_SOME_SHARDS_FAILED if self.failed_shards or self.not_mined else EXIT_OK
 
     def plus(self, report: ShardReport) -> MiningSummary:
         """The summary with one more shard."""
@@ -65,6 +74,7 @@ class MiningSummary:
             partial_images=self.partial_images + _total(report.partial),
             zero_maps=self.zero_maps + _total(report.zero_maps),
             passed_over=Counter(self.passed_over) + Counter(report.passed_over),
+            done_again=self.done_again + report.done_again,
             seconds_model=seconds,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,10 +15,11 @@ from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.config import MineConfig
-from jobs.mining.labels import class_of
+from jobs.mining.labels import classes_of
 from jobs.mining.references import References
 from jobs.runs.manifest import Manifest
-from jobs.shards.samples import NO_LABEL, NO_REFERENCE, Sample
+from jobs.shards.columns import SampleColumns
+from jobs.shards.samples import NO_LABEL, NO_REFERENCE
 from promptsg_core.model import AnyModel
 
 
@@ -39,7 +40,7 @@ class BatchTarget:
 class TargetSource(Protocol):
     """Gives each batch its target."""
 
-    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+    def of(self, samples: SampleColumns) -> BatchTarget:
         """The target of a batch; `samples` are those of its images, in their order."""
 
 
@@ -49,7 +50,7 @@ class FixedTarget:
 
     target: Target
 
-    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+    def of(self, samples: SampleColumns) -> BatchTarget:
         """The target of a batch."""
         return BatchTarget(self.target)
 
@@ -60,9 +61,9 @@ class LabelTarget:
 
     labels: Mapping[int, int]
 
-    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+    def of(self, samples: SampleColumns) -> BatchTarget:
         """The target of a batch. An image whose person is not a training class has none."""
-        found = [class_of(sample, self.labels) for sample in samples]
+        found = classes_of(samples, self.labels)
         known = np.array([label is not None for label in found], np.bool_)
         classes = torch.tensor([0 if label is None else label for label in found])
         return BatchTarget(class_target(classes), known, NO_LABEL, "its pid is not a class of the checkpoint")
@@ -78,7 +79,7 @@ class SimilarityTarget:
     references: References
     dimension: int
 
-    def of(self, samples: Sequence[Sample]) -> BatchTarget:
+    def of(self, samples: SampleColumns) -> BatchTarget:
         """The target of a batch. An image whose person has no other image in the earlier run has none."""
         features, known = self.references.of(samples, self.dimension)
         target = similarity_target(torch.from_numpy(features))

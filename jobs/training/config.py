@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from jobs.typed_config import TypedConfig, gather, validate
+from promptsg_core.choices import Precision
 
 Optimizer = Literal["adam", "adamw"]
 Schedule = Literal["step", "cosine"]
@@ -103,7 +104,7 @@ class TrainConfig(TypedConfig):
     unit_triplets: bool = FROM_CLIP.unit_triplets
     erase: float = Field(FROM_CLIP.erase, ge=0, le=1)
     seed: int = Field(0, ge=0)
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    precision: Precision = "auto"
     weights: Literal["fp32", "fp16"] = "fp32"
     device: str = "auto"
     workers: int = Field(0, ge=0)

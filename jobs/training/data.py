@@ -58,11 +58,12 @@ def load_training_images(shards: Sequence[Shard], image_size: tuple[int, int], w
     with ShardReader(image_size=image_size, batch_size=_READ_AT_ONCE, workers=workers) as reader:
         for item in reader.read(shards):
             if isinstance(item, Batch):
-                statuses.update(sample.status for sample in item.samples)
-                bad = next((sample for sample in item.samples if sample.status != OK), None)
+                samples = list(item.samples)
+                statuses.update(item.samples.status)
+                bad = next((sample for sample in samples if sample.status != OK), None)
                 if first_failed is None and bad is not None:
                     first_failed = f"{bad.key!r} of {item.shard.url}: {bad.error}"
-                good = [sample for sample in item.samples if sample.status == OK]
+                good = [sample for sample in samples if sample.status == OK]
                 rows = [row for row, sample in enumerate(good) if _is_training(sample)]
                 pixels.append(item.images[rows])
                 kept += [good[row] for row in rows]

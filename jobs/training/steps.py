@@ -16,7 +16,7 @@ from jobs.training.config import EXECUTION, TrainConfig
 from jobs.training.data import TrainingImages
 from jobs.training.model import build_model, build_optimizer
 from jobs.training.sampler import IdentitySampler
-from promptsg_core.precision import PRECISIONS, resolve_device, resolve_precision
+from promptsg_core.precision import PRECISIONS, compute_float32, resolve_device, resolve_training_precision
 from promptsg_core.training import Objective, cosine_factor, progress_of, step_factor, training_forward
 
 # One row of the log: `step`, `epoch`, the means of losses and shares since the row before, and the learning rates.
@@ -35,7 +35,8 @@ class Training:
     def __init__(self, config: TrainConfig, data: TrainingImages) -> None:
         self.config, self.data = config, data
         self.device = resolve_device(config.device)
-        self.precision = resolve_precision(config.precision, self.device)
+        self.precision = resolve_training_precision(config.precision, self.device)
+        compute_float32(self.precision)
         self.sampler = IdentitySampler(data.labels, config.identities, config.images_each, config.seed)
         self.steps = config.steps or config.epochs * self.sampler.steps_per_epoch
         self.model = build_model(config, len(data.pids)).to(self.device)
@@ -91,7 +92,8 @@ class Training:
         images, labels = self.batch(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.factor(self.step)
-        with torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=self.precision != "fp32"):
+        low = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, low, enabled=low != torch.float32):
             out = training_forward(self.model, images)
         terms = self.objective(out, labels)
         self.optimizer.zero_grad(set_to_none=True)

@@ -37,7 +37,7 @@ from jobs.mining.mine import mine
 from jobs.runs.query import RowSelection
 from jobs.runs.run import open_run
 from jobs.shards.urls import Shard
-from jobs.statistics.resamples import mean_over_identities
+from jobs.statistics.intervals.resamples import mean_over_identities
 from promptsg_core import load_model
 from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 
+from cam.extract import Extraction
 from jobs.errors import UserError
 from jobs.memory import is_out_of_memory
 from jobs.mining import fitting
-from jobs.mining.batch import mine_batch
+from jobs.mining.batch import LaunchedBatch, MiningSetup, launch_batch, mine_batch
 from jobs.mining.config import MineConfig
+from jobs.mining.device_copies.host import HostDevice
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.model import LoadedModel, load
+from jobs.mining.passes.graphed import GraphedPass
+from jobs.mining.passes.plain import Pass, plain_pass
 from jobs.runs.maps_file import HEADS
+from jobs.shards.columns import SampleColumns
 from jobs.shards.reader import Batch
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
@@ -47,20 +53,34 @@ def a_batch(loaded: LoadedModel) -> Batch:
     samples = [Sample(key=str(number), tar_index=number, pid=pid) for number, pid in enumerate(PIDS)]
     failed = Sample(key="failed", tar_index=7)
     failed.fail("image_corrupt", "made up")
-    return Batch(SHARD, [*samples[:2], failed, *samples[2:]], random_images(loaded.model.config, len(PIDS)))
+    return Batch(
+        SHARD, SampleColumns.of([*samples[:2], failed, *samples[2:]]), random_images(loaded.model.config, len(PIDS))
+    )
+
+
+def fitting_batches(config: MineConfig, loaded: LoadedModel, run: Pass | None = None) -> FittingBatches:
+    setup = MiningSetup(
+        model=loaded.model,
+        run=run or plain_pass(loaded.model, config),
+        config=config,
+        targets=loaded.targets,
+        cameras=loaded.cameras,
+        device=HostDevice(),
+    )
+    return FittingBatches(setup)
 
 
 def room_for(images: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> list[int]:
     """Lets larger batches fail. Returns the sizes of all attempts."""
     tried: list[int] = []
 
-    def mine(model: object, batch: Batch, *rest: object) -> object:
+    def launch(batch: Batch, setup: MiningSetup) -> LaunchedBatch:
         tried.append(len(batch.images))
         if len(batch.images) > images:
             raise error
-        return mine_batch(model, batch, *rest)  # type: ignore[arg-type]
+        return launch_batch(batch, setup)
 
-    monkeypatch.setattr(fitting, "mine_batch", mine)
+    monkeypatch.setattr(fitting, "launch_batch", launch)
     return tried
 
 
@@ -80,7 +100,7 @@ def test_parts_give_what_the_whole_gives(
     whole = a_batch(loaded)
     wanted = mine_batch(loaded.model, whole, config, loaded.targets)
     tried = room_for(3, monkeypatch, error)
-    batches = FittingBatches(loaded.model, config, loaded.targets)
+    batches = fitting_batches(config, loaded)
     for attempts in ([7, 3, 3, 1], [3, 3, 1]):  # what was learnt is kept
         cut = a_batch(loaded)
         with caplog.at_level(logging.WARNING):
@@ -99,12 +119,43 @@ def test_parts_give_what_the_whole_gives(
     ]
 
 
+class _Again:
+    """A graph that does nothing: the numbers are those of the capture."""
+
+    def replay(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("images", [7, 1])
+def test_graphs_become_smaller_with_the_batches(config: MineConfig, loaded: LoadedModel, images: int) -> None:
+    """The plain pass has room for all seven, and a graph, whose memory comes on top, only for three.
+
+    A graph pads a single image, so that it does not say that there is no room for one.
+    """
+    captured: list[int] = []
+
+    def capture(_: torch.device, work: Callable[[], Extraction]) -> tuple[_Again, Extraction]:
+        found = work()
+        captured.append(len(found.score))
+        if len(found.score) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return _Again(), found
+
+    graphed = GraphedPass(plain_pass(loaded.model, config), config.images_at_once, loaded.device, capture)
+    batches = fitting_batches(config, loaded, graphed)
+    for _ in range(2):
+        samples = SampleColumns.of([Sample(key=str(n), tar_index=n, pid=1) for n in range(images)])
+        found = batches.mine(Batch(SHARD, samples, random_images(loaded.model.config, images)))
+        assert len(found.score) == images
+    assert captured == [7, 3] and (batches.most, graphed.size) == (3, 3)
+
+
 def test_one_image_that_does_not_fit_is_one_line(
     config: MineConfig, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = room_for(0, monkeypatch, MemoryError())
     with pytest.raises(UserError, match="the memory of cpu does not suffice for one image at a time"):
-        FittingBatches(loaded.model, config, loaded.targets).mine(a_batch(loaded))
+        fitting_batches(config, loaded).mine(a_batch(loaded))
     assert tried == [7, 3, 1]
 
 
@@ -113,7 +164,7 @@ def test_other_errors_are_not_taken_for_that(
 ) -> None:
     tried = room_for(3, monkeypatch, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        FittingBatches(loaded.model, config, loaded.targets).mine(a_batch(loaded))
+        fitting_batches(config, loaded).mine(a_batch(loaded))
     assert tried == [7]
 
 

@@ -294,14 +294,14 @@ def test_bad_images_are_rows_and_bad_shards_do_not_stop_the_others(
 def test_maps_that_are_not_finite_become_failed_rows(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import jobs.mining.batch as batch
+    import jobs.mining.passes.plain as plain
 
     def spoil(*args: object, **options: object) -> object:
         result = extract_maps(*args, **options)  # type: ignore[arg-type]
         result.maps["gradcam/mim"][1, 3, 3] = float("nan")
         return result
 
-    monkeypatch.setattr(batch, "extract_maps", spoil)
+    monkeypatch.setattr(plain, "extract_maps", spoil)
     output = tmp_path / "RUN"
     assert run(inputs, output, str(inputs / "query*.tar"), max_failed_fraction=1.0, batch_size=10) == 0
     rows = pq.read_table(output / "metadata" / "query-000000.parquet").to_pylist()
@@ -313,14 +313,14 @@ def test_maps_that_are_not_finite_become_failed_rows(
 
 
 def test_all_zero_maps_are_kept_and_counted(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import jobs.mining.batch as batch
+    import jobs.mining.passes.plain as plain
 
     def darken(*args: object, **options: object) -> object:
         result = extract_maps(*args, **options)  # type: ignore[arg-type]
         result.maps["gradcam/mim"][0] = 0
         return result
 
-    monkeypatch.setattr(batch, "extract_maps", darken)
+    monkeypatch.setattr(plain, "extract_maps", darken)
     output = tmp_path / "RUN"
     summary = mining(inputs, output, str(inputs / "query*.tar"), batch_size=10)
     assert (summary.exit_status, summary.zero_maps) == (0, 2)

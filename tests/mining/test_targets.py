@@ -13,6 +13,7 @@ from jobs.errors import ShardError, UserError
 from jobs.mining.labels import labels_for, read_label_map, training_pids
 from jobs.mining.references import References
 from jobs.mining.targets import FixedTarget, LabelTarget, SimilarityTarget
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from jobs.shards.urls import expand_shards
 from tests.support.made_runs import as_first_version, made_manifest, made_shard
@@ -119,11 +120,11 @@ class Out:
 
 
 def test_a_label_is_the_logit_of_the_own_class_and_others_have_none() -> None:
-    found = LabelTarget({5: 2, 9: 0}).of([sample("a", 9), sample("b", 4), sample("c", 5)])
+    found = LabelTarget({5: 2, 9: 0}).of(SampleColumns.of([sample("a", 9), sample("b", 4), sample("c", 5)]))
     assert found.known is not None and found.known.tolist() == [True, False, True]
     assert found.target.score(Out)[[0, 2]].tolist() == [0.0, 10.0]
     assert (found.status, found.error) == ("no_label", "its pid is not a class of the checkpoint")
-    unknown = LabelTarget({5: 2}).of([sample("a", None)])
+    unknown = LabelTarget({5: 2}).of(SampleColumns.of([sample("a", None)]))
     assert unknown.known is not None and unknown.known.tolist() == [False]
 
 
@@ -154,12 +155,12 @@ def test_a_pid_of_another_split_is_a_class_only_where_the_identity_is_the_pid() 
         sample("0002_c1s1_000001_00", 2, "query"),
         Sample(key="e", tar_index=4, pid=2, split="train", role="distractor"),
     ]
-    found = LabelTarget({2: 1}).of(samples)
+    found = LabelTarget({2: 1}).of(SampleColumns.of(samples))
     assert found.known is not None and found.known.tolist() == [True, True, False, True, False]
 
 
 def test_a_fixed_target_is_known_for_all() -> None:
-    found = FixedTarget(FEATURE).of([sample("a", None)])
+    found = FixedTarget(FEATURE).of(SampleColumns.of([sample("a", None)]))
     assert (found.target, found.known) == (FEATURE, None)
 
 
@@ -194,7 +195,7 @@ def test_references_are_the_unit_means_of_the_persons_other_images(references: P
         sample("no-pid", None),
         sample("0006_c1s1_000001_00", 6, "train"),
     ]
-    features, known = found.of(samples, 2)
+    features, known = found.of(SampleColumns.of(samples), 2)
     assert known.tolist() == [True, True, True, False, True, False, False, False, False]
     wanted = np.zeros((9, 2))
     wanted[0] = [0, 1]
@@ -220,7 +221,7 @@ def test_stated_identities_decide_whose_reference_it_is(tmp_path: Path) -> None:
         Sample(key="new", tar_index=9, pid=2, split="query", identity=who) for who in ("train/2", "test/2", "anna")
     ]
     asked += [there[2], Sample(key="new", tar_index=9, pid=2, split="query"), there[4]]
-    found, known = References(tmp_path).of(asked, 2)
+    found, known = References(tmp_path).of(SampleColumns.of(asked), 2)
     np.testing.assert_allclose(found, [[1, 0], [0, 1], [0.7, 0.7], [0.8, 0.6], [0, 0], [0, 0]], atol=1e-7)
     assert known.tolist() == [True, True, True, True, False, False]
 
@@ -233,20 +234,22 @@ def test_references_of_an_earlier_run_are_found_by_pid(references: Path, tmp_pat
         Sample(key="new", tar_index=0, pid=5, split="query", identity="test/5"),
         sample("new", 5, "train"),
     ]
-    found, known = old.of(asked, 2)
+    found, known = old.of(SampleColumns.of(asked), 2)
     np.testing.assert_allclose(found, [[0.3, 0.9], [0.5, 0.5], [0.3, 0.9]], atol=1e-7)
     assert known.all()
 
 
 def test_a_batch_without_references_is_all_unknown(references: Path) -> None:
-    features, known = References(references).of([sample("no-pid", None)], 2)
+    features, known = References(references).of(SampleColumns.of([sample("no-pid", None)]), 2)
     assert features.tolist() == [[0, 0]] and known.tolist() == [False]
-    features, known = References(references).of([], 2)
+    features, known = References(references).of(SampleColumns.of([]), 2)
     assert features.shape == (0, 2) and known.shape == (0,)
 
 
 def test_references_of_one_split_and_of_none(references: Path) -> None:
-    features, known = References(references, "gallery").of([sample("new", 5), sample("new", 5, "train")], 2)
+    features, known = References(references, "gallery").of(
+        SampleColumns.of([sample("new", 5), sample("new", 5, "train")]), 2
+    )
     assert known.tolist() == [True, False]
     np.testing.assert_allclose(features[0], [0.5, 0.5], atol=1e-7)
     with pytest.raises(UserError, match="has no image of a known person in split 'val'"):
@@ -261,7 +264,9 @@ def test_a_run_that_is_not_finished_is_no_reference(references: Path, tmp_path: 
 
 def test_a_similarity_is_the_cosine_to_the_reference(references: Path) -> None:
     source = SimilarityTarget(References(references), 2)
-    found = source.of([sample("new", 5, "train"), sample(KEYS[0], 5, "train"), sample("new", 6, "train")])
+    found = source.of(
+        SampleColumns.of([sample("new", 5, "train"), sample(KEYS[0], 5, "train"), sample("new", 6, "train")])
+    )
     assert found.known is not None and found.known.tolist() == [True, True, False]
     cosines = found.target.score(Out)[:2].tolist()
     assert cosines == pytest.approx([(0.6 * 0.3 + 0.8 * 0.9) / np.hypot(0.3, 0.9), 0.0], abs=1e-6)

@@ -16,93 +16,26 @@ from jobs.errors import EXIT_DRAINED, EXIT_OK, EXIT_SOME_SHARDS_FAILED
 from jobs.launch import drain as drain_module
 from jobs.launch.drain import Drain
 from jobs.mining import fitting
-from jobs.mining.batch import mine_batch as real_mine_batch
-from jobs.mining.config import MineConfig
-from jobs.mining.model import LoadedModel, load
+from jobs.mining.batch import LaunchedBatch, MiningSetup, launch_batch
 from jobs.mining.pending import PendingShards
-from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
-from jobs.mining.worker import Worker
 from jobs.runs.events import ShardReport
 from jobs.runs.layout import RunLayout
-from jobs.runs.manifest import Manifest, create_manifest
 from jobs.runs.shard_output import ShardOutput
 from jobs.shards.reader import Batch
-from jobs.shards.urls import Shard, expand_shards
+from jobs.shards.urls import Shard
 from tests.support.made_runs import made_manifest, made_samples, made_shard
-from tests.support.shard_files import market_shard
-from tests.support.tiny import tiny_checkpoint
-
-SHARDS, IMAGES = 3, 8
+from tests.support.worker_run import IMAGES, SHARDS, Mine, StopAfter, Told, small_inputs
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("worker")
-    tiny_checkpoint(folder / "m.pth", image_size=(64, 32))
-    for number in range(SHARDS):
-        market_shard(folder / f"s-{number}.tar", IMAGES, first=IMAGES * number)
-    return folder
-
-
-class Mine:
-    """A run that workers can work on: three shards of eight images, in batches of four."""
-
-    def __init__(self, inputs: Path, output: Path) -> None:
-        self.config = MineConfig(
-            shards=(str(inputs),),
-            checkpoint=inputs / "m.pth",
-            output=output,
-            maps=("mim_attention",),
-            device="cpu",
-            precision="fp32",
-            batch_size=4,
-        )
-        self.shards = expand_shards(self.config.shards)
-        self.loaded: LoadedModel = load(self.config, (), self.shards)
-        self.layout = RunLayout(output)
-        request = request_of(self.config, self.shards, ())
-        self.manifest: Manifest = create_manifest(self.layout, request, self.loaded.resolved)
-
-    def worker(self, **options: object) -> Worker:
-        model, targets = self.loaded.model, self.loaded.targets
-        return Worker(model, self.config, self.manifest, targets, **options)  # type: ignore[arg-type]
+    return small_inputs(tmp_path_factory.mktemp("worker"))
 
 
 @pytest.fixture
 def mine(inputs: Path, tmp_path: Path) -> Mine:
     return Mine(inputs, tmp_path / "RUN")
-
-
-class Told:
-    """A progress that writes down what it is told, and the drain that stops a worker after some batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[int, bool]] = []
-        self.sizes: list[int | None] = []
-
-    def advance(self, images: int, position: int | None) -> None:
-        self.batches.append((images, position is not None))
-
-    def finish_shard(self, size: int | None) -> None:
-        self.sizes.append(size)
-
-
-class StopAfter(Drain):
-    """Requested after some batches; `time_left` says whether the rest of a shard fits into it."""
-
-    def __init__(self, told: Told, batches: int, *, time_left: bool) -> None:
-        super().__init__()
-        self.told, self.batches, self.time_left = told, batches, time_left
-        self.asked: list[float | None] = []
-
-    @property
-    def requested(self) -> str | None:
-        return "SIGTERM" if len(self.told.batches) >= self.batches else None
-
-    def allows(self, seconds: float | None) -> bool:
-        self.asked.append(seconds)
-        return self.time_left and seconds is not None
 
 
 def test_a_worker_needs_neither_progress_nor_drain(mine: Mine) -> None:
@@ -145,13 +78,13 @@ def test_a_model_that_fails_on_a_shard_costs_that_shard(
     """Unless the GPU has failed: then nothing works any more."""
     seen: list[str] = []
 
-    def mine_batch(model: object, batch: Batch, *rest: object) -> object:
+    def launch(batch: Batch, setup: MiningSetup) -> LaunchedBatch:
         seen.append(batch.shard.name)
         if batch.shard.name == "s-1":
             raise error
-        return real_mine_batch(model, batch, *rest)  # type: ignore[arg-type]
+        return launch_batch(batch, setup)
 
-    monkeypatch.setattr(fitting, "mine_batch", mine_batch)
+    monkeypatch.setattr(fitting, "launch_batch", launch)
     if ends:
         with pytest.raises(RuntimeError, match="CUDA error"):
             mine.worker().run(mine.shards, 0)
@@ -234,6 +167,9 @@ class Counter:
 
     def next(self) -> int:
         return next(self._numbers)
+
+    def count(self, name: str) -> int:
+        return 1
 
 
 @pytest.fixture
