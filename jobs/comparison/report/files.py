@@ -1,0 +1,79 @@
+"""The files that `promptsg diff` writes beside the table of images: numbers, lists of keys, figures, one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.atomic import make_folder, write_json, write_whole
+from jobs.comparison.findings import RunDifference, as_json
+from jobs.comparison.report.figures import draw_figures
+from jobs.comparison.report.page import report_page
+from jobs.figures import png_of
+from jobs.tables import write_parquet
+
+_DPI = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffFiles:
+    """Where each result is.
+
+    table: a row per pair. numbers: all numbers. changed: keys of the images whose first map moved most. queries, won,
+    lost: a row per query, and the keys of those whose AP rose or fell; they exist where AP is known. figures: a folder.
+    """
+
+    report: Path
+    table: Path
+    numbers: Path
+    changed: Path
+    queries: Path
+    won: Path
+    lost: Path
+    figures: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> DiffFiles:
+        """Their names in the folder of the results."""
+        return cls(
+            report=folder / "report.html",
+            table=folder / "diff.parquet",
+            numbers=folder / "diff.json",
+            changed=folder / "changed.txt",
+            queries=folder / "queries.parquet",
+            won=folder / "won.txt",
+            lost=folder / "lost.txt",
+            figures=folder / "figures",
+        )
+
+
+def write_difference(found: RunDifference, files: DiffFiles) -> None:
+    """Writes every file but the table, each whole or not at all, the report last.
+
+    Files of an earlier comparison, in the same folder, that this one does not have are removed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    make_folder(files.figures)
+    _write_keys(files.changed, (image.key for image in found.changed))
+    if found.retrieval is None:
+        for path in (files.queries, files.won, files.lost):
+            path.unlink(missing_ok=True)
+    else:
+        write_parquet(files.queries, found.retrieval.table)
+        _write_keys(files.won, found.retrieval.won)
+        _write_keys(files.lost, found.retrieval.lost)
+    write_json(files.numbers, as_json(found))
+    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
+    for name, picture in pictures.items():
+        write_whole(files.figures / f"{name}.png", picture)
+    for path in files.figures.glob("*.png"):
+        if path.stem not in pictures:
+            path.unlink()
+    write_whole(files.report, report_page(found, pictures).encode())
+
+
+def _write_keys(path: Path, keys: Iterable[str]) -> None:
+    write_whole(path, "".join(f"{key}\n" for key in keys).encode())

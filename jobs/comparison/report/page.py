@@ -1,0 +1,138 @@
+"""The HTML page of `promptsg diff`, which needs no other file: tables, and the figures inside."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+
+from jobs.comparison.findings import RunDifference
+from jobs.comparison.measures import MEANINGS, MEASURES
+from jobs.comparison.report.figures import RETRIEVAL, mean_maps_name
+from jobs.comparison.retrieval_change import MeanOverQueries, RetrievalChange
+from jobs.phrases import counted, shown
+from jobs.statistics.report.findings import Statistic
+from jobs.statistics.report.html import html_table, image_html, interval_text, number_text, whole_page
+
+_HEADS = {
+    "pearson": "Pearson", "spearman": "Spearman", "top20": "top 20 % in common", "moved": "mass elsewhere",
+    "com_shift": "centre moved", "com_dx": "to the right", "com_dy": "downwards", "area50_shift": "area of 50 %",
+}  # fmt: skip
+_LISTED = 50
+
+
+def report_page(found: RunDifference, pictures: Mapping[str, bytes]) -> str:
+    """One HTML page; `pictures` are the figures as PNG, by name."""
+    body = ["<h1>What changed from run A to run B</h1>", _question_html(found), _notes_html(found), _reading_html()]
+    body += _retrieval_html(found, pictures)
+    by_place = {(one.map, one.group, one.measure): one for one in found.statistics}
+    for name in found.maps:
+        body += [f"<h2>{html.escape(name)}</h2>", _measures_html(found, name, by_place)]
+        figure = mean_maps_name(name)
+        body.append(
+            image_html(figure, pictures[figure])
+            if figure in pictures
+            else "<p>No pair has two maps of this kind with mass, so there is nothing to draw.</p>"
+        )
+    return whole_page("What changed between two runs", [*body, _changed_html(found)])
+
+
+def _question_html(found: RunDifference) -> str:
+    facts = {
+        "run A": found.run_a,
+        "run B": found.run_b,
+        "grouped by": ", ".join(key.name for key in found.question.by) or "nothing (one group)",
+        "images chosen": found.question.where or "all with maps",
+        "images": f"{counted(found.counts.pairs, 'pair')} of {found.counts.images:,} images of run A",
+        "intervals": f"95 % bootstrap over identities, {found.resamples:,} resamples, seed {found.question.seed}",
+    }
+    return html_table(["", ""], [[name, fact] for name, fact in facts.items()], head=False)
+
+
+def _notes_html(found: RunDifference) -> str:
+    if not found.notes:
+        return ""
+    lines = "".join(f"<li>{html.escape(shown(note))}</li>" for note in found.notes)
+    return f"<ul class=note>{lines}</ul>"
+
+
+def _reading_html() -> str:
+    intro = "The maps of one image in both runs, read as distributions of mass. In brackets: 95 % intervals."
+    rows = [[_HEADS[measure], meaning] for measure, meaning in MEANINGS.items()]
+    return f"<p class=note>{intro}</p>" + html_table(["measure", "meaning"], rows)
+
+
+def _measures_html(found: RunDifference, name: str, by_place: Mapping[tuple[str, int, str], Statistic]) -> str:
+    one, rows = found.maps[name], []
+    for g, label in enumerate(found.labels):
+        numbers = [by_place[name, g, measure] for measure in MEASURES]
+        cells = [interval_text(n.value, n.low, n.high) for n in numbers]
+        rows.append([label, f"{one.pairs[g]:,}", f"{found.identities[g]:,}", *cells])
+    return html_table(["group", "pairs", "identities", *(_HEADS[measure] for measure in MEASURES)], rows)
+
+
+def _retrieval_html(found: RunDifference, pictures: Mapping[str, bytes]) -> list[str]:
+    title = "<h2>Where B looks elsewhere, does it retrieve better?</h2>"
+    if found.retrieval is None:
+        return [title, f"<p>Average precision is not known: {html.escape(shown(found.no_retrieval))}</p>"]
+    one = found.retrieval
+    facts = [
+        ["queries", f"{one.queries:,} with a match in both runs ({one.only_a:,} in A only, {one.only_b:,} in B only)"],
+        ["ranked", one.settings],
+        ["AP of A", f"{one.source_a}"],
+        ["AP of B", f"{one.source_b}"],
+        ["mAP of A", _estimate(one.map_a)],
+        ["mAP of B", _estimate(one.map_b)],
+        ["mean change of AP", _estimate(one.change)],
+        ["AP rose, fell", f"{len(one.won):,} queries (won.txt), {len(one.lost):,} (lost.txt)"],
+        ["first image became right, wrong", f"{one.rank1_won:,}, {one.rank1_lost:,}"],
+    ]
+    if one.without_pair:
+        facts.insert(1, ["not compared", f"{one.without_pair:,} of them: not chosen, or without maps in a run"])
+    figure = [image_html(RETRIEVAL, pictures[RETRIEVAL])] if RETRIEVAL in pictures else []
+    return [title, html_table(["", ""], facts, head=False), *figure, _parts_html(found, one), _correlations_html(one)]
+
+
+def _parts_html(found: RunDifference, one: RetrievalChange) -> str:
+    if not one.parts:
+        return ""
+    rows = [
+        [f"{number_text(part.least)} to {number_text(part.most)}", f"{part.queries:,}", _estimate(part.ap_change)]
+        for part in one.parts
+    ]
+    return html_table([f"mass of {found.question.maps[0]} elsewhere", "queries", "mean change of AP"], rows)
+
+
+def _correlations_html(one: RetrievalChange) -> str:
+    note = (
+        "Correlation of the change of AP with each measure over the queries. A positive one with the mass that lies "
+        "elsewhere means: the more B looks elsewhere, the better it retrieves."
+    )
+    rows = [
+        [
+            line.map,
+            _HEADS[line.measure],
+            f"{line.queries:,}",
+            interval_text(line.spearman, line.spearman_low, line.spearman_high),
+            interval_text(line.pearson, line.pearson_low, line.pearson_high),
+        ]
+        for line in one.correlations
+    ]
+    return f"<p class=note>{note}</p>" + html_table(["map", "measure", "queries", "Spearman", "Pearson"], rows)
+
+
+def _changed_html(found: RunDifference) -> str:
+    if not found.changed:
+        return ""
+    listed = found.changed[:_LISTED]
+    rows = [[image.key, image.shard, *map(number_text, image.values)] for image in listed]
+    name = html.escape(found.question.maps[0])
+    note = (
+        f"Images of which most of the mass of {name} lies elsewhere in B. changed.txt has the keys of "
+        f"{counted(len(found.changed), 'image')}, the largest change first."
+    )
+    heads = ["key", "shard", *(_HEADS[measure] for measure in MEASURES)]
+    return f"<h2>Most changed images</h2><p class=note>{note}</p>" + html_table(heads, rows)
+
+
+def _estimate(one: MeanOverQueries) -> str:
+    return interval_text(one.value, one.low, one.high).replace("\n", " ")
