@@ -11,6 +11,7 @@ FloatArray = NDArray[np.floating]
 Int64Array = NDArray[np.int64]
 Int32Array = NDArray[np.int32]
 Int8Array = NDArray[np.int8]
+UInt32Array = NDArray[np.uint32]
 UInt64Array = NDArray[np.uint64]
 UInt8Array = NDArray[np.uint8]  # pixels, 0 to 255, RGB
 BoolArray = NDArray[np.bool_]

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.arrays import FloatArray
 from jobs.atomic import StagedFile
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ _MARK = "'"
 def none_if_nan(value: float) -> float | None:
     """A number for JSON or a column: NaN becomes None."""
     return None if math.isnan(value) else float(value)
-
-
-def nullable(values: FloatArray) -> list[float | None]:
-    """(N,) numbers for a column: NaN becomes None."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,10 +12,10 @@ import numpy as np
 
 from jobs.arrays import Float64Array, FloatArray, Int64Array
 from jobs.identity import NOBODY
-from jobs.statistics.bootstrap import Means, intervals
 from jobs.statistics.correlation import mean_ranks, pearson
+from jobs.statistics.intervals.bootstrap import Means, intervals
+from jobs.statistics.intervals.resamples import Resamples
 from jobs.statistics.parts.partial import Partial
-from jobs.statistics.resamples import Resamples
 from jobs.tables import none_if_nan
 
 AGREEMENTS = ("pearson", "spearman", "top20")

@@ -15,7 +15,7 @@ from jobs.runs.maps_file import MAPS, stored
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 
-_READ = 4 << 20  # bytes in one call of HDF5, which stay in a processor's cache: 8192 of 16x8 maps
+_READ = 2 << 20  # bytes in one call of HDF5, which stay in a processor's cache: 4096 of 16x8 maps
 
 
 def chosen_maps(chosen: ChosenImages, name: str) -> Iterator[tuple[slice, Float32Array]]:
@@ -54,9 +54,8 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
             first, last = (int(i) for i in np.searchsorted(rows, [start, stop]))
             if first == last:
                 continue
-            buffer = np.empty((stop - start, *dataset.shape[1:]), np.float32)
-            dataset.read_direct(buffer, np.s_[start:stop])
-            if (buffer < 0).any():
+            buffer = np.asarray(dataset[start:stop], np.float32)
+            if buffer.view(np.int32).min() < 0:  # the sign bit of a float; a comparison would fill an array of booleans
                 np.maximum(buffer, 0, out=buffer)
             yield slice(first, last), buffer if last - first == stop - start else buffer[rows[first:last] - start]
 
@@ -64,8 +63,9 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
 @contextmanager
 def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[Dataset]:
     """The dataset of a map; raises UserError if it, or one of the rising rows, is not there."""
-    path = run.layout.shard_maps(shard)
-    with run.open_maps(shard, cache=0) as file:  # each chunk is read once: no cache of them
+    path = run.maps_path(name, shard)
+    # Each chunk is read once: no cache of them.
+    with run.open_maps(shard, cache=0, addition=run.manifest.addition_of(name)) as file:
         try:
             dataset = stored(file, f"{MAPS}/{name}")
         except KeyError as error:

@@ -1,13 +1,14 @@
-"""An iterator that runs ahead of its caller, in a thread of its own."""
+"""Iterators whose items are made in threads, ahead of the caller."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class _NoMore:
@@ -29,5 +30,23 @@ def prefetched(items: Iterator[T], ahead: int) -> Iterator[T]:
                 return
             waiting.append(pool.submit(next, items, end))
             yield item
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_threads(work: Callable[[T], Result], items: Iterable[T], threads: int) -> Iterator[Result]:
+    """What `work` makes of each item, in their order, by so many threads; a few items more than these are taken ahead.
+
+    `work` should not hold Python's lock for long. What it raises is raised here, behind the results before it.
+    """
+    pool = ThreadPoolExecutor(threads, "work")
+    try:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

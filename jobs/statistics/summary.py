@@ -14,10 +14,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from jobs.arrays import Float64Array, Int64Array
 from jobs.identity import NOBODY
-from jobs.statistics.bootstrap import Means, intervals, rows_by_group
 from jobs.statistics.groups import distinct
+from jobs.statistics.intervals.bootstrap import Means, intervals, rows_by_group
+from jobs.statistics.intervals.resamples import Resamples
 from jobs.statistics.parts.partial import GroupSpan, Partial
-from jobs.statistics.resamples import Resamples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from jobs.runs.manifest import Manifest, ResolvedSettings, RunRequest, create_ma
 from jobs.runs.run import open_run
 from jobs.runs.shard_output import Results, ShardOutput
 from jobs.runs.verify import verify
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from jobs.statistics.chosen import choose_images
 from jobs.statistics.expressions import count_images
@@ -75,7 +76,10 @@ def write_shard(layout: RunLayout, manifest: Manifest, name: str, images: list[d
         maps = {m: np.stack([i[m] for i in good]).astype(np.float32) for m in MAPS}
         ones = np.ones(len(good), np.float32)
         features, kinds = np.ones((len(good), 3), np.float32), np.zeros(len(good), np.int64)
-        output.add(samples, Results(maps=maps, features=features, score=ones, predicted=kinds, probability=ones))
+        output.add(
+            SampleColumns.of(samples),
+            Results(maps=maps, features=features, score=ones, predicted=kinds, probability=ones),
+        )
     assert output.commit()[0]
 
 

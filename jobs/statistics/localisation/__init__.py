@@ -1,1 +1,1 @@
-"""How well maps lie on the persons, where shards hold masks of them."""
+"""How well maps lie on the persons, where masks of them are given: `promptsg localise`."""

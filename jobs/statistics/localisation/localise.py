@@ -1,101 +1,113 @@
-"""How well a run's maps lie on the persons of images whose shards hold masks (no torch)."""
+"""How well a run's maps lie on the persons of images with masks, per group, with intervals (no torch)."""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-
-from cam.placement import GridPlacement
-from jobs.arrays import BoolArray, Float64Array, FloatArray, Int64Array
+from jobs.atomic import make_folder
 from jobs.errors import UserError
-from jobs.identity import NOBODY, identity_codes, identity_columns
-from jobs.image_names import MASK_SUFFIX
-from jobs.runs.run import Run
-from jobs.shards.samples import OK
-from jobs.statistics.localisation.mask_scores import covered_share, mask_auc, mass_ratio, pointing
-from jobs.statistics.resamples import mean_over_identities
+from jobs.leftovers import scratch_folder
+from jobs.phrases import counted, first_few
+from jobs.runs.metadata_sql import refuse_blank
+from jobs.runs.query import warn_of_unfinished
+from jobs.runs.run import Run, open_run
+from jobs.statistics.chosen import choose_images
+from jobs.statistics.localisation.blocks import MISSING, OK, UNREADABLE, MaskCounts, mask_blocks
+from jobs.statistics.localisation.config import LocaliseConfig
+from jobs.statistics.localisation.findings import GroupMeans, LocaliseFindings
+from jobs.statistics.localisation.labels import read_label_names
+from jobs.statistics.localisation.mask_files import MaskFiles, MaskFolders, ShardMasks
+from jobs.statistics.localisation.measure import Localiser, MapGrids
+from jobs.statistics.localisation.queries import compare_queries, ranked_queries
+from jobs.statistics.localisation.report.files import LocaliseFiles, write_localisation
+from jobs.statistics.localisation.table import RowsWriter
+from jobs.statistics.prefetch import prefetched
+from jobs.statistics.question import make_question
+
+__all__ = ["LocaliseConfig", "LocaliseResult", "localise"]
+_AHEAD = 1  # blocks of masks that are read while another one is compared
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localisation:
-    """Means over the images that have the map; `interval` holds 95 % bootstrap intervals over identities.
+class LocaliseResult:
+    """What was found, and the files with it."""
 
-    ratio: the map's mass on the person over the person's share of the area. pointing: how often the highest patch is on
-    the person. auc: the probability that a point on the person has a higher value than one beside. zero: all-zero maps.
+    findings: LocaliseFindings
+    files: LocaliseFiles
+
+
+def localise(config: LocaliseConfig) -> LocaliseResult:
+    """Compares the maps of a run with masks of the persons, and writes all results.
+
+    Images of nobody known are resampled as one identity. Raises UserError on an unknown map or column, if no image is
+    selected or none of them has a usable mask, and where shards may not be opened or hold other images than were mined.
     """
-
-    name: str
-    ratio: float
-    pointing: float
-    auc: float
-    zero: int
-    images: int
-    interval: dict[str, tuple[float, float]]
+    make_folder(config.folder)
+    with scratch_folder(config.folder, "localise") as scratch:
+        measured = measure(config, scratch)
+        files = write_localisation(measured.findings, measured.rows, config.folder)
+    return LocaliseResult(findings=measured.findings, files=files)
 
 
-def read_masks(shards: Sequence[Path]) -> dict[str, BoolArray]:
-    """key -> (H, W) mask of the person, any part of it. Raises UserError if the shards hold none."""
-    masks: dict[str, BoolArray] = {}
-    for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                if member.name.endswith(MASK_SUFFIX) and (file := tar.extractfile(member)) is not None:
-                    labels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-                    masks[member.name.removesuffix(MASK_SUFFIX)] = np.asarray(labels) > 0
-    if not masks:
-        raise UserError(f"{', '.join(map(str, shards))}: no masks in these shards")
-    return masks
+@dataclass(frozen=True, kw_only=True)
+class MeasuredMasks:
+    """What was found, and the rows of localise.parquet, which wait in files."""
+
+    findings: LocaliseFindings
+    rows: RowsWriter
 
 
-def localise(run: Run, masks: Mapping[str, BoolArray], seed: int = 0) -> list[Localisation]:
-    """Scores of every map of the run on images of known persons, then of the fixed prior and each map's own average.
-
-    The prior is the average mask, the same for every image: it knows only where persons usually stand. A map that is
-    no better than its own average tells nothing about the single image.
-
-    Raises UserError if no image of a known person has a mask.
-    """
-    rows, people = _persons_with_mask(run, masks)
-    maps = {name: run.maps_of(name, rows) for name in run.maps}
-    h, w = next(iter(maps.values())).shape[1:]
-    placement = run.manifest.placement or GridPlacement.even((h, w))
-    placement.check((h, w))
-    share = np.stack([covered_share(masks[key], placement) for key in rows["key"].to_pylist()])
-    found = [_score(name, values, share, people, seed) for name, values in maps.items()]
-    found.append(_score("fixed prior", _fixed(share), share, people, seed))
-    found += [_score(f"average of {name}", _fixed(values), share, people, seed) for name, values in maps.items()]
-    return found
-
-
-def _persons_with_mask(run: Run, masks: Mapping[str, BoolArray]) -> tuple[pa.Table, Int64Array]:
-    """The rows (shard, key, h5_row) of images of known persons that have a mask, and their identities' codes."""
-    columns = list(dict.fromkeys(["shard", "key", "h5_row", *identity_columns(run.schema.names)]))
-    table = run.read_metadata(columns, where=ds.field("status") == OK)
-    table = table.filter(pc.is_in(table["key"], value_set=pa.array(list(masks), pa.string())))
-    codes = identity_codes(table).codes
-    known = codes != NOBODY
-    if not known.any():
-        raise UserError(f"{run.layout.root} has no image of a known person that has a mask")
-    return table.filter(pa.array(known)), codes[known]
-
-
-def _fixed(values: FloatArray) -> FloatArray:
-    """The mean of all maps, in place of each."""
-    return np.broadcast_to(values.mean(axis=0), values.shape)
+def measure(config: LocaliseConfig, scratch: Path) -> MeasuredMasks:
+    """Compares maps with masks and writes nothing but files in the folder `scratch`. Raises as `localise`."""
+    if config.where is not None:
+        refuse_blank(config.where, "--where")
+    run, names = open_run(config.run), read_label_names(config.labels)
+    warn_of_unfinished(run)
+    question = make_question(run, by=config.by, where=config.where or "", maps=config.maps, seed=config.seed)
+    chosen = choose_images(run, question, run.published())
+    queries, counts = ranked_queries(run, config, len(question.maps)), MaskCounts()
+    grids, rows = MapGrids.of(chosen), RowsWriter(scratch, question.maps)
+    localiser = Localiser(chosen=chosen, grids=grids, scratch=scratch, rows=rows, queries=queries)
+    for block in prefetched(mask_blocks(chosen, _mask_files(run, config), grids.distinct, names, counts), _AHEAD):
+        localiser.add(block)
+    _require_masks(run, config, counts)
+    localiser.add_fixed()
+    means = GroupMeans.of(chosen, localiser.sums, config.resamples, config.seed)
+    looks = None if queries is None else compare_queries(queries, question.maps, config.resamples, config.seed)
+    findings = LocaliseFindings(
+        run=str(run.layout.root),
+        question=question,
+        groups=chosen.groups,
+        images=counts.status[OK],
+        counts=counts,
+        area=means.area(),
+        scores=means.scores(),
+        parts=means.parts(),
+        means=localiser.mean_maps(),
+        queries=looks,
+        resamples=config.resamples,
+    )
+    return MeasuredMasks(findings=findings, rows=rows)
 
 
-def _score(name: str, maps: FloatArray, share: Float64Array, people: Int64Array, seed: int) -> Localisation:
-    numbers = {"ratio": mass_ratio(maps, share), "pointing": pointing(maps, share), "auc": mask_auc(maps, share)}
-    mean, low, high = mean_over_identities(np.stack(list(numbers.values()), axis=1), people, seed=seed)
-    means = dict(zip(numbers, mean.tolist(), strict=True))
-    interval = dict(zip(numbers, zip(low.tolist(), high.tolist(), strict=True), strict=True))
-    zero = int((maps.reshape(len(maps), -1).max(axis=1) <= 0).sum())
-    return Localisation(name=name, **means, zero=zero, images=len(maps), interval=interval)
+def _mask_files(run: Run, config: LocaliseConfig) -> MaskFiles:
+    if config.masks:
+        return MaskFolders(config.masks)
+    return ShardMasks({shard.name: shard for shard in run.manifest.shards}, config)
+
+
+def _require_masks(run: Run, config: LocaliseConfig, counts: MaskCounts) -> None:
+    """Raises UserError where no image has a usable mask, naming what was found instead."""
+    if counts.status[OK]:
+        return
+    where = f"in {first_few(config.masks)}" if config.masks else "in the shards"
+    if counts.status[MISSING] == counts.status.total():
+        wanted = "<key>.png" if config.masks else "<key>.mask.png; give a folder of masks with --masks"
+        raise UserError(
+            f"{run.layout.root}: none of {counted(counts.status.total(), 'image')} has a mask {where} ({wanted}): "
+            f"there is none for {first_few(counts.examples[MISSING])}"
+        )
+    found = [f"{counted(number, 'image')} {status}" for status, number in counts.status.most_common()]
+    reasons = f" ({first_few(counts.problems)})" if counts.status[UNREADABLE] else ""
+    raise UserError(f"{run.layout.root}: no mask {where} can be used: {', '.join(found)}{reasons}")

@@ -59,7 +59,7 @@ def mean_map_figure(found: Findings, k: int, name: str) -> Figure:
         axis.set_visible(False)
     for place, (axis, g) in enumerate(zip(axes.ravel(), shown, strict=False)):
         image = axis.imshow(mean[place], cmap="viridis", vmin=0, vmax=float(mean.max()), aspect="equal")
-        _draw_patch_borders(axis, h, w)
+        draw_patch_borders(axis, h, w)
         label = _label(found, g).replace(", ", "\n")
         axis.set_title(f"{label}\nn = {found.summary.good[g, k]:,}", fontsize=8)
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
@@ -121,7 +121,8 @@ def largest(found: Findings, k: int, most: int) -> list[int]:
     return sorted(i for i in np.argsort(-counts, kind="stable")[:most].tolist() if counts[i])
 
 
-def _draw_patch_borders(axis: Axes, h: int, w: int) -> None:
+def draw_patch_borders(axis: Axes, h: int, w: int) -> None:
+    """Lines between the patches of an axis that shows a map (h, w), and the numbers of the outermost ones."""
     axis.set_xticks(np.arange(w + 1) - 0.5, minor=True)
     axis.set_yticks(np.arange(h + 1) - 0.5, minor=True)
     axis.grid(which="minor", color="white", linewidth=0.35, alpha=0.6)

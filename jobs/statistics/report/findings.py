@@ -13,6 +13,7 @@ from jobs.statistics.agreement import Agreement
 from jobs.statistics.consistency import Consistency
 from jobs.statistics.outliers import Outlier
 from jobs.statistics.parts.partial import Partial
+from jobs.statistics.question import Question
 from jobs.statistics.summary import GroupSummary
 from jobs.tables import none_if_nan
 
@@ -32,10 +33,15 @@ class Findings:
     @property
     def labels(self) -> list[str]:
         """A name per group: `camid=0, split=query`; NULL is `null`."""
-        rows = self.part.groups.to_pylist()
-        if not self.part.question.by:
-            return ["all images"] * len(rows)
-        return [", ".join(shown(f"{k}={'null' if v is None else v}") for k, v in row.items()) for row in rows]
+        return group_labels(self.part.groups, self.part.question)
+
+
+def group_labels(groups: pa.Table, question: Question) -> list[str]:
+    """A name per group: `camid=0, split=query`; NULL is `null`."""
+    rows = groups.to_pylist()
+    if not question.by:
+        return ["all images"] * len(rows)
+    return [", ".join(shown(f"{k}={'null' if v is None else v}") for k, v in row.items()) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

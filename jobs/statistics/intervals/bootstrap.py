@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jobs.arrays import Float64Array, FloatArray, Int64Array
-from jobs.statistics.resamples import EDGES, Resamples
+from jobs.statistics.intervals.resamples import EDGES, Resamples
 
 
 class Means(NamedTuple):

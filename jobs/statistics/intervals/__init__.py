@@ -1,0 +1,1 @@
+"""Bootstrap intervals over identities, and the weighted statistics that they are taken of."""

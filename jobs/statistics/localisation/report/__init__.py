@@ -1,0 +1,1 @@
+"""What `promptsg localise` writes: its findings as JSON, figures and a page to read."""

@@ -1,0 +1,81 @@
+"""The files that `promptsg localise` writes: rows, numbers, figures, and one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs.atomic import make_folder, write_json, write_whole
+from jobs.figures import png_of
+from jobs.statistics.localisation.findings import LocaliseFindings
+from jobs.statistics.localisation.report.figures import draw_figures
+from jobs.statistics.localisation.report.page import report_page
+from jobs.statistics.localisation.table import RowsWriter
+
+_DPI = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocaliseFiles:
+    """Where each result is; `figures` is a folder."""
+
+    report: Path
+    rows: Path
+    numbers: Path
+    figures: Path
+
+
+def write_localisation(found: LocaliseFindings, rows: RowsWriter, folder: Path) -> LocaliseFiles:
+    """Writes every file, each atomically and the report last."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    files = LocaliseFiles(
+        report=folder / "report.html",
+        rows=folder / "localise.parquet",
+        numbers=folder / "localise.json",
+        figures=folder / "figures",
+    )
+    make_folder(files.figures)
+    rows.publish(files.rows)
+    write_json(files.numbers, _content(found))
+    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
+    for name, picture in pictures.items():
+        write_whole(files.figures / f"{name}.png", picture)
+    write_whole(files.report, report_page(found, pictures).encode())
+    return files
+
+
+def _content(found: LocaliseFindings) -> dict[str, object]:
+    """What localise.json has; `group` is the values that were grouped by, empty without --by."""
+    groups = [
+        {name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+         for name, value in row.items()} if found.question.by else {}
+        for row in found.groups.to_pylist()
+    ]  # fmt: skip
+    counts = found.counts
+    return {
+        "run": found.run,
+        "where": found.question.where,
+        "maps": list(found.question.maps),
+        "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": 0.95},
+        "images": found.images,
+        "masks": {
+            "status": dict(counts.status),
+            "examples": counts.examples,
+            "problems": dict(counts.problems),
+            "other_aspect": counts.other_aspect,
+            "unnamed_labels": {str(label): number for label, number in sorted(counts.unnamed.items())},
+        },
+        "person_area": [{"group": group, **asdict(area)} for group, area in zip(groups, found.area, strict=True)],
+        "scores": [{**asdict(one), "group": groups[one.group]} for one in found.scores],
+        "parts": [{**asdict(one), "group": groups[one.group]} for one in found.parts],
+        "fixed_maps": [
+            {
+                "prior": mean.prior.tolist(),
+                "averages": {name: average.tolist() for name, average in mean.averages.items()},
+            }
+            for mean in found.means
+        ],
+        "queries": None if found.queries is None else [asdict(one) for one in found.queries],
+    }

@@ -1,0 +1,1 @@
+"""Prompts as probes over a whole run: `promptsg stats --by prompt`."""

@@ -1,0 +1,1 @@
+"""What `promptsg stats --by prompt` writes: numbers, figures and a page to read."""

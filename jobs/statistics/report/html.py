@@ -1,0 +1,56 @@
+"""What HTML reports are made of: a page that needs no other file, tables, figures inside, numbers with intervals."""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from collections.abc import Sequence
+
+from jobs.phrases import shown
+
+
+def whole_page(title: str, body: Sequence[str]) -> str:
+    """One HTML page of these parts, which are HTML; the title is text."""
+    return _PAGE.format(title=html.escape(shown(title)), body="\n".join(body))
+
+
+def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], head: bool = True) -> str:
+    """A table of texts, which may have lines."""
+    top = "<tr>" + "".join(f"<th>{html.escape(shown(h))}</th>" for h in heads) + "</tr>" if head else ""
+    lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows]
+    return f"<div class=wide><table>{top}{''.join(lines)}</table></div>"
+
+
+def image_html(name: str, png: bytes) -> str:
+    """A PNG inside of the page; `name` is safe to stand in an attribute."""
+    return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
+def number_text(value: float | None) -> str:
+    """Three digits; a dash for what is not defined."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def interval_text(value: float | None, low: float | None, high: float | None) -> str:
+    """A number, and its interval on a second line where it has one."""
+    if low is None or math.isnan(low):
+        return number_text(value)
+    return f"{number_text(value)}\n[{number_text(low)}, {number_text(high)}]"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em }}
+h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc }}
+table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }}
+th, td {{ text-align: left; padding: .25em .8em .25em 0; border-bottom: 1px solid #eee; vertical-align: top }}
+th {{ vertical-align: bottom }} td {{ white-space: pre }}
+.wide {{ overflow-x: auto }} .note {{ color: #555; max-width: 46em }}
+img {{ max-width: 100%; display: block; margin: 1em 0 }}
+</style></head><body>
+{body}
+</body></html>
+"""
