@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from cam.suggest import did_you_mean
 
 __all__ = [
+    "camera_text",
     "counted",
     "counted_kinds",
     "did_you_mean",
@@ -29,6 +30,11 @@ def first_few(names: Iterable[object], count: int = 5) -> str:
     """`a, b, c, ...`: at most `count` of the names, as `shown` writes them, and dots where there are more."""
     listed = [shown(name) for name in names]
     return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
+
+
+def camera_text(camid: int | None) -> str:
+    """`5 (c6)`: a camera as the metadata count it, from 0, and as names of data sets have it; `?` where unknown."""
+    return "?" if camid is None else f"{camid} (c{camid + 1})"
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -29,14 +29,20 @@
   }
 
   const plural = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
-  const nameOf = (row) => `pid ${text(rows.pid[row])} · cam ${text(rows.camid[row])}`;
+  const camera = (camid) => camid === null ? text(camid) : `${camid} (c${camid + 1})`; // from 0, and as in names
+  const nameOf = (row) => `pid ${text(rows.pid[row])} · cam ${camera(rows.camid[row])}`;
+  // A map as it is in run A or B; the original image is the same in both.
+  const sides = data.other ? ["a", "b"] : ["a"];
+  const inRun = (map, side) => (side === "b" && map.b) || map;
+  const runName = { a: data.run, b: data.other };
+  const labelOf = (map, side) => (data.other ? `${map.name} · ${side.toUpperCase()}` : map.name);
   const columnOf = (map, measure) => `${map.column}_${measure}`;
 
   // ---- what is asked for; the address keeps it ----
 
   const fresh = () => ({
     map: maps[Math.min(1, maps.length - 1)].name, sort: "", descending: false, pid: "",
-    cameras: new Set(), splits: new Set(), size: Math.min(320, Math.max(64, data.thumb_height)), open: null,
+    side: "a", cameras: new Set(), splits: new Set(), size: Math.min(320, Math.max(64, data.thumb_height)), open: null,
   });
   let state = fresh();
   let shown = [];
@@ -46,6 +52,7 @@
     const set = (name) => new Set(given.has(name) ? given.getAll(name) : []);
     state = fresh();
     if (maps.some((map) => map.name === given.get("map"))) state.map = given.get("map");
+    if (sides.includes(given.get("run"))) state.side = given.get("run");
     if (sortable.has(given.get("sort"))) state.sort = given.get("sort");
     state.descending = given.get("order") === "desc";
     state.pid = given.get("pid") ?? "";
@@ -64,6 +71,7 @@
       const plain = fresh();
       const said = new URLSearchParams();
       if (state.map !== plain.map) said.set("map", state.map);
+      if (state.side !== plain.side) said.set("run", state.side);
       if (state.sort) said.set("sort", state.sort);
       if (state.descending) said.set("order", "desc");
       if (state.pid) said.set("pid", state.pid);
@@ -128,10 +136,13 @@
       select.append(make("optgroup", { label }, ...options));
     };
     group("image", data.image_numbers.map((name) => [name, name]));
-    for (const map of data.maps) group(map.name, data.measures.map((m) => [columnOf(map, m), `${map.name} ${m}`]));
+    for (const map of data.maps) for (const side of sides) {
+      const label = labelOf(map, side);
+      group(label, data.measures.map((m) => [columnOf(inRun(map, side), m), `${label} ${m}`]));
+    }
   }
 
-  function fillChips(id, values, chosen) {
+  function fillChips(id, values, chosen, label = text) {
     const counts = new Map();
     for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
     const sorted = [...counts.keys()].sort((a, b) =>
@@ -142,10 +153,19 @@
         box.checked ? chosen().add(box.value) : chosen().delete(box.value);
         update();
       });
-      const label = value === null ? "none" : text(value);
-      $(id).append(make("label", {}, box, label, make("small", { textContent: counts.get(value) })));
+      $(id).append(make("label", {}, box, value === null ? "none" : label(value), make("small", { textContent: counts.get(value) })));
     }
     $(id).closest("fieldset").hidden = sorted.length < 2;
+  }
+
+  function fillRuns() {
+    $("side").hidden = !data.other;
+    for (const side of sides) {
+      const key = make("kbd", { textContent: side });
+      const button = make("button", { type: "button" }, key, make("span", { textContent: runName[side] ?? "" }));
+      button.addEventListener("click", () => showRun(side));
+      $("runs").append(button);
+    }
   }
 
   function fillMaps() {
@@ -175,7 +195,7 @@
     const where = [data.where && `where ${data.where}`, data.order_by && `order by ${data.order_by}`].filter(Boolean);
     $("where").hidden = !where.length;
     $("where").textContent = where.join("\n");
-    $("keys").textContent = `Keys: 1–${Math.min(9, maps.length)} switch the map, arrows move, Enter opens`;
+    $("keys").textContent = `Keys: 1–${Math.min(9, maps.length)} switch the map${data.other ? ", a and b the run" : ""}, arrows move, Enter opens`;
   }
 
   // ---- the grid ----
@@ -199,7 +219,7 @@
   let ratio = 0.5;
   let drawn = [];
   function drawGrid() {
-    const column = maps.find((map) => map.name === state.map).column;
+    const column = inRun(maps.find((map) => map.name === state.map), state.side).column;
     for (const row of shown) {
       const { cell, image, value } = cells[row];
       const source = picture(row, column);
@@ -238,9 +258,12 @@
 
   function update() {
     shown = select();
-    const map = maps.find((one) => one.name === state.map);
+    const chosen = maps.find((one) => one.name === state.map);
+    const map = inRun(chosen, state.side);
     [...$("maps").children].forEach((button, index) =>
-      button.setAttribute("aria-pressed", String(maps[index] === map)));
+      button.setAttribute("aria-pressed", String(maps[index] === chosen)));
+    [...$("runs").children].forEach((button, index) =>
+      button.setAttribute("aria-pressed", String(sides[index] === state.side)));
     $("scale").classList.toggle("off", map.name === ORIGINAL);
     $("low").textContent = map.limits ? text(map.limits[0]) : "low";
     $("high").textContent = map.limits ? text(map.limits[1]) : "high";
@@ -262,6 +285,11 @@
 
   function show(map) {
     state.map = map.name;
+    update();
+  }
+
+  function showRun(side) {
+    state.side = side;
     update();
   }
 
@@ -287,9 +315,10 @@
     return brought.get(part);
   }
 
-  async function levelsOf(row, column) {
-    const bytes = (await bring(Math.floor(row / data.part)))[column];
-    const size = data.grid[0] * data.grid[1];
+  async function levelsOf(row, map) {
+    const bytes = (await bring(Math.floor(row / data.part)))[map.column];
+    const [h, w] = map.grid ?? data.grid;
+    const size = h * w;
     const place = row % data.part;
     return bytes.subarray(place * size, (place + 1) * size);
   }
@@ -306,12 +335,13 @@
     });
   }
 
-  function paint(canvas, levels) {
-    const [h, w] = data.grid;
+  function paint(canvas, levels, map) {
+    const [h, w] = map.grid ?? data.grid;
+    const centres = map.centres ?? data.centres;
     const context = canvas.getContext("2d");
     const out = context.createImageData(canvas.width, canvas.height);
-    const across = neighbours(canvas.width, w, data.centres[1]);
-    neighbours(canvas.height, h, data.centres[0]).forEach(([above, below, down], y) => {
+    const across = neighbours(canvas.width, w, centres[1]);
+    neighbours(canvas.height, h, centres[0]).forEach(([above, below, down], y) => {
       across.forEach(([left, right, over], x) => {
         const top = levels[above * w + left] * (1 - over) + levels[above * w + right] * over;
         const bottom = levels[below * w + left] * (1 - over) + levels[below * w + right] * over;
@@ -349,7 +379,8 @@
     }));
   }
 
-  function mapSection(row, map) {
+  function mapSection(row, shared, side) {
+    const [map, label] = [inRun(shared, side), labelOf(shared, side)];
     const [width, height] = shape(row);
     const framed = (caption, ...layers) => {
       const stack = make("div", { className: "stack" }, ...layers);
@@ -365,11 +396,12 @@
       framed("heatmap", heat), framed("overlay", image(""), over), bars);
     const measures = data.measures.filter((measure) => !measure.startsWith("stripe_"));
     const numbers = list(measures.map((measure) => [measure, text(rows[columnOf(map, measure)][row])]));
-    const section = make("section", {}, make("h3", { textContent: map.name }), pictures, numbers);
-    section.setAttribute("aria-label", map.name);
+    const section = make("section", {}, make("h3", { textContent: label }), pictures, numbers);
+    section.setAttribute("aria-label", label);
     section.dataset.map = map.name;
-    levelsOf(row, map.column).then(
-      (levels) => [heat, over].forEach((one) => paint(one, levels)),
+    section.dataset.side = side;
+    levelsOf(row, map).then(
+      (levels) => [heat, over].forEach((one) => paint(one, levels, map)),
       (problem) => section.append(make("p", { className: "problem", textContent: problem.message })));
     return section;
   }
@@ -386,11 +418,11 @@
       const facts = ["split", "shard", ...data.image_numbers].map((name) => [name, text(rows[name][row])]);
       $("panel-key").textContent = rows.key[row];
       $("panel-image").replaceChildren(list(facts));
-      $("panel-maps").replaceChildren(...data.maps.map((map) => mapSection(row, map)));
+      $("panel-maps").replaceChildren(...data.maps.flatMap((map) => sides.map((side) => mapSection(row, map, side))));
       pictured = row;
     }
     for (const section of $("panel-maps").children) {
-      section.classList.toggle("current", section.dataset.map === state.map);
+      section.classList.toggle("current", section.dataset.map === state.map && section.dataset.side === state.side);
     }
     const place = shown.indexOf(row);
     $("panel-place").textContent = place < 0 ? "not among the images shown" : `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`;
@@ -451,6 +483,7 @@
   function pressed(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.target.matches('input[type="text"], select')) return;
+    if (data.other && sides.includes(event.key)) return showRun(event.key);
     if (/^[1-9]$/.test(event.key) && maps[event.key - 1]) return show(maps[event.key - 1]);
     if (event.target.matches('input[type="range"]')) return;
     if (panel.open) {
@@ -466,9 +499,10 @@
   }
 
   fillAbout();
+  fillRuns();
   fillMaps();
   fillSort();
-  fillChips("cameras", rows.camid, () => state.cameras);
+  fillChips("cameras", rows.camid, () => state.cameras, camera);
   fillChips("splits", rows.split, () => state.splits);
   fillGrid();
   setOpacity(data.alpha);

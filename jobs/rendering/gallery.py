@@ -20,6 +20,7 @@ from jobs.rendering.page.data import page_data
 from jobs.rendering.page.folder import check_folder, remove_pictures, withdraw_page
 from jobs.rendering.page.pictures import GalleryPainter, draw_gallery, script_json
 from jobs.rendering.page.rows import GalleryStyle, choose_rows, reasons
+from jobs.rendering.two_runs import other_run, shared_maps
 from jobs.runs.query import RowSelection, warn_of_unfinished
 from jobs.runs.run import open_run
 from jobs.shards.access import ShardAccess
@@ -34,7 +35,8 @@ class GalleryConfig(ShardAccess):
     """Which images of a run are on the page, how they look, and the folder `output` that it is written to.
 
     `maps` are stored maps, by default all of the run. `thumb_height` is the height of pictures in pixels. `workers` are
-    processes, by default one per core. With `overwrite`, a gallery in the folder is replaced.
+    processes, by default one per core. `other` is a run B over the same images, to whose maps the page can switch; then
+    the maps are by default all that both have. With `overwrite`, a gallery in the folder is replaced.
     """
 
     run: Path
@@ -44,6 +46,7 @@ class GalleryConfig(ShardAccess):
     looks: Looks = field(default_factory=Looks)
     thumb_height: int = 128
     workers: int | None = None
+    other: Path | None = None
     overwrite: bool = False
 
 
@@ -69,11 +72,13 @@ def gallery(config: GalleryConfig) -> GalleryReport:
     """
     run = open_run(config.run)
     warn_of_unfinished(run)
+    other = None if config.other is None else open_run(config.other)
     style = GalleryStyle(
-        maps=run.choose_maps(config.maps) or run.maps,
+        maps=(run.choose_maps(config.maps) or run.maps) if other is None else shared_maps(run, other, config.maps),
         looks=config.looks,
         thumb_height=config.thumb_height,
         placement=run.manifest.placement,
+        other=None if other is None else other_run(run, other),
     )
     check_folder(config.output, config.overwrite)
     shown = choose_rows(run, config.selection, style)

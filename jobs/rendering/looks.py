@@ -9,6 +9,7 @@ import numpy as np
 from cam.overlay import (
     DEFAULT_ALPHA,
     DEFAULT_COLORMAP,
+    FADED_ALPHA,
     Map,
     Picture,
     Range,
@@ -25,7 +26,9 @@ from cam.placement import GridPlacement
 class Looks:
     """How maps are coloured, scaled and enlarged.
 
-    `colormap` is a name of OpenCV's. `alpha` is the map's share of an overlay, from 0 to 1. `scale` says what the ends
+    `colormap` is a name of OpenCV's. With `fade` an overlay is as opaque as
+    the map is high, so that the image shows where it is low. `alpha` is the map's share of an overlay, from 0 to 1, at
+    its highest value where it fades; None is 0.8 then, else 0.5. `scale` says what the ends
     of the colour scale are: `image`, the extremes of each map; `shared`, the extremes of all maps; `percentile`, the
     1st and 99th percentiles of all maps. `upsample` is `bilinear`, `nearest` or `bicubic`.
 
@@ -33,7 +36,8 @@ class Looks:
     """
 
     colormap: str = DEFAULT_COLORMAP
-    alpha: float = DEFAULT_ALPHA
+    alpha: float | None = None
+    fade: bool = True
     scale: str = "image"
     upsample: str = "bilinear"
 
@@ -42,6 +46,13 @@ class Looks:
         apply_colormap(one_value, self.colormap)
         resize_map(one_value, (1, 1), self.upsample)
         range_of(one_value[None], self.scale)
+
+    @property
+    def share(self) -> float:
+        """The map's share of an overlay, at its highest value where the overlay fades."""
+        if self.alpha is not None:
+            return self.alpha
+        return FADED_ALPHA if self.fade else DEFAULT_ALPHA
 
     def heatmap(
         self,
@@ -64,7 +75,8 @@ class Looks:
         return overlay_heatmap(
             image,
             map,
-            alpha=self.alpha,
+            alpha=self.share,
+            fade=self.fade,
             colormap=self.colormap,
             limits=limits,
             upsample=self.upsample,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from tqdm import tqdm
 
 from cam.overlay import Map
+from jobs.arrays import Float32Array
 from jobs.rendering.chunks import Chunk
-from jobs.rendering.drawing.entry import Entry
+from jobs.rendering.drawing.entry import Entry, ImageRow
 from jobs.rendering.drawing.job import LeftOut, PictureJob
 from jobs.rendering.drawing.picture import draw_picture
-from jobs.rendering.drawing.style import PictureStyle, Size
+from jobs.rendering.drawing.style import OtherRun, PictureStyle
 from jobs.rendering.image_files import decode_row, encode, fits, sized, write_picture
 from jobs.rendering.processes import in_processes
+from jobs.rendering.two_runs import rows_in_both
 from jobs.runs.run import Run, open_run
 from jobs.shards.random_access import SourceImages
 
@@ -43,7 +46,7 @@ class Painter:
 
         A picture is not written if none of its maps can be shown, or if it is too long for its format.
         """
-        images = _ChunkImages(open_run(self.root), chunk, self.style.maps, self.style.size)
+        images = _ChunkImages(open_run(self.root), chunk, self.style)
         written, left_out = 0, []
         for job in chunk.jobs:
             entries = [images.entry(row) for row in job.rows]
@@ -76,10 +79,11 @@ class Painter:
 class _ChunkImages:
     """The images and maps of a chunk's rows; the last image stays decoded, since its maps follow each other."""
 
-    def __init__(self, run: Run, chunk: Chunk, maps: tuple[str, ...], size: Size | None) -> None:
+    def __init__(self, run: Run, chunk: Chunk, style: PictureStyle) -> None:
         self._chunk = chunk
-        self._size = size
-        self._maps = {name: run.maps_of(name, chunk.rows) for name in maps}
+        self._size = style.size
+        self._maps = {name: run.maps_of(name, chunk.rows) for name in style.maps}
+        self._others = {} if style.other is None else _maps_in(style.other, chunk.rows, style.maps)
         with SourceImages(dict(chunk.sources)) as images:
             self._data = list(images.read(chunk.rows))
         self._last: tuple[int, Entry] | None = None
@@ -89,11 +93,28 @@ class _ChunkImages:
         if self._last is None or self._last[0] != number:
             row = self._chunk.rows[number]
             pixels = decode_row(self._chunk.sources[row["shard"]], row, self._data[number])
-            self._last = number, Entry(row=row, image=sized(pixels, self._size), maps=self._finite_maps(number))
+            self._last = (
+                number,
+                Entry(
+                    row=row,
+                    image=sized(pixels, self._size),
+                    maps=_finite(self._maps, number),
+                    others=_finite(self._others, number),
+                ),
+            )
         return self._last[1]
 
-    def _finite_maps(self, number: int) -> dict[str, Map]:
-        return {name: maps[number] for name, maps in self._maps.items() if np.isfinite(maps[number]).all()}
+
+def _finite(maps: Mapping[str, Float32Array], number: int) -> dict[str, Map]:
+    return {name: values[number] for name, values in maps.items() if np.isfinite(values[number]).all()}
+
+
+def _maps_in(other: OtherRun, rows: Sequence[ImageRow], maps: Sequence[str]) -> dict[str, Float32Array]:
+    """The maps of another run, by name, of rows of which the plan found it to have maps."""
+    run = open_run(other.root)
+    shown = pa.table({"shard": [row["shard"] for row in rows], "key": [row["key"] for row in rows]})
+    _, found = rows_in_both(shown, run)
+    return {name: run.maps_of(name, found) for name in maps}
 
 
 def draw_all(painter: Painter, chunks: Iterable[Chunk], total: int, workers: int) -> Drawn:

@@ -39,12 +39,17 @@ def bordered(picture: Picture, colour: tuple[int, int, int], *, thickness: int =
 def legend(limits: Range, height: int, *, colormap: str = DEFAULT_COLORMAP) -> Picture:
     """(height, W, 3) a vertical colour scale with the values at its ends, high on top."""
     bar = apply_colormap(np.repeat(np.linspace(1, 0, height, dtype=np.float32)[:, None], _BAR, axis=1), colormap)
-    font = font_of(FONT_SIZE)
     low, high = (f"{value:.3g}" for value in limits)
-    width = _BAR + GAP + max(round(font.getlength(text)) for text in (low, high)) + 2
+    return colour_bar(bar, (high, low))
+
+
+def colour_bar(bar: Picture, texts: Sequence[str]) -> Picture:
+    """A vertical bar of colours with texts beside it, evenly from its top to its bottom."""
+    font, (height, wide) = font_of(FONT_SIZE), bar.shape[:2]
+    width = wide + GAP + max(round(font.getlength(text)) for text in texts) + 2
     out = Image.new("RGB", (width, height), WHITE)
     out.paste(Image.fromarray(bar), (0, 0))
     draw = ImageDraw.Draw(out)
-    for text, top in ((high, 0), (low, height - FONT_SIZE - 4)):
-        draw.text((_BAR + GAP, top), text, fill=BLACK, font=font)
+    for n, text in enumerate(texts):
+        draw.text((wide + GAP, n * (height - FONT_SIZE - 4) // (len(texts) - 1)), text, fill=BLACK, font=font)
     return np.asarray(out)

@@ -12,13 +12,14 @@ from jobs.identity import identities
 from jobs.rendering.colour_limits import columns_for
 from jobs.rendering.drawing.entry import ROW_COLUMNS
 from jobs.rendering.drawing.job import LeftOut, PictureJob
-from jobs.rendering.drawing.style import IDENTITY, ONE_MAP_EACH, RANKED, SHEET, PictureStyle
+from jobs.rendering.drawing.style import IDENTITY, ONE_MAP_EACH, RANKED, SHEET, OtherRun, PictureStyle
 from jobs.rendering.names import NamedPicture, identity_names, picture_names
 from jobs.rendering.ranked_plan import plan_ranked
 from jobs.rendering.render_config import RenderConfig
+from jobs.rendering.two_runs import is_in_both
 from jobs.runs.query import keys_in_several_shards, select_rows
 from jobs.runs.query_list import QueryList, read_queries
-from jobs.runs.run import Run
+from jobs.runs.run import Run, open_run
 from jobs.shards.random_access import CRC_COLUMN
 
 NO_IDENTITY = "no identity"  # the reason why distractors, junk and unknown images are on no identity's page
@@ -77,7 +78,20 @@ def _choose_rows(run: Run, config: RenderConfig, style: PictureStyle) -> _Chosen
     has_maps = pc.is_valid(table["h5_row"])
     failed = table.filter(pc.invert(has_maps))
     keys_and_statuses = zip(failed["key"].to_pylist(), failed["status"].to_pylist(), strict=True)
-    return _Chosen(table.filter(has_maps), [LeftOut(key, status) for key, status in keys_and_statuses], listed.table)
+    left_out = [LeftOut(key, status) for key, status in keys_and_statuses]
+    table = table.filter(has_maps)
+    if style.other is not None:
+        table, missing = _in_both(table, style.other)
+        left_out += missing
+    return _Chosen(table, left_out, listed.table)
+
+
+def _in_both(table: pa.Table, other: OtherRun) -> tuple[pa.Table, list[LeftOut]]:
+    """The rows that the other run has maps of too, by shard and key, and the others."""
+    there = is_in_both(table, open_run(other.root))
+    reason = f"no maps of it in {other.root}"
+    missing = [LeftOut(key, reason) for key, both in zip(table["key"].to_pylist(), there, strict=True) if not both]
+    return table.filter(pa.array(there, pa.bool_())), missing
 
 
 def _names(run: Run, config: RenderConfig, table: pa.Table, places: list[_Place]) -> list[str]:

@@ -9,6 +9,7 @@ from jobs.errors import UserError
 from jobs.phrases import did_you_mean
 from jobs.rendering.drawing.style import (
     DEFAULT_HEIGHT,
+    DIFF,
     IDENTITY,
     ONE_MAP_EACH,
     PANEL,
@@ -20,8 +21,9 @@ from jobs.rendering.drawing.style import (
 )
 from jobs.rendering.image_files import FORMATS
 from jobs.rendering.looks import Looks
+from jobs.rendering.two_runs import other_run, shared_maps
 from jobs.runs.query import RowSelection
-from jobs.runs.run import Run
+from jobs.runs.run import Run, open_run
 from jobs.shards.access import ShardAccess
 
 
@@ -33,8 +35,9 @@ class RenderConfig(ShardAccess):
     panels and sheets, else the first. `size` is (height, width) of each image in pixels; without a width it follows the
     image, and without a size, overlays and heatmaps have the image's own and compositions a height of 256. `form` is
     png, jpg or webp. `queries` is queries.parquet or failures.txt of `promptsg evaluate`; ranked lists show its `topk`
-    first images. `per_page` images make a page of a sheet. `workers` are processes, by default one per core. With
-    `overwrite`, pictures that exist are drawn again.
+    first images. `other` is the run B of the style `diff`, which draws by default all maps that both runs have.
+    `per_page` images make a page of a sheet. `workers` are processes, by default one per core. With `overwrite`,
+    pictures that exist are drawn again.
 
     Raises UserError on an unknown style or form, and on settings that contradict each other.
     """
@@ -49,6 +52,7 @@ class RenderConfig(ShardAccess):
     selection: RowSelection = field(default_factory=RowSelection)
     queries: Path | None = None
     topk: int = 10
+    other: Path | None = None
     per_page: int = 8
     name_template: str | None = None
     workers: int | None = None
@@ -60,6 +64,10 @@ class RenderConfig(ShardAccess):
         _check_choice("--format", self.form, tuple(FORMATS))
         if self.style == RANKED and self.queries is None:
             raise UserError("--style ranked needs --queries: queries.parquet or failures.txt of `promptsg evaluate`")
+        if (self.style == DIFF) != (self.other is not None):
+            raise UserError("--style diff needs --other, the run to compare with, and no other style takes one")
+        if self.style == DIFF and self.looks.scale != "image":
+            raise UserError("--style diff has one scale for both maps of an image: leave out --scale")
         if self.name_template is not None and self.style in (SHEET, IDENTITY):
             raise UserError(f"--name-template does not apply to --style {self.style}, whose pictures show many images")
 
@@ -71,6 +79,8 @@ class RenderConfig(ShardAccess):
     def picture_style(self, run: Run) -> PictureStyle:
         """The style with the maps of this run. Raises UserError naming a map that the run does not have."""
         default = run.maps if self.style in (PANEL, SHEET) else run.maps[:1]
+        if self.other is not None:
+            return self._diff_style(run, open_run(self.other))
         size = self.size
         if size is None and self.style not in ONE_MAP_EACH:
             size = (DEFAULT_HEIGHT, None)
@@ -79,6 +89,16 @@ class RenderConfig(ShardAccess):
             maps=run.choose_maps(self.maps) or default,
             looks=self.looks,
             size=size,
+            placement=run.manifest.placement,
+        )
+
+    def _diff_style(self, run: Run, other: Run) -> PictureStyle:
+        return PictureStyle(
+            kind=self.style,
+            other=other_run(run, other),
+            maps=shared_maps(run, other, self.maps),
+            looks=self.looks,
+            size=self.size or (DEFAULT_HEIGHT, None),
             placement=run.manifest.placement,
         )
 

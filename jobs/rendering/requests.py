@@ -34,7 +34,7 @@ def digest_of(fingerprint: str, style: PictureStyle, planned: RenderPlan) -> str
             "kind": style.kind,
             "maps": () if style.kind in ONE_MAP_EACH else style.maps,  # the map is in the picture's name
             "colormap": style.looks.colormap,
-            "alpha": style.looks.alpha,
+            "alpha": style.looks.share,
             "upsample": style.looks.upsample,
             "size": style.size,
             "limits": {},
@@ -42,6 +42,10 @@ def digest_of(fingerprint: str, style: PictureStyle, planned: RenderPlan) -> str
     }
     if style.placement is not None and not style.placement.is_even:
         request["centres"] = "placed"  # earlier versions drew overlapping patches as equal cells
+    if style.looks.fade:
+        request["fade"] = True  # earlier versions drew all overlays evenly
+    if style.other is not None:
+        request["other"] = style.other.fingerprint
     if style.looks.scale != "image":  # the ends of the colour scale are those of all selected images
         request["selected"] = sorted(keys)
     if style.kind not in ONE_IMAGE_EACH:

@@ -34,6 +34,7 @@ from jobs.runs.metadata_rows import Results
 from jobs.runs.query import RowSelection
 from jobs.runs.run import Run, open_run
 from jobs.runs.shard_output import ShardOutput
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import IMAGE_CORRUPT, NO_LABEL, Sample
 from tests.support.made_runs import as_first_version
 from tests.support.shard_files import image_bytes, number_of, write_tar
@@ -54,9 +55,12 @@ def peak(number: int) -> np.ndarray:
     return map
 
 
-def mined(folder: Path, count: int, per_shard: int, keys: dict[int, str] | None = None) -> Run:
-    """A run over tars of one-coloured images: image n has colour n % 512, pid n // 5, camera n % 3 and `peak(n)`."""
-    maps = np.stack([peak(number) for number in range(count)])
+def mined(folder: Path, count: int, per_shard: int, keys: dict[int, str] | None = None, shift: int = 0) -> Run:
+    """A run over tars of one-coloured images: image n has colour n % 512, pid n // 5, camera n % 3 and `peak(n)`.
+
+    With a shift its first map is that of a later image.
+    """
+    maps = np.stack([peak(number + shift) for number in range(count)])
     noise = np.random.default_rng(1).random((count, *GRID), np.float32)
     names = [f"{split}-{i:06d}" for i, split in enumerate(("gallery", "train") * count)][: -(-count // per_shard)]
     pictures = {number: image_bytes(number) for number in range(min(count, 512))}
@@ -82,7 +86,7 @@ def mined(folder: Path, count: int, per_shard: int, keys: dict[int, str] | None 
         output = ShardOutput(layout, manifest, shard["name"], 0.5)
         spoil(samples, found[0][0], noise)
         good = [n for (n, _, _), sample in zip(found, samples, strict=True) if sample.status != IMAGE_CORRUPT]
-        output.add(samples, results(maps[good], noise[good], good))
+        output.add(SampleColumns.of(samples), results(maps[good], noise[good], good))
         assert output.commit()[0]
     return open_run(layout.root)
 
@@ -181,7 +185,7 @@ def test_an_overlay_is_the_blend_of_image_and_coloured_map(run: Run, written: Pa
     table = run.metadata().to_table()
     row = page_of(written)["rows"]["key"].index("000029")
     maps = run.maps_of("gradcam++/mim", table.slice(29, 1))
-    expected = overlay_heatmap(picture(written, row, "original"), maps[0], colormap="bone")
+    expected = overlay_heatmap(picture(written, row, "original"), maps[0], colormap="bone", alpha=0.8, fade=True)
     assert np.abs(picture(written, row, "gradcampp_mim").astype(int) - expected).mean() < 4  # twice through JPEG
 
 
@@ -516,6 +520,33 @@ def test_the_panel_draws_the_heatmap_that_python_draws(driver: Any, large: Path)
         # One level of 255 beside it where rounding differs: turbo's steepest step is 8 in a channel.
         assert drawn.shape == expected.shape and np.abs(drawn.astype(int) - expected).max() <= 16
         assert np.abs(drawn.astype(int) - expected).mean() < 1 < expected.std()
+
+
+@pytest.mark.browser
+def test_a_switch_shows_the_maps_of_the_other_run(driver: Any, run: Run, tmp_path: Path) -> None:
+    other = mined(tmp_path / "other", 230, 90, keys={11: NASTY}, shift=3)  # one image has another key there
+    report = write(run, tmp_path / "out", RowSelection(where="pid < 4"), other=other.layout.root)
+    assert report.left_out == {IMAGE_CORRUPT: 2, NO_LABEL: 1, "not_in_run_b": 1} and report.images == 16
+    page = Page(driver, tmp_path / "out")
+    source = "document.querySelector('#grid img').getAttribute('src')"
+    assert page.js(f"return {source}") == "thumbs/0000/000000.mim_attention.jpg"
+    assert page.find("#runs [aria-pressed=true]").text.split()[0] == "a"
+    page.press("b")
+    assert page.js(f"return {source}") == "thumbs/0000/000000.mim_attention__b.jpg"
+    page.find("#runs button:first-child").click()
+    assert page.js(f"return {source}") == "thumbs/0000/000000.mim_attention.jpg"
+    page = Page(driver, tmp_path / "out", "run=b&open=2")
+    titles = "return [...document.querySelectorAll('#panel-maps h3')].map((h) => h.textContent)"
+    assert page.js(titles) == [f"{name} · {side}" for name in MAPS for side in "AB"]
+    assert page.find("#panel-maps .current h3").text == "mim_attention · B"
+    # Both heatmaps of the image are drawn, and their brightest patches are those of the two runs.
+    bright = (
+        "[...document.querySelectorAll('#panel-maps section')].slice(0, 2).map((s) => { const c = "
+        "s.querySelector('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let top = "
+        "0; for (let i = 0; i < d.length; i += 4) if (d[i] > d[top]) top = i; return Math.floor(top / 4 / c.width * 8 "
+        "/ c.height); })"
+    )
+    assert page.until(f"(([a, b]) => (a || b) && [a, b])({bright})") == [2, 5]
 
 
 @pytest.mark.browser

@@ -23,6 +23,7 @@ from jobs.runs.metadata_rows import Results
 from jobs.runs.request import RecordedShard, RequestedSettings, ResolvedSettings, RunRequest
 from jobs.runs.run import open_run
 from jobs.runs.shard_output import ShardOutput
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import expand_shards
@@ -60,7 +61,7 @@ def make_run(folder: Path, model: dict[str, object]) -> Path:
     output = ShardOutput(layout, made, "query-0", 0.0)
     results = Results(maps={"mim_attention": maps}, features=np.ones((1, 3), np.float32), score=one, probability=one,
                       predicted=np.zeros(1, np.int64))  # fmt: skip
-    output.add(samples, results)
+    output.add(SampleColumns.of(samples), results)
     assert output.commit().published
     return layout.root
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict, cast
 
 import pyarrow as pa
 
-from cam.names import MapName
 from cam.overlay import Map, Picture
-from jobs.phrases import shown
+from jobs.phrases import camera_text, shown
+from jobs.rendering.extent import extent_of
 
 
 class _OptionalColumns(TypedDict, total=False):
@@ -44,11 +44,15 @@ def rows_of(table: pa.Table) -> list[ImageRow]:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One image: its metadata row, (H, W, 3) RGB pixels at the size to draw, and those of its maps that it has."""
+    """One image: its metadata row, (H, W, 3) RGB pixels at the size to draw, and those of its maps that it has.
+
+    `others` are those of its maps in another run, where two are compared.
+    """
 
     row: ImageRow
     image: Picture
     maps: Mapping[str, Map]
+    others: Mapping[str, Map] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -56,25 +60,10 @@ class Entry:
         return shown(self.row["key"])
 
     def title(self) -> str:
-        """Who this is and where: `pid 12  cam 3`, both as in the metadata (cameras count from 0)."""
-        return f"pid {or_unknown(self.row['pid'])}  cam {or_unknown(self.row['camid'])}"
+        """Who this is and where: `pid 12  cam 3 (c4)`."""
+        pid = "?" if self.row["pid"] is None else self.row["pid"]
+        return f"pid {pid}  cam {camera_text(self.row['camid'])}"
 
     def extent(self, name: str) -> str:
-        """A map's extent in absolute numbers, which the colours of a map scaled by itself do not show.
-
-        The patches of an attention map have a sum of at most 1. It is described by its peak as a multiple of the
-        uniform 1 / (h * w). Other maps are described by their extremes: a map from 3.8 to 5.5 is nearly flat, however
-        sharp it looks.
-        """
-        if name not in self.maps:
-            return "no map"
-        map = self.maps[name]
-        low, top = float(map.min()), float(map.max())
-        if MapName.parse(name).is_attention:
-            return f"peak {top * map.size:.3g}x uniform"
-        return f"{low:.3g} to {top:.3g}"
-
-
-def or_unknown(number: int | None) -> str:
-    """A number for a caption, ? where the metadata have none."""
-    return "?" if number is None else str(number)
+        """A map's extent in absolute numbers; see `extent_of`."""
+        return extent_of(name, self.maps[name]) if name in self.maps else "no map"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
-from jobs.phrases import counted, shown
+from jobs.phrases import camera_text, counted, shown
 from jobs.rendering.drawing.cells import NARROW, SMALL, blank, captioned_overlay, centred, legend_line, widest
-from jobs.rendering.drawing.entry import Entry, or_unknown
+from jobs.rendering.drawing.entry import Entry
 from jobs.rendering.drawing.style import PictureStyle
 from jobs.rendering.panels import padded, text_block
 
@@ -50,7 +50,7 @@ def _camera_order(entry: Entry) -> tuple[bool, int]:
 
 def _camera_lines(camid: int | None, entries: Sequence[Entry], style: PictureStyle) -> list[Picture]:
     """The images of one camera, some on each line; the first line says which camera it is."""
-    label = text_block([f"cam {or_unknown(camid)}", counted(len(entries), "image")], _CAMERA_WIDTH)
+    label = text_block([f"cam {camera_text(camid)}", counted(len(entries), "image")], _CAMERA_WIDTH)
     groups = [_with_overlays(entry, style) for entry in entries]
     lines = []
     for start in range(0, len(groups), PER_LINE):

@@ -8,11 +8,12 @@ from cam.overlay import Picture
 from cam.panels import captioned, column, row
 from jobs.phrases import shown
 from jobs.rendering.drawing.cells import SMALL, no_map
+from jobs.rendering.drawing.difference import draw_diff
 from jobs.rendering.drawing.entry import Entry
 from jobs.rendering.drawing.job import PictureJob
 from jobs.rendering.drawing.pages import draw_identity, draw_sheet
 from jobs.rendering.drawing.ranked import draw_ranked
-from jobs.rendering.drawing.style import IDENTITY, OVERLAY, PANEL, RANKED, SHEET, PictureStyle
+from jobs.rendering.drawing.style import DIFF, IDENTITY, OVERLAY, PANEL, RANKED, SHEET, PictureStyle
 from jobs.rendering.panels import padded, text_block
 
 
@@ -22,6 +23,8 @@ def draw_picture(job: PictureJob, entries: Sequence[Entry], style: PictureStyle)
         return draw_one_map(entries[0], job.map, style)
     if style.kind == PANEL:
         return draw_panel(entries[0], style)
+    if style.kind == DIFF:
+        return draw_diff(entries[0], style)
     if style.kind == SHEET:
         return draw_sheet(entries, style)
     if style.kind == IDENTITY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cam.overlay import Map, Picture, Range
 from cam.placement import GridPlacement
@@ -11,12 +12,22 @@ from jobs.rendering.looks import Looks
 from jobs.rendering.panels import legend
 
 OVERLAY, HEATMAP, PANEL, SHEET, IDENTITY, RANKED = "overlay", "heatmap", "panel", "sheet", "identity", "ranked"
-STYLES = (OVERLAY, HEATMAP, PANEL, SHEET, IDENTITY, RANKED)
+DIFF = "diff"
+STYLES = (OVERLAY, HEATMAP, PANEL, SHEET, IDENTITY, RANKED, DIFF)
 ONE_MAP_EACH = (OVERLAY, HEATMAP)  # a picture shows one map of one image
-ONE_IMAGE_EACH = (*ONE_MAP_EACH, PANEL)
+ONE_IMAGE_EACH = (*ONE_MAP_EACH, PANEL, DIFF)
 DEFAULT_HEIGHT = 256  # of an image inside of a composition
 _LEGEND_HEIGHT = 72  # the least
 Size = tuple[int, int | None]  # (height, width) in pixels; without a width, by the image's proportions
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherRun:
+    """The run B whose maps are drawn beside those of the run: its folder, its fingerprint, where its patches lie."""
+
+    root: Path
+    fingerprint: str
+    placement: GridPlacement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +36,7 @@ class PictureStyle:
 
     `kind` is one of STYLES. `size` is the size of each image, None for its own. `limits` maps a map's name to the ends
     of its colour scale, None where each map has its own. `placement` says where a map's patches lie on its image, None
-    for equal cells.
+    for equal cells. `other` is the run that the style `diff` compares with.
     """
 
     kind: str
@@ -34,6 +45,7 @@ class PictureStyle:
     size: Size | None = None
     limits: Mapping[str, Range | None] = field(default_factory=dict)
     placement: GridPlacement | None = None
+    other: OtherRun | None = None
 
     def overlay(self, image: Picture, map: Map, name: str) -> Picture:
         """(H, W, 3) the map over the image."""

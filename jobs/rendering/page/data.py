@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 
 from cam.measures import MEASURES
 from cam.overlay import apply_colormap
 from cam.placement import GridPlacement
 from jobs.rendering.page.pictures import PART
-from jobs.rendering.page.rows import GalleryRows, GalleryStyle
+from jobs.rendering.page.rows import OF_B, GalleryRows, GalleryStyle
 from jobs.runs.query import RowSelection
 from jobs.runs.run import Run
 
@@ -36,17 +37,52 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
         "cut": shown.cut,
         "left_out": shown.left_out,
         "part": PART,
-        "maps": [{"name": name, "column": column, "limits": shown.limits[column]} for column, name in columns.items()],
+        "maps": [
+            {"name": name, "column": column, "limits": shown.limits[column], "b": _of_b(shown, style, column)}
+            for column, name in columns.items()
+        ],
+        "other": None if style.other is None else style.other.root.resolve().name,
         "measures": measures,
         "image_numbers": list(IMAGE_NUMBERS),
         "grid": list(grid),
         "centres": [[axis.first, axis.step] for axis in (placement.rows, placement.columns)],
         "colormap": style.looks.colormap,
         "colours": _colours(style.looks.colormap),
-        "alpha": style.looks.alpha,
+        "alpha": style.looks.share,
         "thumb_height": style.thumb_height,
-        "rows": {name: [_short(value) for value in table[name].to_pylist()] for name in (*TEXTS, *numbers)},
+        "rows": {name: _values(table, name) for name in (*TEXTS, *numbers)} | _rows_of_b(shown, style, measures),
     }
+
+
+def _of_b(shown: GalleryRows, style: GalleryStyle, column: str) -> dict[str, object] | None:
+    """What the page knows of a map of run B; None without one."""
+    if style.other is None:
+        return None
+    h, w = shown.maps[f"{column}{OF_B}"].shape[1:]
+    placement = style.other.placement or GridPlacement.even((h, w))
+    return {
+        "name": style.columns[column],
+        "column": f"{column}{OF_B}",
+        "limits": shown.limits[f"{column}{OF_B}"],
+        "grid": [h, w],
+        "centres": [[axis.first, axis.step] for axis in (placement.rows, placement.columns)],
+    }
+
+
+def _rows_of_b(shown: GalleryRows, style: GalleryStyle, measures: list[str]) -> dict[str, list[object]]:
+    """The measures of run B's maps, as far as it has them."""
+    if shown.others is None:
+        return {}
+    names = {f"{column}{OF_B}_{measure}": f"{column}_{measure}" for column in style.columns for measure in measures}
+    count = shown.images
+    return {
+        to: _values(shown.others, name) if name in shown.others.column_names else [None] * count
+        for to, name in names.items()
+    }
+
+
+def _values(table: pa.Table, name: str) -> list[object]:
+    return [_short(value) for value in table[name].to_pylist()]
 
 
 def _colours(colormap: str) -> list[str]:

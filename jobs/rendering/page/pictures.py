@@ -88,9 +88,12 @@ class GalleryPainter:
 
     def _pictures(self, image: Picture, part: GalleryPart, position: int) -> dict[str, Picture]:
         """Column -> the picture with that map, and the picture without a map."""
-        thumb = thumbnail(image, self.style.thumb_height)
+        style = self.style
+        thumb = thumbnail(image, style.thumb_height)
         overlays = {
-            column: self.style.looks.overlay(thumb, maps[position], part.limits[column], self.style.placement)
+            column: self.style.looks.overlay(
+                thumb, maps[position], part.limits[column], self.style.placement_of(column)
+            )
             for column, maps in part.maps.items()
         }
         return {ORIGINAL: thumb, **overlays}

@@ -13,23 +13,39 @@ from cam.names import MapName, column_of
 from cam.overlay import Range, range_of
 from cam.placement import GridPlacement
 from jobs.arrays import Float32Array
+from jobs.rendering.drawing.style import OtherRun
 from jobs.rendering.looks import Looks
+from jobs.rendering.two_runs import rows_in_both
 from jobs.runs.query import RowSelection, count_by_status, select_rows
-from jobs.runs.run import Run
+from jobs.runs.run import Run, open_run
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
+
+OF_B = "__b"  # what the columns of run B end with
+NOT_IN_B = "not_in_run_b"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryStyle:
     """Which maps a gallery shows and how; `thumb_height` is the height of pictures in pixels.
 
-    `placement` says where the patches lie on an image, None for equal cells.
+    `placement` says where the patches lie on an image, None for equal cells. `other` is a run B whose maps of the same
+    names can be switched to, None without one.
     """
 
     maps: tuple[str, ...]
     looks: Looks
     thumb_height: int
     placement: GridPlacement | None = None
+    other: OtherRun | None = None
+
+    def placement_of(self, column: str) -> GridPlacement | None:
+        """Where the patches of a map lie, of the run's own columns and of run B's."""
+        return self.other.placement if self.other is not None and column in self.other_columns else self.placement
+
+    @property
+    def other_columns(self) -> dict[str, str]:
+        """What a map of run B is called on the page -> its name; empty without a run B."""
+        return {} if self.other is None else {f"{column}{OF_B}": name for column, name in self.columns.items()}
 
     @property
     def columns(self) -> dict[str, str]:
@@ -50,6 +66,7 @@ class GalleryRows:
     limits: dict[str, Range | None]
     matching: int
     left_out: dict[str, int]
+    others: pa.Table | None = None
 
     @property
     def images(self) -> int:
@@ -67,15 +84,32 @@ def choose_rows(run: Run, selection: RowSelection, style: GalleryStyle) -> Galle
     shown = [OK] if any(MapName.parse(name).needs_target for name in style.maps) else sorted(KEPT)
     statuses = ", ".join(f"'{status}'" for status in shown)
     table = select_rows(run, selection, also=f"status IN ({statuses})")
-    maps = {column: run.maps_of(name, table) for column, name in style.columns.items()}
-    finite = np.logical_and.reduce([np.isfinite(values).all(axis=(1, 2)) for values in maps.values()])
     left_out, matching = _count(run, selection, frozenset(shown))
+    others = None
+    if style.other is not None:
+        selected = len(table)
+        table, others = rows_in_both(table, open_run(style.other.root))
+        if selected > len(table):
+            left_out[NOT_IN_B] = selected - len(table)
+    maps = {column: run.maps_of(name, table) for column, name in style.columns.items()}
+    if style.other is not None:
+        maps |= {
+            column: open_run(style.other.root).maps_of(name, others) for column, name in style.other_columns.items()
+        }
+    finite = np.logical_and.reduce([np.isfinite(values).all(axis=(1, 2)) for values in maps.values()])
     if not finite.all():
         left_out[NOT_FINITE] = int((~finite).sum())
-        table = table.filter(finite)
+        table, others = table.filter(finite), None if others is None else others.filter(finite)
         maps = {column: values[finite] for column, values in maps.items()}
-    limits = {column: range_of(values, style.looks.scale) for column, values in maps.items()}
-    return GalleryRows(table=table, maps=maps, limits=limits, matching=matching, left_out=left_out)
+    limits = {column: range_of(_both(maps, column), style.looks.scale) for column in style.columns}
+    limits |= {f"{column}{OF_B}": limits[column] for column in style.columns if style.other is not None}
+    return GalleryRows(table=table, maps=maps, limits=limits, matching=matching, left_out=left_out, others=others)
+
+
+def _both(maps: Mapping[str, Float32Array], column: str) -> Float32Array:
+    """The values of a map in both runs, which share a colour scale; with one run, its maps."""
+    other = maps.get(f"{column}{OF_B}")
+    return maps[column] if other is None else np.concatenate([maps[column].ravel(), other.ravel()])
 
 
 def reasons(left_out: Mapping[str, int]) -> str:

@@ -59,6 +59,8 @@ class ImageMaps:
     @property
     def score_text(self) -> str:
         """What was differentiated and its value, for a caption."""
+        if self.target in ("similarity", "text"):  # cosines near 1 differ in their last digits
+            return f"{self.target}: {self.score:.4f}"
         if self.target not in ("predicted", "label"):
             return f"{self.target}: {self.score:.3g}"
         if self.target == "label" and self.category is not None:

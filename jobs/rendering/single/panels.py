@@ -12,6 +12,7 @@ from cam.overlay import Picture, Range, range_of
 from cam.panels import captioned, column, enlarged, row
 from cam.placement import GridPlacement
 from jobs.phrases import shown
+from jobs.rendering.extent import extent_of
 from jobs.rendering.looks import Looks
 from jobs.rendering.panels import legend, padded, text_block
 from jobs.rendering.single.maps import ImageMaps
@@ -68,10 +69,5 @@ def draw_map(result: ImageMaps, name: str, style: PanelStyle, image: Picture) ->
 
 def caption_of(result: ImageMaps, name: str) -> list[str]:
     """The map's name, its magnitude, which colours hide, and the target where one was differentiated."""
-    parsed, map = MapName.parse(name), result.maps[name]
-    peak = float(map.max())
-    if parsed.is_attention:
-        lines = [name, f"peak {peak * map.size:.2f} x uniform"]
-    else:
-        lines = [name, "all zero" if peak == 0 else f"max {peak:.3g}"]
-    return [*lines, result.score_text] if parsed.needs_target else lines
+    lines = [name, extent_of(name, result.maps[name])]
+    return [*lines, result.score_text] if MapName.parse(name).needs_target else lines
