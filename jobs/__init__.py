@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from jobs.benchmark.bench import BenchConfig as BenchConfig
     from jobs.benchmark.bench import bench as bench
+    from jobs.comparison.config import DiffConfig as DiffConfig
+    from jobs.comparison.diff import diff_runs as diff_runs
     from jobs.faithfulness.measure import measure_faithfulness as measure_faithfulness
     from jobs.faithfulness.plan import FaithfulnessConfig as FaithfulnessConfig
     from jobs.mining.config import MineConfig as MineConfig
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from jobs.runs.status import status as status
     from jobs.runs.verify import verify as verify
     from jobs.statistics.config import StatsConfig as StatsConfig
+    from jobs.statistics.localisation.config import LocaliseConfig as LocaliseConfig
+    from jobs.statistics.localisation.localise import localise as localise
+    from jobs.statistics.prompts.stats import prompt_stats as prompt_stats
     from jobs.statistics.stats import stats as stats
     from jobs.submission.options import ArrayOptions as ArrayOptions
     from jobs.submission.submit import SubmitConfig as SubmitConfig
@@ -46,9 +51,11 @@ _MODULES = {
     "ArrayOptions": "submission.options",
     "BenchConfig": "benchmark.bench",
     "CompareConfig": "rendering.compare",
+    "DiffConfig": "comparison.config",
     "EvaluateConfig": "retrieval.evaluation",
     "FaithfulnessConfig": "faithfulness.plan",
     "GalleryConfig": "rendering.gallery",
+    "LocaliseConfig": "statistics.localisation.config",
     "MineConfig": "mining.config",
     "MineOptions": "mining.config",
     "ModelOptions": "mining.model_options",
@@ -61,12 +68,15 @@ _MODULES = {
     "VisualizeConfig": "rendering.visualize",
     "bench": "benchmark.bench",
     "compare": "rendering.compare",
+    "diff_runs": "comparison.diff",
     "evaluate": "retrieval.evaluate",
     "finalize": "runs.finalize",
     "gallery": "rendering.gallery",
+    "localise": "statistics.localisation.localise",
     "measure_faithfulness": "faithfulness.measure",
     "mine": "mining.mine",
     "open_run": "runs.run",
+    "prompt_stats": "statistics.prompts.stats",
     "render": "rendering.render",
     "select_rows": "runs.query",
     "stats": "statistics.stats",

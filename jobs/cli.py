@@ -1,14 +1,19 @@
-"""The `promptsg` command. The module of a subcommand is imported only when that subcommand runs."""
+"""The `promptsg` command, and running subcommands one after the other from Python.
+
+The module of a subcommand is imported only when that subcommand runs.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 
 import click
 
-from jobs.errors import EXIT_ERROR, UserError
+from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
 from jobs.memory import is_out_of_memory, keep_freed_memory
 from jobs.phrases import shown
 from jobs.system_errors import reason_of
@@ -26,6 +31,8 @@ COMMANDS: dict[str, str] = {
     "render": "Draw any subset of a run from its stored maps.",
     "gallery": "Write a page to look through images and maps in a browser.",
     "stats": "Where the model looks, by group: mean maps, stripes, entropy, with intervals.",
+    "diff": "What changed between two runs, with intervals, and whether it retrieves better.",
+    "localise": "Are the maps on the persons? Attention against masks, with intervals.",
     "test": "Mine, evaluate and draw the first images, in one call.",
     "faithfulness": "Deletion and insertion curves, and the randomisation check.",
     "evaluate": "Retrieval from the stored features: mAP, CMC, and what AP correlates with.",
@@ -99,6 +106,30 @@ def main() -> None:
     An error is one line; set PROMPTSG_DEBUG=1 for the traceback behind it.
     """
     keep_freed_memory()
+
+
+def run_step(*words: object) -> int:
+    """Shows and runs `promptsg WORDS...` in this process. Returns its exit status."""
+    arguments = [str(word) for word in words]
+    click.secho(f"$ promptsg {shlex.join(arguments)}", fg="cyan")
+    try:
+        main.main(arguments, standalone_mode=False)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else EXIT_OK
+    return EXIT_OK
+
+
+def run_steps(*steps: tuple[object, ...]) -> int:
+    """Runs the steps up to the first whose exit status is not 0. Returns that status, or 0."""
+    for step in steps:
+        if status := run_step(*step):
+            return status
+    return EXIT_OK
+
+
+def repeated(option: str, values: Sequence[object]) -> list[object]:
+    """The words of an option that is given once for each value."""
+    return [word for value in values for word in (option, value)]
 
 
 if __name__ == "__main__":

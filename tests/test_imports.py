@@ -30,17 +30,22 @@ WITHOUT_TORCH = [
 ]
 # Of what jobs hands out, that which runs no model.
 HANDED_WITHOUT_TORCH = [
+    "DiffConfig",
     "EvaluateConfig",
     "GalleryConfig",
+    "LocaliseConfig",
     "RenderConfig",
     "RowSelection",
     "Run",
     "StatsConfig",
     "SubmitConfig",
+    "diff_runs",
     "evaluate",
     "finalize",
     "gallery",
+    "localise",
     "open_run",
+    "prompt_stats",
     "render",
     "select_rows",
     "stats",

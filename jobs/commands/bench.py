@@ -13,6 +13,8 @@ import click
 from jobs.benchmark.bench import LIMIT, SECONDS, BenchConfig, bench
 from jobs.benchmark.report import BenchReport
 from jobs.commands.options import (
+    PRECISION_HELP,
+    PromptsgCommand,
     echo,
     image_size_option,
     json_option,
@@ -24,14 +26,14 @@ from jobs.commands.options import (
 from jobs.mining.config import build_config
 
 
-@click.command(name="bench")
+@click.command(name="bench", cls=PromptsgCommand)
 @click.option("--shards", multiple=True, help="Tar shards, as for mine: paths, globs, {000..012} ranges, URLs.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint (.pth or .safetensors).")
 @weights_key_option
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
 @target_option
 @prompt_option
-@click.option("--precision", help="auto (default), bf16, fp16 or fp32.")
+@click.option("--precision", help=f"{PRECISION_HELP}  [default: auto]")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
@@ -67,7 +69,8 @@ def command(
 ) -> None:
     """Measure reading, decoding, model and writing, alone and together, and estimate what the dataset takes.
 
-    Needs about a minute on two cores. Nothing stays behind.
+    Batches of up to 256 images are tried, on a GPU of up to 1024, as far as the memory suffices. Needs about a minute
+    on two cores. Nothing stays behind.
 
     \b
     Example:
@@ -125,7 +128,7 @@ def _tried_lines(report: BenchReport) -> list[str]:
         memory = "-" if one.peak_bytes is None else f"{one.peak_bytes / 2**30:.2f} GiB"
         best = "  best" if one.batch_size == report.batch_size else ""
         lines.append(f"{one.batch_size:10d}{one.images_per_second:10,.1f}{memory:>13s}{best}")
-    return lines
+    return lines if report.sweep_stopped is None else [*lines, f"  {report.sweep_stopped}"]
 
 
 def _estimate_lines(report: BenchReport) -> list[str]:

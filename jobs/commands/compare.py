@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.commands.options import (
+    PromptsgCommand,
     echo,
     json_option,
     looks_options,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.rendering.looks import Looks
 
 
-@click.command(name="compare")
+@click.command(name="compare", cls=PromptsgCommand)
 @click.option("--query", type=click.Path(path_type=Path), required=True, help="The first image.")
 @click.option("--gallery", type=click.Path(path_type=Path), required=True, help="The second image.")
 @option_with_default(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, json_option, option_group, option_with_default, run_argument
+from jobs.commands.options import PromptsgCommand, echo, json_option, option_group, option_with_default, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation
@@ -47,7 +47,7 @@ _rerank_options = option_group(
 )
 
 
-@click.command(name="evaluate")
+@click.command(name="evaluate", cls=PromptsgCommand)
 @run_argument
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for the results.  [default: RUN/evaluation]")
 @option_with_default("--query-where", default=EvaluateConfig.query_where, help="SQL over the metadata's columns.")
@@ -67,6 +67,9 @@ _rerank_options = option_group(
     "--bootstrap", type=click.IntRange(1), default=EvaluateConfig.bootstrap, help="Samples of the intervals."
 )
 @option_with_default("--seed", type=click.IntRange(0), default=EvaluateConfig.seed, help="The seed of the samples.")
+@click.option(
+    "--per-camera", is_flag=True, help="Also print the scores of each pair of cameras; metrics.json has them."
+)
 @json_option
 def command(
     run: Path,
@@ -80,6 +83,7 @@ def command(
     block: int | None,
     bootstrap: int,
     seed: int,
+    per_camera: bool,
     as_json: bool,
 ) -> None:
     """Rank RUN's gallery for each of its queries: mAP, mINP and CMC, overall and per camera pair, and what AP
@@ -119,7 +123,7 @@ def command(
     if as_json:
         echo(evaluation.files.metrics.read_text(encoding="utf-8"), nl=False)
     else:
-        echo(describe(evaluation))
+        echo(describe(evaluation, per_camera=per_camera))
 
 
 def parse_memory(text: str) -> int:
@@ -130,26 +134,37 @@ def parse_memory(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def describe(evaluation: Evaluation) -> str:
-    """The results as lines for a terminal; where there are many camera pairs, the worst of them."""
+def describe(evaluation: Evaluation, *, per_camera: bool = False) -> str:
+    """The results as lines for a terminal, the overall scores last. `per_camera` adds those of each pair of cameras, or
+    of the worst where there are many.
+    """
     files = evaluation.files
-    lines = [*_counts(evaluation), "", *_scores(evaluation), "", *_correlations(evaluation.correlations), ""]
-    lines.append(f"{evaluation.wrong_rank1} queries have a wrong first image: {files.failures}")
-    return "\n".join([*lines, f"per query: {files.queries}"])
+    lines = [*_counts(evaluation), "", *_correlations(evaluation.correlations), ""]
+    lines += [*_camera_pairs(evaluation), ""] if per_camera else []
+    wrong = counted(evaluation.wrong_rank1, "query has", "queries have")
+    lines += [f"{wrong} a wrong first image: {files.failures}", f"per query: {files.queries}", ""]
+    lines += [f"warning: {evaluation.near_parallel}", ""] if evaluation.near_parallel else []
+    heads, row = _heads("queries"), f"{evaluation.scores.queries:>12} {_percents(evaluation.scores)}"
+    return "\n".join([*lines, heads, row])
 
 
 def _counts(evaluation: Evaluation) -> list[str]:
     queries, gallery = evaluation.queries, evaluation.gallery
+    unknown = counted(queries.without_label, "query", "queries"), counted(gallery.without_label, "gallery image")
     left_out = [
-        f"{evaluation.queries_without_match} queries without a match",
-        f"{queries.without_label} queries and {gallery.without_label} gallery images without pid or camid",
-        f"{gallery.junk} junk images",
+        f"{counted(evaluation.queries_without_match, 'query', 'queries')} without a match",
+        f"{unknown[0]} and {unknown[1]} without pid or camid",
+        counted(gallery.junk, "junk image"),
     ]
     lines = [
         f"{evaluation.config.run}: {evaluation.scores.queries} queries, {gallery.ranked} gallery images, "
         f"features of {evaluation.feature_width}" + (", re-ranked" if evaluation.config.rerank else ""),
         f"left out: {', '.join(left_out)}",
     ]
+    if gallery.distractors:
+        lines.append(
+            f"{counted(gallery.distractors, 'gallery image is a distractor', 'gallery images are distractors')}"
+        )
     if count := evaluation.queries_only_in_own_camera:
         lines.append(
             f"{counted(count, 'query', 'queries')} without a match: the gallery shows the person in the query's own "
@@ -158,12 +173,14 @@ def _counts(evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _scores(evaluation: Evaluation) -> list[str]:
-    heads = " ".join(f"{head:>6}" for head in ("mAP", "mINP", *(f"R{rank}" for rank in _CMC_SHOWN)))
-    lines = [
-        f"{'camera':>12} {'queries':>8} {heads}",
-        f"{'all':>12} {evaluation.scores.queries:>8} {_percents(evaluation.scores)}",
-    ]
+def _heads(first: str) -> str:
+    """The heads of a table of scores."""
+    scores = " ".join(f"{head:>6}" for head in ("mAP", "mINP", *(f"R{rank}" for rank in _CMC_SHOWN)))
+    return f"{first:>12} {scores}  in %"
+
+
+def _camera_pairs(evaluation: Evaluation) -> list[str]:
+    lines = ["cameras: of the query -> of the gallery, numbered from 0", _heads("")]
     pairs = list(evaluation.camera_pairs)
     if len(pairs) > _MANY_PAIRS:
         lines.append(f"the {_WORST_PAIRS} camera pairs of lowest mAP, of {len(pairs)}:")
@@ -171,8 +188,8 @@ def _scores(evaluation: Evaluation) -> list[str]:
         pairs = [pair for _, pair in sorted(known, key=lambda entry: entry[0])[:_WORST_PAIRS]]
     for pair in pairs:
         name = f"{pair.query_camid} -> {pair.gallery_camid}"
-        lines.append(f"{name:>12} {pair.scores.queries:>8} {_percents(pair.scores)}")
-    return [*lines, "", "in %; cameras: of the query -> of the gallery, numbered from 0"]
+        lines.append(f"{name:>12} {_percents(pair.scores)}  {counted(pair.scores.queries, 'query', 'queries')}")
+    return lines
 
 
 def _percents(scores: RetrievalScores) -> str:
@@ -182,8 +199,10 @@ def _percents(scores: RetrievalScores) -> str:
 
 def _correlations(found: tuple[Correlation, ...]) -> list[str]:
     width = max((len(line.map) for line in found), default=8)
-    lines = [f"{'AP correlates with':<{width + 12}} {'queries':>8} {'Spearman [95 %]':>24} {'Pearson [95 %]':>24}"]
+    lines = [f"{'Correlation of AP with':<{width + 12}} {'queries':>8} {'Spearman [95 %]':>24} {'Pearson [95 %]':>24}"]
     for line in found:
+        if line.spearman is None and line.pearson is None:  # the mass of an attention map, the same for all images
+            continue
         spearman = _with_interval(line.spearman, line.spearman_low, line.spearman_high)
         pearson = _with_interval(line.pearson, line.pearson_low, line.pearson_high)
         lines.append(f"{line.map:<{width}} {line.measure:<11} {line.queries:>8} {spearman:>24} {pearson:>24}")

@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from jobs.commands.options import (
+    PRECISION_HELP,
+    PromptsgCommand,
     allow_pipes_option,
     allow_remote_option,
     device_option,
@@ -69,7 +71,7 @@ _config_options = option_group(
         "--batch-size", type=click.IntRange(1), default=FaithfulnessConfig.batch_size, help="Images in one pass."
     ),
     device_option,
-    click.option("--precision", help="auto, bf16, fp16 or fp32.  [default: as RUN was mined]"),
+    click.option("--precision", help=f"{PRECISION_HELP}  [default: as RUN was mined]"),
     click.option(
         "--label-map", type=click.Path(path_type=Path), help="The file that RUN was mined with, if any; not for auto."
     ),
@@ -86,7 +88,7 @@ _config_options = option_group(
 )
 
 
-@click.command(name="faithfulness")
+@click.command(name="faithfulness", cls=PromptsgCommand)
 @_config_options
 @selection_options(limit=DEFAULT_LIMIT)
 @json_option

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, run_argument
+from jobs.commands.options import PromptsgCommand, echo, run_argument
 from jobs.errors import EXIT_SOME_SHARDS_FAILED
 from jobs.runs.finalize import UnfinishedRunError, finalize
 from jobs.runs.run import open_run
@@ -15,7 +15,7 @@ from jobs.runs.run import open_run
 _SHOWN = 20
 
 
-@click.command(name="finalize")
+@click.command(name="finalize", cls=PromptsgCommand)
 @run_argument
 def command(run: Path) -> None:
     """Check that every shard of RUN is done, then write RUN/metadata.parquet: all rows, sorted by pid, camid and key.

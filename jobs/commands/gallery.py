@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, option_with_default, stored_pictures_options
+from jobs.commands.options import PromptsgCommand, echo, option_with_default, stored_pictures_options
 from jobs.phrases import counted
 from jobs.rendering.gallery import DEFAULT_LIMIT, GalleryConfig, GalleryReport, gallery
 from jobs.runs.query import RowSelection
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from jobs.rendering.looks import Looks
 
 
-@click.command(name="gallery")
+@click.command(name="gallery", cls=PromptsgCommand)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to write.")
-@stored_pictures_options(maps="all", limit=DEFAULT_LIMIT, keys=False, upsample=False)
+@stored_pictures_options(maps="all", limit=DEFAULT_LIMIT, upsample=False)
+@click.option("--other", type=click.Path(path_type=Path), help="A run B over the same images: a switch shows its maps.")
 @option_with_default(
     "--thumb-height",
     default=GalleryConfig.thumb_height,
@@ -37,6 +38,7 @@ def command(
     allow_remote: bool,
     allow_pipes: bool,
     workers: int | None,
+    other: Path | None,
     overwrite: bool,
 ) -> None:
     """Write a folder whose index.html shows images and maps of RUN: filter, sort, switch maps, click for the panel.
@@ -47,6 +49,7 @@ def command(
     \b
     Example:
       promptsg gallery RUN --where "split = 'query'" --order-by 'mim_attention_entropy' --output look
+      promptsg gallery RUN --other RUN_B --keys RUN_B/diff/changed.txt --output changed
     """
     config = GalleryConfig(
         run=run,
@@ -59,6 +62,7 @@ def command(
         allow_remote=allow_remote,
         allow_pipes=allow_pipes,
         workers=workers,
+        other=other,
         overwrite=overwrite,
     )
     echo(describe(gallery(config), selection.limit))

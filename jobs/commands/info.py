@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.commands.options import (
+    PromptsgCommand,
     camera_options,
     device_option,
     echo,
     image_size_option,
     json_option,
     option_with_default,
+    precision_option,
     weights_key_option,
 )
 from jobs.logs import setup_logging
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from promptsg_core.checkpoint import CheckpointInfo
 
 
-@click.command(name="info")
+@click.command(name="info", cls=PromptsgCommand)
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
 @weights_key_option
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
               "[default: the rank among the training pids]")  # fmt: skip
 @camera_options
 @device_option
-@option_with_default("--precision", default="auto", help="auto, bf16, fp16 or fp32.")
+@precision_option
 @json_option
 @click.argument("overrides", nargs=-1, metavar="[KEY VALUE]...")
 def command(

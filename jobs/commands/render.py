@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cam.panels import WIDEST
-from jobs.commands.options import echo, option_with_default, stored_pictures_options
+from jobs.commands.options import PromptsgCommand, echo, option_with_default, stored_pictures_options
 from jobs.errors import UserError
 from jobs.phrases import counted, first_few
 from jobs.rendering.drawing.style import STYLES
@@ -27,12 +27,13 @@ _PREVIEWED = 10
 _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
 
 
-@click.command(name="render")
+@click.command(name="render", cls=PromptsgCommand)
 @click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures]")
 @option_with_default("--style", type=click.Choice(STYLES), default=RenderConfig.style, help="The kind of pictures.")
-@stored_pictures_options(maps="all for panel and sheet, else the first")
+@stored_pictures_options(maps="all for panel, sheet and diff, else the first")
 @click.option("--queries", type=click.Path(path_type=Path), help="Only these queries: queries.parquet or failures.txt "
               "of `promptsg evaluate`.")  # fmt: skip
+@click.option("--other", type=click.Path(path_type=Path), help="The run B that --style diff compares RUN with.")
 @option_with_default(
     "--topk", type=click.IntRange(1), default=RenderConfig.topk, help="The number of gallery images in `ranked`."
 )
@@ -56,6 +57,7 @@ def command(
     style: str,
     selection: RowSelection,
     queries: Path | None,
+    other: Path | None,
     topk: int,
     maps: tuple[str, ...],
     looks: Looks,
@@ -79,6 +81,7 @@ def command(
       sheet             pages of images (rows) and maps (columns)
       identity          a page per identity, one row per camera
       ranked            a query and its nearest gallery images, with --queries
+      diff              an image, its maps in RUN and in --other on one scale, and their difference
 
     Pictures that exist already for the same request are kept, so that an interrupted command can be repeated.
     --overwrite draws them again.
@@ -88,6 +91,7 @@ def command(
       promptsg render RUN --where "pid = 12 AND camid = 3"
       promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
       promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
+      promptsg render RUN --style diff --other RUN_B --keys RUN_B/diff/changed.txt --limit 20
     """
     from jobs.rendering.render import preview, render
 
@@ -101,6 +105,7 @@ def command(
         form=form,
         selection=selection,
         queries=queries,
+        other=other,
         topk=topk,
         per_page=per_page,
         name_template=name_template,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, option_with_default
+from jobs.commands.options import PromptsgCommand, echo, option_with_default
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.packing import PackingReport, ShardConfig, pack
 from jobs.errors import UserError
@@ -15,7 +15,7 @@ from jobs.logs import setup_logging
 from jobs.phrases import counted, first_few
 
 
-@click.command(name="shard")
+@click.command(name="shard", cls=PromptsgCommand)
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.option("--dataset", default="auto", help=f"auto (default), {', '.join(LAYOUTS)}.")

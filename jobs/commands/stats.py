@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, option_with_default, run_argument
+from jobs.commands.options import PromptsgCommand, echo, option_with_default, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.statistics.config import ShardBlock, StatsConfig
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobs.statistics.stats import StatsResult
 
 
-@click.command(name="stats")
+@click.command(name="stats", cls=PromptsgCommand)
 @run_argument
 @click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
 @click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     "--seed", default=StatsConfig.seed, type=click.IntRange(0, 2**32 - 1), help="The seed of random draws."
 )
 @click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
+@click.option("--attributes", type=click.Path(path_type=Path), help="For --by prompt: a CSV or Parquet file with the "
+              "column pid and one for each attribute label.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Merge PARTs; the question is taken from them.")
 def command(
     run: Path,
@@ -52,6 +54,7 @@ def command(
     resamples: int,
     seed: int,
     block: str | None,
+    attributes: Path | None,
     merge: bool,
 ) -> None:
     """Say where the model looks in RUN: mean maps, entropy, area, centre and stripes of mass per group of images.
@@ -61,9 +64,15 @@ def command(
     of the outliers. Agreement and consistency are computed from whole identities drawn at random, about --sample
     images. Outliers are found by the first map.
 
+    --by prompt compares the maps of the prompts that were mined with --prompt or --prompt-set: where each looks, its
+    share of each image, and their agreement, in RUN/stats/prompts. With --attributes it says whether the attention of a
+    prompt of --prompt-set on the part where its attribute shows tells images with the attribute from those without. The
+    labels are numbered as in the published .mat files (no is 1, yes is 2), or from 0.
+
     \b
     Example:
       promptsg stats RUN --by camid --by split --where "pid > 0"
+      promptsg stats RUN --by prompt --attributes market_attributes.csv
       promptsg stats RUN --by camid --block 0/2; promptsg stats RUN --by camid --block 1/2
       promptsg stats RUN --merge RUN/stats/parts/*.npz
     """
@@ -73,6 +82,8 @@ def command(
 
     from jobs.statistics.stats import stats
 
+    if attributes is not None and "prompt" not in by:
+        raise UserError("--attributes is for --by prompt")
     if merge and not parts:
         raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
     if parts and not merge:
@@ -90,6 +101,15 @@ def command(
         block=None if block is None else parse_block(block),
         parts=parts,
     )
+    if "prompt" in by:
+        from jobs.runs.run import open_run
+        from jobs.statistics.prompts.stats import is_by_prompt, prompt_stats
+
+        if is_by_prompt(config, open_run(run)):
+            found = prompt_stats(config, attributes)
+            prompts = counted(len(found.findings.prompts), "prompt")
+            echo(f"{prompts} over {counted(found.findings.images, 'image')}: {found.files.report}")
+            return
     echo(describe(stats(config)))
 
 

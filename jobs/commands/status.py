@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, json_option, run_argument
+from jobs.commands.options import PromptsgCommand, echo, json_option, run_argument
 from jobs.errors import EXIT_ERROR
-from jobs.phrases import json_text, shown
+from jobs.phrases import counted, json_text, shown
 from jobs.progress import duration
 from jobs.runs.layout import RunLayout
 from jobs.runs.restart import only_parts_compared
@@ -23,7 +23,7 @@ _SHOWN = 10
 _IDLE_SECONDS = 600.0
 
 
-@click.command(name="status")
+@click.command(name="status", cls=PromptsgCommand)
 @run_argument
 @json_option
 @click.option("--failed", "list_failed", is_flag=True, help="List the shards and images that failed, with the reason.")
@@ -69,6 +69,13 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"  {count} {reason}" for reason, count in sorted(found.failed_images.items())]
     lines += [f"  {count} {reason}: kept, without the target's maps" for reason, count in found.partial_images.items()]
     lines += [f"  {count} all-zero maps of {name}" for name, count in sorted(found.zero_maps.items())]
+    if found.done_again:
+        lines.append(f"  {counted(found.done_again, 'image')} done again in fp32: numbers were not finite before")
+    for added in found.added:
+        lines.append(f"maps {added.describe()}")
+        lines += [f"  {count} images {reason}: without these maps" for reason, count in sorted(added.failed.items())]
+        if added.failed:
+            lines.append("  the command with --add-maps and --retry-failed adds them again where images lack them")
     if found.done < found.shards and found.rate is not None:
         lines.append(_speed(found.rate, found))
     for state, elements in queue.items():

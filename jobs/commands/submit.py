@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, option_group, option_with_default
+from jobs.commands.options import PromptsgCommand, echo, option_group, option_with_default
 from jobs.mining.config import build_config
-from jobs.submission.options import ArrayOptions, sbatch_options
+from jobs.submission.options import CORES_PER_GPU, ArrayOptions, sbatch_options
 from jobs.submission.submit import Submission, SubmitConfig, submit
 
 
@@ -51,8 +51,8 @@ _array = option_group(
     click.option("--max-running", type=click.IntRange(1), help="How many elements may run at a time.  [default: all]"),
     option_with_default("--gpus-per-task", type=click.IntRange(0), default=1, help="GPUs of an element. "
                  "0 mines on CPUs."),
-    click.option("--cpus-per-task", type=click.IntRange(1), help="Cores of an element: its GPUs times the decoding "
-                 "workers of each, and some more."),
+    click.option("--cpus-per-task", type=click.IntRange(1), help="Cores of an element, which decode the images.  "
+                 f"[default: {CORES_PER_GPU} for each of its GPUs]"),
     click.option("--time", help="The time limit of an element, such as 4:00:00."),
     click.option("--finalize-time", help="The time limit of the finalize job.  [default: the partition's]"),
     click.option("--partition", help="The partition. Also for the finalize job."),
@@ -67,23 +67,32 @@ _array = option_group(
 )  # fmt: skip
 
 
-@click.command(name="submit")
+@click.command(name="submit", cls=PromptsgCommand)
 @click.argument("config", type=click.Path(path_type=Path))
 @_array
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of mine. It wins over CONFIG.")
+@click.option("--extend", is_flag=True, help="Add the shards that the run does not list yet, with the same settings.")
+@click.option("--add-maps", multiple=True, metavar="NAME", help="Add a map to the shards that are done. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the scripts. Write and submit nothing.")
-def command(config: Path, array: ArrayOptions, settings: tuple[str, ...], dry_run: bool) -> None:
+def command(
+    config: Path,
+    array: ArrayOptions,
+    settings: tuple[str, ...],
+    extend: bool,
+    add_maps: tuple[str, ...],
+    dry_run: bool,
+) -> None:
     """Submit a run as a SLURM job array, with a job that finalizes it. CONFIG is a YAML file for `promptsg mine`.
 
     \b
     Example:
-      promptsg submit mine.yaml --array-tasks 64 --max-running 16 --gpus-per-task 4 --cpus-per-task 32 \\
+      promptsg submit mine.yaml --array-tasks 64 --max-running 16 --gpus-per-task 4 \\
           --time 4:00:00 --partition gpu --sbatch-arg mem=128G --finalize-arg mem=64G
 
     The scripts are left in RUN/slurm. Submitting again continues with the shards that are not done.
     """
     mining = build_config(config, {}, settings)
-    submission = submit(SubmitConfig(mining=mining, array=array, dry_run=dry_run))
+    submission = submit(SubmitConfig(mining=mining, array=array, extend=extend, add_maps=add_maps, dry_run=dry_run))
     if submission.idle_tasks:
         echo(
             f"there are only {submission.shards} shards: {submission.tasks} tasks are requested instead of "

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
+from jobs.cli import repeated, run_steps
 from jobs.commands.options import (
+    PromptsgCommand,
     head_and_camera_options,
     image_size_option,
     option_with_default,
@@ -16,12 +18,11 @@ from jobs.commands.options import (
     target_option,
     weights_key_option,
 )
-from jobs.commands.steps import repeated, run_steps
 from jobs.shards.names import PIPE
 from promptsg_core.settings import read_settings
 
 
-@click.command(name="test")
+@click.command(name="test", cls=PromptsgCommand)
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="The checkpoint (.pth or .safetensors).")
 @weights_key_option
 @click.option("--shards", multiple=True, required=True, help="Shards of the query and gallery splits; repeatable.")

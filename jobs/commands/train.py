@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from jobs.commands.options import echo, option_with_default
+from jobs.commands.options import PromptsgCommand, echo, option_with_default
 from jobs.logs import setup_logging
 from jobs.training.config import TrainConfig, build_train_config
+from promptsg_core.choices import PRECISION_NAMES
 
 if TYPE_CHECKING:
     from jobs.training.train import TrainingReport
@@ -23,7 +24,7 @@ def _default(name: str) -> object:
     return TrainConfig.model_fields[name].default
 
 
-@click.command(name="train")
+@click.command(name="train", cls=PromptsgCommand)
 @click.option("--config", "file", type=click.Path(path_type=Path), help="A YAML file with any of these settings.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting; wins over all others.")
 @click.option("--shards", multiple=True, help="Tar shards; the images of the split train are taken.")
@@ -70,8 +71,9 @@ def _default(name: str) -> object:
 @option_with_default("--seed", type=click.IntRange(min=0), default=_default("seed"),
               help="The seed of everything random.")  # fmt: skip
 @option_with_default("--device", default=_default("device"), help="auto, cpu, cuda or cuda:N.")
-@option_with_default("--precision", type=click.Choice(["auto", "bf16", "fp16", "fp32"]), default=_default("precision"),
-                     help="The precision of the forward pass.")  # fmt: skip
+@option_with_default("--precision", type=click.Choice(PRECISION_NAMES), default=_default("precision"),
+                     help="The precision of the forward pass. auto is bf16 where the device has "
+                     "instructions for it.")  # fmt: skip
 @option_with_default("--weights", type=click.Choice(["fp32", "fp16"]), default=_default("weights"),
               help="How the checkpoint stores matrices.")  # fmt: skip
 @option_with_default("--workers", type=click.IntRange(min=0), default=_default("workers"),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import echo, json_option, run_argument
+from jobs.commands.options import PromptsgCommand, echo, json_option, run_argument
 from jobs.phrases import counted, json_text
 from jobs.runs.verify import Verdict, verify
 
 
-@click.command(name="verify")
+@click.command(name="verify", cls=PromptsgCommand)
 @run_argument
 @json_option
 @click.option("--tars", "whole_tars", is_flag=True, help="Read the shards' tars to their end too, instead of parts of "

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import echo, looks_options, model_options, option_with_default, picture_height_option
+from jobs.commands.options import (
+    PromptsgCommand,
+    echo,
+    looks_options,
+    model_options,
+    option_with_default,
+    picture_height_option,
+)
 from jobs.logs import setup_logging
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from jobs.rendering.looks import Looks
 
 
-@click.command(name="visualize")
+@click.command(name="visualize", cls=PromptsgCommand)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @option_with_default(
     "--output",

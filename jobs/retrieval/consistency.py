@@ -13,8 +13,8 @@ import pyarrow as pa
 from jobs.arrays import Float64Array, Int64Array
 from jobs.identity import NOBODY
 from jobs.retrieval.selection import SideRows
-from jobs.retrieval.weighted import weighted_pearson
 from jobs.runs.run import Run, positions_by_shard
+from jobs.statistics.intervals.weighted import weighted_pearson
 
 _ROWS = 4096  # maps read at a time
 

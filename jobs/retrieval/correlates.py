@@ -15,9 +15,9 @@ from cam.names import column_of
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.retrieval.consistency import match_consistency
 from jobs.retrieval.selection import SideRows
-from jobs.retrieval.weighted import FEWEST, weighted_pearson, weighted_spearman
 from jobs.runs.run import Run
-from jobs.statistics.resamples import EDGES, resample_counts
+from jobs.statistics.intervals.resamples import EDGES, resample_counts
+from jobs.statistics.intervals.weighted import FEWEST, weighted_pearson, weighted_spearman
 from jobs.tables import none_if_nan
 
 CONSISTENCY = "consistency"

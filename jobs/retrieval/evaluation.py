@@ -64,7 +64,9 @@ class Evaluation:
     """Scores over all queries that have a match, and in each pair of cameras; AP's correlations; counts; files.
 
     queries_without_match: they are in no score. queries_only_in_own_camera: those of them whose person the gallery
-    shows in the query's own camera alone. wrong_rank1: queries whose first image shows somebody else.
+    shows in the query's own camera alone. wrong_rank1: queries whose first image shows somebody else. median_cosine: of
+    the features of pairs of different gallery images; None where there is one image. near_parallel: what to do where it
+    is so near 1 that the ranking hangs on rounding, else None.
     """
 
     config: EvaluateConfig
@@ -77,4 +79,6 @@ class Evaluation:
     queries_only_in_own_camera: int
     wrong_rank1: int
     feature_width: int
+    median_cosine: float | None
+    near_parallel: str | None
     files: EvaluationFiles

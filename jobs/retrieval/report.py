@@ -15,7 +15,7 @@ from jobs.retrieval.correlates import Correlation, worst_first
 from jobs.retrieval.evaluation import Evaluation
 from jobs.retrieval.protocol import Ranking
 from jobs.retrieval.selection import SideRows
-from jobs.statistics.resamples import LEVEL
+from jobs.statistics.intervals.resamples import LEVEL
 from jobs.tables import csv_text, write_parquet
 
 # The columns of queries.parquet, in their order, and whether they may be null.
@@ -106,6 +106,8 @@ def _metrics(evaluation: Evaluation) -> dict[str, object]:
         "gallery_without_label": evaluation.gallery.without_label,
         "gallery_junk": evaluation.gallery.junk,
         "gallery": evaluation.gallery.ranked,
+        "gallery_distractors": evaluation.gallery.distractors,
+        "median_cosine": evaluation.median_cosine,
         **asdict(evaluation.scores),
         "wrong_rank1": evaluation.wrong_rank1,
         "bootstrap": {"samples": config.bootstrap, "seed": config.seed, "interval": LEVEL},

@@ -111,8 +111,10 @@ def check_sample(config: SampleCheckConfig) -> SampleCheck:
     from jobs.mining.label_agreement import compare, is_conclusive, is_other_numbering
     from jobs.mining.predictions import predict
     from promptsg_core.checkpoint import load_model
+    from promptsg_core.precision import compute_deterministically
 
     stated = None if config.label_map is None else read_label_map(config.label_map)
+    compute_deterministically()
     model = load_model(
         config.checkpoint,
         device=config.device,

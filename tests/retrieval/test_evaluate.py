@@ -26,12 +26,13 @@ from jobs.retrieval.evaluate import EvaluateConfig, evaluate
 from jobs.retrieval.features import plan_block
 from jobs.retrieval.rerank import RerankConfig
 from jobs.retrieval.selection import as_sides, own_places
-from jobs.retrieval.weighted import weighted_pearson, weighted_spearman
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.run import open_run
 from jobs.runs.shard_output import Results, ShardOutput
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import KEPT, NO_REFERENCE, Sample
+from jobs.statistics.intervals.weighted import weighted_pearson, weighted_spearman
 
 MAPS = ("mim_attention", "gradcam/mim")
 GRID = (6, 4)
@@ -64,7 +65,7 @@ def write_run(root: Path, shards: dict[str, list[dict[str, Any]]], seed: int = 0
             predicted=np.zeros(count, np.int64),
             probability=np.ones(count, np.float32),
         )
-        output.add(samples, results if count else None)
+        output.add(SampleColumns.of(samples), results if count else None)
         assert output.commit()[0]
     return root
 
@@ -194,7 +195,35 @@ def test_the_result_says_what_the_files_say(made: Path, tmp_path: Path) -> None:
     assert (found.gallery.selected, found.gallery.without_label, found.gallery.ranked) == (81, 1, 78)
     assert (found.gallery.junk, found.gallery.distractors) == (2, 3)
     assert (found.queries.junk, found.queries.distractors, found.queries.ranked) == (0, 0, 23)
-    assert "AP correlates with" in describe(found) and str(found.files.queries) in describe(found)
+    said = describe(found)
+    assert "Correlation of AP with" in said and str(found.files.queries) in said and " -> " not in said
+    assert "2 junk images" in said and "3 gallery images are distractors" in said
+    last = said.splitlines()[-1].split()  # the overall scores
+    assert (int(last[0]), float(last[1])) == (found.scores.queries, round(100 * metrics["mAP"], 2))
+    assert describe(found, per_camera=True).count(" -> ") == len(found.camera_pairs) + 1
+
+
+def test_nearly_parallel_features_are_told_with_the_other_neck(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"pid": pid, "camid": camid, "feature": np.ones(8) + 0.01 * rng.normal(size=8)}
+        for pid in range(5)
+        for camid in range(2)
+    ]
+    run = write_run(tmp_path / "RUN", {"query-0": rows[::2], "gallery-0": rows[1::2]})
+    found = evaluate(EvaluateConfig(run=run, bootstrap=10))
+    features = np.array([row["feature"] for row in rows[1::2]], np.float32)
+    assert found.median_cosine == pytest.approx(np.median(_cosines(features)), abs=1e-6) and found.median_cosine > 0.99
+    assert found.near_parallel is not None and "nearly parallel" in describe(found)
+    other = evaluate(
+        EvaluateConfig(run=run, bootstrap=10, output=tmp_path / "b", gallery_where="split = 'gallery' AND pid = 1")
+    )
+    assert other.median_cosine is None and other.near_parallel is None  # a single image
+
+
+def _cosines(features: np.ndarray) -> list[float]:
+    unit = [row / np.linalg.norm(row) for row in features.astype(np.float64)]
+    return [float(a @ b) for place, a in enumerate(unit) for b in unit[place + 1 :]]
 
 
 def test_different_distractors_are_different_people(tmp_path: Path) -> None:
@@ -268,10 +297,10 @@ def test_the_table_can_be_read(made: Path, tmp_path: Path) -> None:
     result = run_command(made, "--output", tmp_path, "--bootstrap", 20)
     assert result.exit_code == 0, result.exception
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    line = next(line for line in result.output.splitlines() if line.split()[:1] == ["all"])
+    line = result.output.splitlines()[-1]
     shown = [100 * v for v in (metrics["mAP"], metrics["mINP"], *(metrics["cmc"][r - 1] for r in (1, 5, 10, 20)))]
-    assert line.split()[1] == "22" and line.split()[2:] == [f"{v:.2f}" for v in shown]
-    assert "1 queries without a match, 1 queries and 1 gallery images without pid or camid, 2 junk" in result.output
+    assert line.split()[0] == "22" and line.split()[1:] == [f"{v:.2f}" for v in shown]
+    assert "1 query without a match, 1 query and 1 gallery image without pid or camid, 2 junk images" in result.output
     assert f"{metrics['wrong_rank1']} queries have a wrong first image: {tmp_path}/failures.txt" in result.output
 
 

@@ -1,0 +1,59 @@
+"""How options are declared: with their default in the help, alone, or as a group that becomes one typed object."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from jobs.phrases import shown_lines
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+option_with_default = functools.partial(click.option, show_default=True)
+
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+shards_root_option = click.option(
+    "--shards-root", help="The folder or address where the shards are now, if they have moved."
+)
+allow_remote_option = click.option(
+    "--allow-remote", is_flag=True, help="Read shards at the addresses that run.json has, such as https://..."
+)
+allow_pipes_option = click.option(
+    "--allow-pipes", is_flag=True, help="Run the commands that run.json has in the place of shards."
+)
+# Without torch: the names alone.
+PRECISION_HELP = (
+    "auto, bf16, fp16, fp32 or tf32. auto is fp16 on a GPU, and on a CPU bf16 where it has instructions, else fp32."
+)
+precision_option = option_with_default("--precision", default="auto", help=PRECISION_HELP)
+device_option = option_with_default("--device", default="auto", help="auto, cpu, cuda or cuda:N.")
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints a result. What data brings along, such as a key or a path, cannot drive the terminal."""
+    click.echo(shown_lines(text), err=err, nl=nl)
+
+
+def option_group(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that adds options to a command, which receives `build` of their values as the keyword `name`."""
+
+    def decorate(command: F) -> F:
+        @functools.wraps(command)
+        def wrapper(*args: object, **values: object) -> object:
+            values[name] = build(**{field: values.pop(field) for field in fields})
+            return command(*args, **values)
+
+        before = len(getattr(wrapper, "__click_params__", ()))
+        decorated = cast(F, wrapper)
+        for option in reversed(options):
+            decorated = option(decorated)
+        fields = [parameter.name for parameter in getattr(decorated, "__click_params__", ())[before:]]
+        return decorated
+
+    return decorate
