@@ -12,6 +12,8 @@ from jobs.errors import UserError
 # The long name of an option of sbatch -> its value, None for an option without a value.
 SbatchOptions: TypeAlias = Mapping[str, str | None]
 
+# A GPU with a ViT-B/16 takes the images that about so many cores decode; sites give one core where none are requested.
+CORES_PER_GPU = 8
 _OPTION_NAME = re.compile(r"[a-z][a-z0-9-]*")
 # The batch script sets these itself: its trap, its log and its blocks depend on them.
 _SET_BY_SCRIPT = (
@@ -34,10 +36,11 @@ class ArrayOptions:
     """What is requested of SLURM.
 
     `tasks` elements each mine a block of the shards, of which `max_running` may run at a time (None: all). With
-    `gpus_per_task` 0 they mine on CPUs. `time` (such as 4:00:00) is the limit of an element, `finalize_time` that of
-    the job after the array; `partition` and `account` are for both jobs. `sbatch` are further options of the array job,
-    and `finalize` those of the job after it. An element that is interrupted goes back to the queue at most
-    `max_requeues` times. It is asked to stop `drain_seconds` before its time limit.
+    `gpus_per_task` 0 they mine on CPUs. An element has `cpus_per_task` cores, by default 8 for each of its GPUs. `time`
+    (such as 4:00:00) is the limit of an element, `finalize_time` that of the job after the array; `partition` and
+    `account` are for both jobs. `sbatch` are further options of the array job, and `finalize` those of the job after
+    it. An element that is interrupted goes back to the queue at most `max_requeues` times. It is asked to stop
+    `drain_seconds` before its time limit.
     """
 
     tasks: int
@@ -57,11 +60,18 @@ class ArrayOptions:
     def for_array(self) -> SbatchOptions:
         """The options of the array job."""
         own: dict[str, str | None] = {}
-        if self.cpus_per_task is not None:
-            own["cpus-per-task"] = str(self.cpus_per_task)
+        if (cores := self._cores) is not None:
+            own["cpus-per-task"] = str(cores)
         if self.gpus_per_task:
             own["gpus-per-node"] = str(self.gpus_per_task)
         return {**own, **_given({"time": self.time}), **self._of_both, **self.sbatch}
+
+    @property
+    def _cores(self) -> int | None:
+        """The cores of an element; None where SLURM is to decide. It refuses --cpus-per-gpu beside --cpus-per-task."""
+        if self.cpus_per_task is None and self.gpus_per_task and "cpus-per-gpu" not in self.sbatch:
+            return CORES_PER_GPU * self.gpus_per_task
+        return self.cpus_per_task
 
     @property
     def for_finalize(self) -> SbatchOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from jobs.errors import UserError
 from jobs.runs.layout import RunLayout
 from jobs.submission.options import ArrayOptions, SbatchOptions
 
+ADD_MAPS = "--add-maps"
 _BLANK = re.compile(r"@([A-Z_]+)@")
 
 
@@ -40,8 +41,13 @@ def scripts_folder(layout: RunLayout) -> Path:
     return layout.root / "slurm"
 
 
-def array_script(options: ArrayOptions, tasks: int, place: JobPlace) -> str:
-    """The batch script of an array of `tasks` elements. Raises UserError if a value cannot stand in a script."""
+def array_script(
+    options: ArrayOptions, tasks: int, place: JobPlace, *, extend: bool = False, add_maps: Sequence[str] = ()
+) -> str:
+    """The batch script of an array of `tasks` elements, which may `extend` the run, or add maps to it.
+
+    Raises UserError if a value cannot stand in a script.
+    """
     launch = "promptsg"
     if options.gpus_per_task > 1:
         # --no-python: `python -m` would look for the program in the working folder first.
@@ -59,10 +65,17 @@ def array_script(options: ArrayOptions, tasks: int, place: JobPlace) -> str:
             "FOLDER": shlex.quote(str(place.folder)),
             "DRAIN": shlex.quote(str(place.drain)),
             "CONFIG": shlex.quote(str(place.scripts / "config.yaml")),
+            "GROWTH": _growth_words(extend, add_maps),
             "LAUNCH": launch,
             "MAX_REQUEUES": str(options.max_requeues),
         },
     )
+
+
+def _growth_words(extend: bool, add_maps: Sequence[str]) -> str:
+    """The options that let a run grow, with a space in front."""
+    words = [*(["--extend"] if extend else []), *(f"{ADD_MAPS} {shlex.quote(name)}" for name in add_maps)]
+    return "".join(f" {word}" for word in words)
 
 
 def finalize_script(options: ArrayOptions, place: JobPlace) -> str:

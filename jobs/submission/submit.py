@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
 from jobs.mining.family_maps import with_maps
+from jobs.mining.growth.pending_additions import named_maps
 from jobs.mining.request import request_of
 from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
@@ -28,10 +30,16 @@ from promptsg_core.families.registry import others_registered
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitConfig:
-    """What to mine, and with which job array. With `dry_run` nothing is written or submitted."""
+    """What to mine, and with which job array. With `dry_run` nothing is written or submitted.
+
+    With `extend` the run gets the shards that it does not list yet. `add_maps` are maps that are added to the shards
+    that are done, instead of mining any.
+    """
 
     mining: MineConfig
     array: ArrayOptions
+    extend: bool = False
+    add_maps: tuple[str, ...] = ()
     dry_run: bool = False
 
 
@@ -58,7 +66,9 @@ def submit(config: SubmitConfig) -> Submission:
 
     Raises UserError if the run that exists is another one, if a program is missing, and if sbatch refuses.
     """
-    _refuse_unknown_maps(config.mining)
+    if config.extend and config.add_maps:
+        raise UserError("--extend and --add-maps exclude each other: submit one, and after it the other")
+    _refuse_unknown_maps((*config.mining.maps, *config.add_maps))
     shards = expand_shards(config.mining.shards)
     place = JobPlace(layout=RunLayout(config.mining.output), folder=Path.cwd(), programs=Path(sys.executable).parent)
     tasks = min(config.array.tasks, len(shards))
@@ -67,34 +77,37 @@ def submit(config: SubmitConfig) -> Submission:
         shards=len(shards),
         tasks=tasks,
         idle_tasks=config.array.tasks - tasks,
-        array_script=array_script(config.array, tasks, place),
+        array_script=array_script(config.array, tasks, place, extend=config.extend, add_maps=config.add_maps),
         finalize_script=finalize_script(config.array, place),
     )
     if config.dry_run:
         return planned
     check_programs(place.programs, "promptsg", *(["torchrun"] if config.array.gpus_per_task > 1 else []))
-    _refuse_other_run(config.mining, shards, place.layout)
+    _refuse_other_run(config, shards, place.layout)
     _write_scripts(planned, config.mining, place)
     array_job = _submit_array(config.array, place)
     finalize_job = _submit_finalize(config.array, place, array_job)
     return replace(planned, array_job=array_job, finalize_job=finalize_job)
 
 
-def _refuse_other_run(mining: MineConfig, shards: list[Shard], layout: RunLayout) -> None:
+def _refuse_other_run(config: SubmitConfig, shards: list[Shard], layout: RunLayout) -> None:
     """Refuses now what every element would refuse after its wait in the queue."""
-    if layout.manifest.exists():
+    if layout.manifest.exists() or config.add_maps:
         earlier = read_manifest(layout)
-        request = request_of(with_maps(mining, earlier), shards, ())  # a configuration file cannot hold KEY VALUE pairs
-        refuse_other(layout, earlier, request)
+        # A configuration file cannot hold KEY VALUE pairs.
+        request = request_of(with_maps(config.mining, earlier), shards, ())
+        refuse_other(layout, earlier, request, extend=config.extend)
+        if config.add_maps:
+            named_maps(layout, earlier, config.add_maps)
 
 
-def _refuse_unknown_maps(mining: MineConfig) -> None:
+def _refuse_unknown_maps(maps: Sequence[str]) -> None:
     """Refuses a misspelt layer or map now. The model itself is not loaded here: it checks the rest.
 
     Families of other packages may have further names: with one installed, only a near miss is refused.
     """
     may_be_known = others_registered()
-    for name in parse_names(mining.maps) if mining.maps else ():
+    for name in parse_names(maps) if maps else ():
         if name.layer is not None and name.layer not in LAYER_NAMES:
             hint = did_you_mean(name.layer, LAYER_NAMES)
             if hint or not may_be_known:

@@ -5,13 +5,29 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from jobs.commands.status import command
+from jobs.runs.growth.added_output import AddedOutput
+from jobs.runs.growth.run_json import add_addition
 from jobs.runs.layout import RunLayout
-from jobs.submission.array import array_specification, missing_elements, submitted_count, unfinished_elements
+from jobs.runs.manifest import read_manifest
+from jobs.runs.metadata_rows import Results
+from jobs.runs.request import Addition
+from jobs.runs.run import open_run
+from jobs.shards.columns import SampleColumns
+from jobs.submission.array import (
+    array_specification,
+    missing_elements,
+    submitted_count,
+    submitted_maps,
+    unfinished_elements,
+)
+from jobs.submission.options import ArrayOptions
 from jobs.submission.queue import queued_elements, remember_jobs
+from jobs.submission.scripts import JobPlace, array_script
 from tests.support.made_runs import made_manifest, made_samples, made_shard
 
 NAMES = ["gallery-000000", "gallery-000001", "query-000000"]
@@ -47,6 +63,33 @@ def test_the_number_of_elements_is_that_of_the_submission(unfinished: Path) -> N
     assert submitted_count(layout) == 2 and missing_elements(unfinished) == [1]
     (unfinished / "slurm" / "array.sbatch").write_text("promptsg mine --array-count")
     assert submitted_count(layout) is None
+
+
+def test_elements_that_have_to_add_maps_again(unfinished: Path) -> None:
+    """After a submission with --add-maps: those with a shard that is done and does not have the maps."""
+    layout = RunLayout(unfinished)
+    script = array_script(
+        ArrayOptions(tasks=3), 3, JobPlace(layout=layout, folder=unfinished, programs=unfinished),
+        add_maps=("gradcam++/mim", "hirescam/mim"),
+    )  # fmt: skip
+    (unfinished / "slurm").mkdir()
+    (unfinished / "slurm" / "array.sbatch").write_text(script)
+    assert submitted_maps(layout) == ["gradcam++/mim", "hirescam/mim"] and submitted_count(layout) == 3
+    assert missing_elements(unfinished) == [0, 1]  # the third shard has to be mined before
+    number, manifest = add_addition(layout, read_manifest(layout), Addition(maps=("hirescam/mim", "gradcam++/mim")))
+    output = AddedOutput(layout, manifest, number, NAMES[0], 1.0)
+    samples = made_samples(4)
+    output.add(
+        SampleColumns.of(samples),
+        Results(
+            maps=dict.fromkeys(manifest.numbered_additions[number], np.ones((4, 16, 8), np.float32)),
+            features=open_run(unfinished).read_features(NAMES[0]),
+            score=np.zeros(4, np.float32),
+            predicted=np.zeros(4, np.int64),
+            probability=np.ones(4, np.float32),
+        ),
+    )
+    assert output.commit().published and missing_elements(unfinished) == [1]
 
 
 def test_status_has_the_queue(unfinished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

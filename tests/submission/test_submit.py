@@ -284,3 +284,35 @@ def test_a_failure_without_a_request_keeps_its_status(tmp_path: Path) -> None:
     fake(tmp_path / "bin", "squeue", "true")
     place = JobPlace(layout=RunLayout(tmp_path / "RUN"), folder=tmp_path, programs=tmp_path / "bin")
     assert run_script(array_script(OPTIONS, 2, place), tmp_path).returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "cores"),
+    [
+        ([], ["8"]),
+        (["--gpus-per-task", "4"], ["32"]),
+        (["--gpus-per-task", "4", "--cpus-per-task", "6"], ["6"]),
+        (["--gpus-per-task", "0"], []),  # on CPUs the site decides
+        (["--gpus-per-task", "0", "--cpus-per-task", "6"], ["6"]),
+        (["--sbatch-arg", "cpus-per-task=3"], ["3"]),
+        (["--gpus-per-task", "2", "--sbatch-arg", "cpus-per-gpu=4"], []),  # Slurm refuses the two together
+    ],
+)
+def test_an_element_has_eight_cores_for_each_gpu(tmp_path: Path, words: list[str], cores: list[str]) -> None:
+    printed = dry_run(write_config(tmp_path), "--array-tasks", "2", *words)
+    assert re.findall(r"^#SBATCH --cpus-per-task=(.*)$", printed, flags=re.MULTILINE) == cores
+
+
+def test_a_run_is_submitted_to_grow(tmp_path: Path) -> None:
+    config, more = write_config(tmp_path), ["--array-tasks", "2"]
+    plain = dry_run(config, *more)
+    assert "--extend" not in plain and "--add-maps" not in plain
+    assert plain.replace("/config.yaml \\", "/config.yaml --extend \\") == dry_run(config, *more, "--extend")
+    added = dry_run(config, *more, "--add-maps", "gradcam++/mim", "--add-maps", "cross_attention:backpack")
+    assert "/config.yaml --add-maps gradcam++/mim --add-maps cross_attention:backpack \\\n" in added
+    for words, wanted in (
+        (["--extend", "--add-maps", "gradcam/mim"], "exclude each other"),
+        (["--add-maps", "gradcam/mimm"], "did you mean"),
+    ):
+        refused = invoke(config, *more, "--dry-run", *words)
+        assert refused.exit_code == 1 and wanted in str(refused.exception)
