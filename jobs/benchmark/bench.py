@@ -52,8 +52,8 @@ def bench(config: BenchConfig) -> BenchReport:
     average_load = os.getloadavg()[0]
     read = read_images(shards, config.limit)
     decoded = decode_images(read.images, loaded.model.config.image_size, config.mining)
-    tried = try_batch_sizes(loaded, decoded.pixels, config.mining, config.seconds)
-    best = max(tried, key=lambda one: one.images_per_second)
+    sweep = try_batch_sizes(loaded, decoded.pixels, config.mining, config.seconds)
+    best = max(sweep.tried, key=lambda one: one.images_per_second)
     rates, bytes_per_image = _measure(config, loaded, shards, read, decoded, best)
     images = read.total if config.images is None else config.images
     dataset_shards = max(1, round(len(shards) * images / read.total))
@@ -65,7 +65,8 @@ def bench(config: BenchConfig) -> BenchReport:
         maps=config.mining.maps,
         images_read=len(read.images),
         batch_size=best.batch_size,
-        tried=tried,
+        tried=sweep.tried,
+        sweep_stopped=sweep.stopped,
         rates=rates,
         peak_bytes=best.peak_bytes,
         estimate=estimate(images, rates.whole_job, bytes_per_image, dataset_shards),

@@ -15,6 +15,7 @@ from jobs.mining.config import MineConfig
 from jobs.mining.request import request_of
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard, expand_shards
 
@@ -52,7 +53,7 @@ def rate_of_writing(
             writer.begin(SHARD.name)
             for batch in range(batches):
                 rows = range(batch * size, (batch + 1) * size)
-                writer.add([Sample(key=str(row), tar_index=row) for row in rows], results)
+                writer.add(SampleColumns.of(Sample(key=str(row), tar_index=row) for row in rows), results)
             writer.end()
         seconds = time.perf_counter() - started
     _refuse_failure(reports)
@@ -95,7 +96,7 @@ def speed_of_job(
     with scratch_folder(config.output) as folder:
         layout, tar = RunLayout(folder / "run"), folder / f"{SHARD.name}.tar"
         captions = loaded.model.reads_captions(config.target, config.maps)
-        pack(tar, images, (batches + 1) * config.batch_size, captions=captions)
+        pack(tar, images, (batches + 1) * config.images_at_once, captions=captions)
         manifest = _start_run(layout, config, loaded, shards)
         there = config.model_copy(update={"output": layout.root, "max_failed_fraction": 1.0})
         worker = Worker(loaded.model, there, manifest, loaded.targets, loaded.cameras, progress=clock)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -11,7 +13,9 @@ from jobs.benchmark.report import TriedBatch
 from jobs.benchmark.samples import made_caption, repeated
 from jobs.benchmark.timing import available_memory, median_seconds, peak_memory
 from jobs.errors import UserError
+from jobs.memory import is_out_of_memory
 from jobs.mining.config import MineConfig
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
 
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
     from promptsg_core.model import AnyModel
     from promptsg_core.prompts import Captions
 
-LARGEST_BATCH = 256
+LARGEST_BATCH = 256  # on a CPU, where larger ones gain nothing
+LARGEST_BATCH_ON_GPU = 1024
 _GAIN = 1.03  # a smaller gain over the best smaller batch is noise
 _NO_GAINS = 2  # so many sizes in a row without a gain end the search
 SHARD = Shard(name="sample", url="", size=None)  # the temporary shard
@@ -39,24 +44,59 @@ class PartRates:
     head_and_maps: float
 
 
-def run_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -> Results:
-    """uint8 (B, 3, H, W) on the host -> results on the host: what a worker does with a batch."""
-    from jobs.mining.batch import mine_batch
+@contextlib.contextmanager
+def model_alone(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -> Iterator[Callable[[], Results]]:
+    """The model alone, as a worker runs it: each call brings uint8 (B, 3, H, W) from the host to results on the host.
+
+    The pass is the worker's, for batches of B images, and so are the copies and what is measured of the maps on a GPU.
+    The first call makes what is kept, such as a CUDA graph. Each call waits for its results, while a worker launches
+    the next batch before.
+    """
+    from jobs.mining.batch import MiningSetup, launch_batch
+    from jobs.mining.device_copies.choose import device_of
+    from jobs.mining.device_copies.measures import DeviceMeasures
+    from jobs.mining.passes.choice import choose_pass
     from jobs.shards.reader import Batch
 
-    samples = _samples(loaded, len(images), config)
-    return mine_batch(loaded.model, Batch(SHARD, samples, images), config, loaded.targets, loaded.cameras)
+    model, config = loaded.model, config.model_copy(update={"batch_size": len(images)})
+    with contextlib.closing(device_of(model.device)) as device:
+        device.pin(images)
+        setup = MiningSetup(
+            model=model,
+            run=choose_pass(model, config),
+            config=config,
+            targets=loaded.targets,
+            cameras=loaded.cameras,
+            device=device,
+            measures=DeviceMeasures(model.grid, device=model.device) if model.device.type == "cuda" else None,
+            measured=config.maps,
+        )
+
+        def run() -> Results:
+            return launch_batch(Batch(SHARD, _samples(loaded, len(images), config), images), setup).results()
+
+        yield run
 
 
-def _samples(loaded: LoadedModel, count: int, config: MineConfig) -> list[Sample]:
+def run_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -> Results:
+    """uint8 (B, 3, H, W) on the host -> results on the host: the first call of `model_alone`."""
+    with model_alone(loaded, images, config) as run:
+        return run()
+
+
+def _samples(loaded: LoadedModel, count: int, config: MineConfig) -> SampleColumns:
     """Samples of no data set, with captions where the request reads them."""
     captions = loaded.model.reads_captions(config.target, config.maps)
-    return [Sample(key=str(n), tar_index=n, caption=made_caption(n) if captions else None) for n in range(count)]
+    return SampleColumns.of(
+        Sample(key=str(n), tar_index=n, caption=made_caption(n) if captions else None) for n in range(count)
+    )
 
 
 def rate_of_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> float:
-    """Images per second of `run_model` on uint8 (B, 3, H, W), measured for about `seconds`."""
-    return len(images) / median_seconds(partial(run_model, loaded, images, config), loaded.device, seconds)
+    """Images per second of `model_alone` on uint8 (B, 3, H, W), once it is warm, measured for about `seconds`."""
+    with model_alone(loaded, images, config) as run:
+        run()
+        return len(images) / median_seconds(run, loaded.device, seconds)
 
 
 def rates_of_parts(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> PartRates:
@@ -65,7 +105,7 @@ def rates_of_parts(loaded: LoadedModel, images: torch.Tensor, config: MineConfig
 
     samples = _samples(loaded, len(images), config)
     cameras: Cameras | None = "mean" if loaded.model.camera_rows else None
-    captions = [sample.caption for sample in samples] if samples[0].caption is not None else None
+    captions = samples.caption if samples.caption[0] is not None else None
     encoded = cast("AnyModel", EncodedModel(loaded.model, images, cameras, captions))
     target, form = loaded.targets.of(samples).target, config.gradcam_plus_plus
 
@@ -81,42 +121,64 @@ def rates_of_parts(loaded: LoadedModel, images: torch.Tensor, config: MineConfig
     )
 
 
-def try_batch_sizes(
-    loaded: LoadedModel, pixels: torch.Tensor, config: MineConfig, seconds: float
-) -> tuple[TriedBatch, ...]:
-    """The speed at 1, 2, 4, ... 256 images, until two sizes in a row gain nothing or the memory does not suffice.
+@dataclass(frozen=True, kw_only=True)
+class BatchSweep:
+    """The batch sizes that were tried. `stopped` says why no larger one was, where the memory was the reason."""
 
-    Raises UserError if it does not suffice for one image.
+    tried: tuple[TriedBatch, ...]
+    stopped: str | None = None
+
+
+def try_batch_sizes(loaded: LoadedModel, pixels: torch.Tensor, config: MineConfig, seconds: float) -> BatchSweep:
+    """The speed at 1, 2, 4, ... images, as long as the memory suffices: up to 256, until two sizes in a row gain
+    nothing; on a GPU up to 1024, gain or not.
+
+    Raises UserError if the memory does not suffice for one image.
     """
-    import torch
-
+    on_gpu = loaded.device.type == "cuda"
     tried: list[TriedBatch] = []
     size, best, without_gain = 1, 0.0, 0
-    while size <= LARGEST_BATCH and without_gain < _NO_GAINS and _fits(tried, loaded.device):
-        try:
-            tried.append(_try_batch_size(loaded, repeated(pixels, size), config, seconds))
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
+    while size <= (LARGEST_BATCH_ON_GPU if on_gpu else LARGEST_BATCH) and (on_gpu or without_gain < _NO_GAINS):
+        measured = _try_batch_size(loaded, repeated(pixels, size), config, seconds) if _fits(tried, on_gpu) else None
+        if measured is None:
             break
-        rate = tried[-1].images_per_second
-        without_gain = 0 if rate > _GAIN * best else without_gain + 1
-        best = max(best, rate)
+        tried.append(measured)
+        without_gain = 0 if measured.images_per_second > _GAIN * best else without_gain + 1
+        best = max(best, measured.images_per_second)
         size *= 2
+    else:
+        return BatchSweep(tried=tuple(tried))
     if not tried:
         raise UserError(f"{loaded.device} has not the memory for one image: try --precision bf16 or another device")
-    return tuple(tried)
+    return BatchSweep(
+        tried=tuple(tried),
+        stopped=f"the memory of {loaded.device} does not suffice for batches of {size}: no larger ones were tried",
+    )
 
 
-def _try_batch_size(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> TriedBatch:
-    use = peak_memory(partial(run_model, loaded, images, config), loaded.device)  # also warms up
-    rate = rate_of_model(loaded, images, config, seconds / 2)
-    return TriedBatch(batch_size=len(images), images_per_second=rate, peak_bytes=None if use is None else use.peak)
+def _try_batch_size(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> TriedBatch | None:
+    """The speed and the memory of one batch size; None where the memory does not suffice."""
+    import torch
+
+    try:
+        use = peak_memory(partial(run_model, loaded, images, config), loaded.device)  # also warms up
+        rate = rate_of_model(loaded, images, config, seconds / 2)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return TriedBatch(batch_size=len(images), images_per_second=rate, peak_bytes=None if use is None else use.peak)
+    # Only here: the error has held what the attempt had allocated.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
-def _fits(tried: Sequence[TriedBatch], device: torch.device) -> bool:
+def _fits(tried: Sequence[TriedBatch], on_gpu: bool) -> bool:
     """Whether twice the last batch surely fits into the host's memory. A GPU raises an error by itself."""
     available = available_memory()
-    if device.type == "cuda" or not tried or tried[-1].peak_bytes is None or available is None:
+    if on_gpu or not tried or tried[-1].peak_bytes is None or available is None:
         return True
     return tried[-1].peak_bytes < available
 

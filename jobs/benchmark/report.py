@@ -23,8 +23,8 @@ class StageRates:
     """Images per second of each stage alone, and of the whole job, in which all stages overlap.
 
     `decoding` is that of one process. `text_tower` is None for a model that reads no texts. `model` has all parts of
-    the model and the copies to and from the device. It is timed before and after the whole job, and is the mean of
-    both.
+    the model, in the pass that the job uses (on a GPU a CUDA graph), and the copies to and from the device. It is timed
+    before and after the whole job, and is the mean of both.
     """
 
     reading: float
@@ -68,6 +68,7 @@ class BenchReport:
 
     `load` is the machine's average load before. `images_read` is the number of images that were measured with.
     `batch_size` is the best one of `tried`, and the rates are measured with it. `peak_bytes` is its peak memory.
+    `sweep_stopped` says, where the memory was the reason, why no larger size was tried.
     """
 
     device: str
@@ -78,6 +79,7 @@ class BenchReport:
     images_read: int
     batch_size: int
     tried: tuple[TriedBatch, ...]
+    sweep_stopped: str | None
     rates: StageRates
     peak_bytes: int | None
     estimate: Estimate

@@ -44,8 +44,11 @@ SHARD, STEP = 10_000, 1024
 COMMAND = "from jobs.cli import main; main()"
 
 
-def make(root: Path, count: int, shuffled: bool) -> None:
-    """Shards of 10,000 images, about 50 of an identity, before six cameras; one in a hundred is junk."""
+def make(root: Path, count: int, shuffled: bool, seed: int = 0) -> None:
+    """Shards of 10,000 images, about 50 of an identity, before six cameras; one in a hundred is junk.
+
+    The images do not depend on the seed, their maps do.
+    """
     names = [f"train-{index:06d}" for index in range(-(-count // SHARD))]
     manifest = made_manifest(root, names)
     rows, columns = np.mgrid[0:16, 0:8]
@@ -57,6 +60,7 @@ def make(root: Path, count: int, shuffled: bool) -> None:
         if not shuffled:
             cameras = cameras[np.lexsort((cameras, people))]
         pid = np.where(rng.random(size) < 0.01, -1, people)
+        rng = np.random.default_rng((seed, index)) if seed else rng
         y, x = 6 + pid % 5 + rng.normal(0, 1, size), 3.5 + rng.normal(0, 0.7, size)
         peak = np.exp(-((rows - y[:, None, None]) ** 2) / 18 - (columns - x[:, None, None]) ** 2 / 5)
         maps = (peak * rng.gamma(2, 0.5, peak.shape)).astype(np.float32)

@@ -5,24 +5,31 @@ from __future__ import annotations
 import json
 import re
 import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from cam.extract import extract_maps
+from cam.extract import Extraction, extract_maps
+from jobs.benchmark import model_speed
 from jobs.benchmark.bench import BenchConfig, bench
-from jobs.benchmark.model_speed import EncodedModel
+from jobs.benchmark.model_speed import BatchSweep, EncodedModel
 from jobs.benchmark.report import estimate
 from jobs.benchmark.samples import pack, read_images, repeated
 from jobs.benchmark.timing import peak_memory
 from jobs.commands.bench import clock, command, describe
 from jobs.errors import UserError
-from jobs.mining.config import build_config
+from jobs.mining.config import MineConfig, build_config
+from jobs.mining.model import load
+from jobs.mining.passes.plain import Pass, plain_pass
+from jobs.runs.metadata_rows import Results
 from jobs.shards.urls import expand_shards
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.families.promptsg.model import PromptSG
+from promptsg_core.model import AnyModel
 from tests.support.shard_files import market_shard, sample_members, textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint, tiny_state
 from tests.support.tiny_clipreid import tiny_clipreid
@@ -166,3 +173,92 @@ def measured(folder: Path, **options: object) -> tuple[str, ...]:
     report = bench(BenchConfig(mining=build_config(None, options), limit=2, seconds=0.01))
     assert min(report.rates.by_name().values()) > 0
     return report.maps
+
+
+@dataclass
+class Sweep:
+    """In the place of measuring: a device whose memory suffices for `most` images, and whose speed never grows."""
+
+    device: torch.device
+    most: int = 10**6
+    error: type[RuntimeError] = torch.OutOfMemoryError
+
+    def measured(self, monkeypatch: pytest.MonkeyPatch) -> BatchSweep:
+        def run(_loaded: object, images: torch.Tensor, _config: object) -> None:
+            if len(images) > self.most:
+                raise self.error("CUDA out of memory")
+
+        monkeypatch.setattr(model_speed, "run_model", run)
+        monkeypatch.setattr(model_speed, "peak_memory", lambda work, _device: work())
+        monkeypatch.setattr(model_speed, "rate_of_model", lambda *_: 100.0)
+        pixels = torch.zeros(2, 3, 4, 2, dtype=torch.uint8)
+        return model_speed.try_batch_sizes(self, pixels, None, 0.01)  # type: ignore[arg-type]
+
+
+GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+def test_on_a_gpu_batches_are_measured_up_to_1024_also_without_a_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = Sweep(GPU).measured(monkeypatch)
+    assert [one.batch_size for one in sweep.tried] == [2**n for n in range(11)] and sweep.stopped is None
+    assert [one.batch_size for one in Sweep(CPU).measured(monkeypatch).tried] == [1, 2, 4]  # two sizes gained nothing
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])  # as torch, and as cuBLAS raise it
+def test_the_sweep_ends_with_a_word_where_the_memory_does(
+    error: type[RuntimeError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = Sweep(GPU, most=40, error=error).measured(monkeypatch)
+    assert [one.batch_size for one in sweep.tried] == [1, 2, 4, 8, 16, 32]
+    assert sweep.stopped == "the memory of cuda:0 does not suffice for batches of 64: no larger ones were tried"
+    with pytest.raises(UserError, match="cuda:0 has not the memory for one image"):
+        Sweep(GPU, most=0, error=error).measured(monkeypatch)
+
+
+def test_the_model_alone_is_timed_in_one_warm_pass_of_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass is made once, for these batches, and its first call, which may capture a graph, is not timed."""
+    tiny_checkpoint(tmp_path / "m.pth", **SIZES)
+    config = MineConfig(shards=("s.tar",), checkpoint=tmp_path / "m.pth", output=tmp_path / "RUN", device="cpu",
+                        maps=("mim_attention",), precision="fp32")  # fmt: skip
+    loaded = load(config, (), ())
+    made, seen, timed = [], [], []
+
+    def choose(model: AnyModel, config: MineConfig) -> Pass:
+        made.append(config.batch_size)
+        plain = plain_pass(model, config)
+
+        def run(images: torch.Tensor, *rest: object) -> Extraction:
+            seen.append(len(images))
+            return plain(images, *rest)  # type: ignore[arg-type]
+
+        return run  # type: ignore[return-value]
+
+    def seconds(work: Callable[[], Results], *_: object) -> float:
+        timed.append(len(seen))
+        assert work().maps["mim_attention"].shape[0] == 3
+        return 0.5
+
+    monkeypatch.setattr("jobs.mining.passes.choice.choose_pass", choose)
+    monkeypatch.setattr(model_speed, "median_seconds", seconds)
+    images = torch.zeros(3, 3, 64, 32, dtype=torch.uint8)
+    assert model_speed.rate_of_model(loaded, images, config, 0.01) == 6.0
+    assert (made, timed, seen) == ([3], [1], [3, 3])
+
+
+def test_what_ends_a_sweep_and_is_not_the_memory_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(RuntimeError):
+        def __init__(self, _said: str) -> None:
+            super().__init__("an illegal memory access")
+
+    with pytest.raises(Odd):
+        Sweep(GPU, most=2, error=Odd).measured(monkeypatch)
+
+
+def test_the_report_says_why_the_sweep_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    market_shard(tmp_path / "a.tar", 4)
+    tiny_checkpoint(tmp_path / "m.pth", **SIZES)
+    monkeypatch.setattr(model_speed, "_fits", lambda tried, _on_gpu: len(tried) < 2)
+    words = ["--shards", str(tmp_path / "a.tar"), "--checkpoint", str(tmp_path / "m.pth"), "--device", "cpu"]
+    words += ["--precision", "fp32", "--seconds", "0.01", "--workers", "0"]
+    said = CliRunner().invoke(command, words, catch_exceptions=False).stdout
+    assert "  the memory of cpu does not suffice for batches of 4: no larger ones were tried\n" in said
