@@ -17,6 +17,7 @@ from jobs.runs.manifest import Manifest, create_manifest
 from jobs.runs.metadata_rows import Results
 from jobs.runs.request import RecordedShard, RequestedSettings, ResolvedSettings, RunRequest
 from jobs.runs.shard_output import ShardOutput
+from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import KEPT, Sample
 
 _SINCE_SEALED = ("run_id", "sha256")  # in run.json; the shards' Parquet files are sealed since then too
@@ -39,7 +40,7 @@ def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample],
     maps = {n: arrays.get(n, rng.random((count, 16, 8)).astype(np.float32)) for n in manifest.maps}
     output = ShardOutput(RunLayout(root), manifest, name, 1.0)
     output.add(
-        samples,
+        SampleColumns.of(samples),
         Results(
             maps=maps,
             features=arrays.get("features", rng.standard_normal((count, 12)).astype(np.float32)),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from promptsg_core.config import FamilyConfig
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.families.promptsg.model import PromptSG
 
@@ -55,7 +56,7 @@ def tiny_checkpoint(path: Path, seed: int = 0, **changes: Any) -> ModelConfig:
     return config
 
 
-def random_images(config: ModelConfig, count: int, seed: int = 0) -> Tensor:
+def random_images(config: FamilyConfig, count: int, seed: int = 0) -> Tensor:
     """(count, 3, H, W) uint8 RGB noise with a smooth part, so that images differ at large scale too."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, 4, 2, generator=generator)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from importlib.resources import files
+import tarfile
+from importlib.resources import as_file, files
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from jobs.commands.demo import CHECKPOINT, MAPS
 from jobs.pedestrians.dataset import write_pedestrian_shards
 from jobs.runs.run import open_run
 from jobs.runs.verify import verify
-from jobs.statistics.localisation.localise import Localisation, localise, read_masks
+from jobs.statistics.localisation.findings import Localisation
+from jobs.statistics.localisation.localise import LocaliseConfig, localise
+from tests.support.documentation import README, ROOT, Block, blocks_of
 from tests.support.shard_files import market_key, sample_members, textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint
 
@@ -39,13 +44,19 @@ def test_the_demo_makes_all_that_it_names(demo: tuple[Path, str]) -> None:
     folder, said = demo
     assert verify(folder / "RUN").exit_status == 0
     assert open_run(folder / "RUN").maps == MAPS
-    for path in ("gallery/index.html", "RUN/stats/report.html", "RUN/evaluation/metrics.json"):
+    for path in (
+        "gallery/index.html",
+        "RUN/stats/report.html",
+        "RUN/localise/report.html",
+        "RUN/evaluation/metrics.json",
+    ):
         assert (folder / path).stat().st_size > 500
     assert list((folder / "sheet").glob("*.png")) and list((folder / "ranked").glob("*.png"))
     assert "fixed prior" in said
     _, last = said.split("Look first at\n")
     named = [line.split("  (")[0].strip() for line in last.splitlines()]
-    assert named == [str(folder / path) for path in ("gallery/index.html", "ranked", "RUN/stats/report.html", "sheet")]
+    results = ("gallery/index.html", "ranked", "RUN/stats/report.html", "RUN/localise/report.html", "sheet")
+    assert named == [str(folder / path) for path in results]
 
 
 def test_the_tiny_model_finds_people_that_it_has_never_seen(demo: tuple[Path, str]) -> None:
@@ -53,20 +64,27 @@ def test_the_tiny_model_finds_people_that_it_has_never_seen(demo: tuple[Path, st
     folder, _ = demo
     metrics = json.loads((folder / "RUN" / "evaluation" / "metrics.json").read_text())
     assert 0.95 <= metrics["mAP"] <= 1
-    found = scores(folder / "RUN", sorted((folder / "shards").glob("*.tar")))
-    assert found["mim_attention"].ratio >= 2.3 and found["mim_attention"].pointing >= 0.8
-    assert found["mim_attention"].auc >= 0.8
-    assert found["hirescam/vit_proj"].ratio >= 2.4 and found["hirescam/vit_proj"].pointing >= 0.8
-    assert found["gradcam++/vit_proj"].pointing >= 0.65
+    found = scores(folder / "RUN")
+    assert number(found, "mim_attention", "ratio") >= 2.3 and number(found, "mim_attention", "pointing") >= 0.8
+    assert number(found, "mim_attention", "auc") >= 0.8
+    assert number(found, "hirescam/vit_proj", "ratio") >= 2.4 and number(found, "hirescam/vit_proj", "pointing") >= 0.8
+    assert number(found, "gradcam++/vit_proj", "pointing") >= 0.65
     assert found["gradcam++/vit_proj"].zero == 0
     for name in ("mim_attention", "hirescam/vit_proj"):  # the single image's map, not where persons usually stand
-        assert (
-            found[name].auc > found[f"average of {name}"].auc or found[name].ratio > found[f"average of {name}"].ratio
+        average = f"average of {name}"
+        assert number(found, name, "auc") > number(found, average, "auc") or number(found, name, "ratio") > number(
+            found, average, "ratio"
         )
 
 
-def scores(run: Path, shards: list[Path]) -> dict[str, Localisation]:
-    return {entry.name: entry for entry in localise(open_run(run), read_masks(shards))}
+def scores(run: Path) -> dict[str, Localisation]:
+    """Of images of known persons, by name."""
+    return {entry.name: entry for entry in localise(LocaliseConfig(run=run, where="pid > 0")).findings.scores}
+
+
+def number(found: dict[str, Localisation], name: str, measure: str) -> float:
+    value: float = getattr(found[name], measure).value
+    return value
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
@@ -74,31 +92,6 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     done = promptsg("demo", tmp_path)
     assert done.returncode == 1 and "is not empty and not a demo's folder" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
-
-
-def test_localisation_of_a_run_by_hand(tmp_path: Path) -> None:
-    """Maps that are the masks themselves score the most that can be had; their average is the prior."""
-    from cam.placement import GridPlacement
-    from jobs.shards.samples import Sample
-    from jobs.statistics.localisation.mask_scores import covered_share
-    from tests.support.made_runs import made_manifest, made_shard
-
-    shards = write_pedestrian_shards(tmp_path / "s", train=0, test=4, cameras=2, distractors=4, junk=2)
-    masks = read_masks(shards)
-    keys = sorted(masks)
-    samples = [Sample(key=key, tar_index=n, pid=int(key.split("_")[0]), camid=0) for n, key in enumerate(keys)]
-    shares = np.stack([covered_share(masks[key], GridPlacement.even((16, 8))) for key in keys]).astype(np.float32)
-    manifest = made_manifest(tmp_path / "RUN", ["a"], ["mim_attention"])
-    made_shard(tmp_path / "RUN", manifest, "a", samples, mim_attention=shares)
-    found = {entry.name: entry for entry in localise(open_run(tmp_path / "RUN"), masks)}
-    people = [n for n, sample in enumerate(samples) if (sample.pid or 0) > 0]
-    assert found["mim_attention"].images == len(people)
-    assert found["mim_attention"].auc > 0.95 and found["mim_attention"].pointing > 0.95
-    exact = np.mean([(shares[n] ** 2).sum() / shares[n].sum() / shares[n].mean() for n in people])
-    assert found["mim_attention"].ratio == pytest.approx(exact, rel=1e-5)
-    assert found["average of mim_attention"].ratio == pytest.approx(found["fixed prior"].ratio, rel=1e-5)
-    low, high = found["mim_attention"].interval["ratio"]
-    assert low < found["mim_attention"].ratio < high
 
 
 def test_test_is_mine_then_evaluate_then_render(tmp_path: Path) -> None:
@@ -133,10 +126,10 @@ def test_training_from_scratch_reaches_the_same_quality(tmp_path: Path, seed: in
     print(f"seed {seed}: mAP {mean_ap:.3f}", *found.values(), sep="\n")
     print(f"after one step: mAP {before:.3f}", *untrained.values(), sep="\n")
     assert mean_ap >= 0.90 > 0.5 > before
-    assert found["mim_attention"].ratio >= 2.0 > 1.2 > untrained["mim_attention"].ratio
-    assert found["mim_attention"].pointing >= 0.7 and found["mim_attention"].auc >= 0.75
-    assert found["hirescam/vit_proj"].ratio >= 2.0 and found["hirescam/vit_proj"].pointing >= 0.8
-    assert found["gradcam++/vit_proj"].pointing >= 0.6 and found["gradcam++/vit_proj"].zero == 0
+    assert number(found, "mim_attention", "ratio") >= 2.0 > 1.2 > number(untrained, "mim_attention", "ratio")
+    assert number(found, "mim_attention", "pointing") >= 0.7 and number(found, "mim_attention", "auc") >= 0.75
+    assert number(found, "hirescam/vit_proj", "ratio") >= 2.0 and number(found, "hirescam/vit_proj", "pointing") >= 0.8
+    assert number(found, "gradcam++/vit_proj", "pointing") >= 0.6 and found["gradcam++/vit_proj"].zero == 0
 
 
 def quality(folder: Path, shards: list[Path], *training: object) -> tuple[float, dict[str, Localisation]]:
@@ -151,7 +144,7 @@ def quality(folder: Path, shards: list[Path], *training: object) -> tuple[float,
                     folder / "RUN").returncode == 0  # fmt: skip
     assert promptsg("evaluate", folder / "RUN").returncode == 0
     metrics = json.loads((folder / "RUN" / "evaluation" / "metrics.json").read_text())
-    return metrics["mAP"], scores(folder / "RUN", shards)
+    return metrics["mAP"], scores(folder / "RUN")
 
 
 def test_the_shipped_checkpoint_is_small_and_says_what_it_is() -> None:
@@ -161,3 +154,66 @@ def test_the_shipped_checkpoint_is_small_and_says_what_it_is() -> None:
     info = inspect_checkpoint(path)
     assert path.stat().st_size < 6_000_000 and info.family == "H" and info.config.grid == (16, 8)
     assert info.config.vocab_size == 7 and info.config.token_rows is not None
+
+
+@pytest.fixture(scope="module")
+def desk(demo: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: some of the demo's images laid out as Market-1501, masks, its checkpoint,
+    another one, and a mine.yaml.
+    """
+    folder = tmp_path_factory.mktemp("desk")
+    market, masks = folder / "Market-1501-v15.09.15", folder / "masks"
+    for name in ("query", "bounding_box_test", "bounding_box_train"):
+        (market / name).mkdir(parents=True)
+    masks.mkdir()
+    wrong = set((demo[0] / "RUN" / "evaluation" / "failures.txt").read_text().split())
+    for tar in sorted((demo[0] / "shards").glob("*.tar")):
+        is_query = tar.name.startswith("query")
+        with tarfile.open(tar) as members:
+            for number, member in enumerate(members):  # three for each image
+                key = member.name.partition(".")[0]
+                file = members.extractfile(member)
+                if file is None or (is_query and number // 3 % 8 and key not in wrong):
+                    continue
+                if member.name.endswith(".jpg"):
+                    (market / ("query" if is_query else "bounding_box_test") / member.name).write_bytes(file.read())
+                elif member.name.endswith(".mask.png"):
+                    (masks / f"{key}.png").write_bytes(file.read())
+    image = min((market / "query").glob("*.jpg"))
+    shutil.copy(image, market / "bounding_box_train")
+    shutil.copy(image, folder / "a.jpg")
+    with as_file(files("configs") / "demo" / CHECKPOINT) as checkpoint:
+        shutil.copy(checkpoint, folder / "ViT-B-16_60.pth")
+        with safe_open(checkpoint, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            tensors["mim.cross_attn.q_proj.weight"] *= 0.9  # as a further epoch might have left it
+            save_file(tensors, folder / "NEXT.pth", file.metadata())
+    (folder / "mine.yaml").write_text("shards: shards/*.tar\ncheckpoint: ViT-B-16_60.pth\noutput: RUN\n")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "promptsg").write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs "$@"\n')
+    (folder / "bin" / "promptsg").chmod(0o755)
+    return folder
+
+
+def run_block(block: Block, folder: Path) -> None:
+    """Runs a block as it stands. Fails with what it printed."""
+    path = f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = ["bash", "-euo", "pipefail", "-c", block.code]
+    if block.language == "python":
+        script = folder / "block.py"
+        script.write_text(block.code)
+        command = [sys.executable, str(script)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{block}: {block.code}\n{done.stdout}{done.stderr}"
+
+
+def test_the_blocks_of_the_readme_and_of_the_page_about_files_run_as_they_stand(desk: Path) -> None:
+    """But for the first, which installs: `.ci/run` runs it, and the fixture has run its demo."""
+    blocks = [block for page in (README, ROOT / "jobs" / "runs" / "FORMAT.md") for block in blocks_of(page)]
+    assert "pip install . && promptsg demo" in blocks[0].code
+    runnable = [block for block in blocks[1:] if block.language in ("bash", "python")]
+    assert len(runnable) >= 7
+    for block in runnable:
+        run_block(block, desk)
+    assert (desk / "look" / "index.html").is_file() and list((desk / "RUN" / "pictures").rglob("*.png"))
