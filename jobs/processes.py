@@ -1,10 +1,13 @@
-"""Worker processes: how many cores there are for them, and how they end with the process that they work for."""
+"""Other processes: how many cores there are for workers, and how workers and commands end with whom they work for."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Collection
@@ -13,6 +16,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
 _CLOSE_SECONDS = 3.0
+_commands: set[subprocess.Popen[bytes]] = set()  # those that this process has started and not ended
 
 
 def available_cores() -> int:
@@ -25,12 +29,42 @@ def available_cores() -> int:
 def start_worker() -> None:
     """To be called once in each worker process, which then leaves Ctrl-C to its parent and ends when that has ended.
 
-    The parent is the process that the work is for, also where a fork server has started the worker.
+    So do the commands that it has started. The parent is the process that the work is for, also where a fork server has
+    started the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "only a process of multiprocessing is a worker"
     threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True, name="parent watch").start()
+
+
+def start_command(command: str) -> subprocess.Popen[bytes]:
+    """Starts a shell command, whose output is to be read. Call `end_command` in any case.
+
+    It has a session of its own, so that whatever it starts can be ended with it. Raises OSError.
+    """
+    started = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0, start_new_session=True)
+    _commands.add(started)
+    return started
+
+
+def end_command(command: subprocess.Popen[bytes]) -> None:
+    """Ends a command, and what it has started, unless it has ended by itself."""
+    _kill(command)
+    command.wait()
+    _commands.discard(command)
+
+
+def end_commands() -> None:
+    """Ends all commands of this process, before it ends itself without leaving its `with` blocks.
+
+    A command that writes nothing would not notice that nobody reads it.
+    """
+    for command in tuple(_commands):
+        _kill(command)
+
+
+atexit.register(end_commands)
 
 
 def end_pool(pool: ProcessPoolExecutor) -> None:
@@ -58,7 +92,14 @@ def _join(processes: Collection[BaseProcess]) -> None:
         process.join(max(0.0, until - time.monotonic()))
 
 
+def _kill(command: subprocess.Popen[bytes]) -> None:
+    if command.returncode is None:  # until somebody waits for it, no other process gets its number
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses it where all have ended
+            os.killpg(command.pid, signal.SIGKILL)
+
+
 def _end_with(parent_sentinel: int) -> None:
     """Waits for the end of a pipe that the parent holds open: it also closes where nobody collects a dead parent."""
     wait([parent_sentinel])
+    end_commands()
     os._exit(1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from jobs.errors import EXIT_DRAINED
+from jobs.processes import end_commands
 
 _FILE = "a drain request"
 # The time that is left for work: Slurm kills 30 s after SIGTERM, and whoever presses Ctrl-C waits. The batch script
@@ -111,6 +112,7 @@ class Drain:
                 time.monotonic() > self._lost or self._seconds_of_job() < _STUCK_MARGIN_SECONDS
             ):
                 os.write(2, self._gave_up().encode())  # the stream's lock may be with a thread that is stuck
+                end_commands()
                 os._exit(EXIT_DRAINED)
 
     def _gave_up(self) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import signal
-import subprocess
 from typing import BinaryIO
 
+from jobs.processes import end_command, start_command
 from jobs.shards.remote import open_remote
 from jobs.shards.urls import PIPE, is_local
 
@@ -25,7 +25,7 @@ class _CommandOutput(io.RawIOBase):
     """What a shell command writes. At its end, OSError is raised if the command failed."""
 
     def __init__(self, command: str) -> None:
-        self._process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, bufsize=0)
+        self._process = start_command(command)
         assert self._process.stdout is not None
         self._output = self._process.stdout
 
@@ -43,6 +43,5 @@ class _CommandOutput(io.RawIOBase):
         """Stops the command where it was not read to its end."""
         if not self.closed:
             self._output.close()
-            self._process.kill()
-            self._process.wait()
+            end_command(self._process)
         super().close()

@@ -298,21 +298,59 @@ if __name__ == "__main__":
 """
 
 
-def test_decoding_processes_do_not_outlive_a_killed_parent(tmp_path: Path, shards: list[Shard]) -> None:
-    script = tmp_path / "orphans.py"
-    script.write_text(ORPHANS)
-    parent = subprocess.Popen(
-        [sys.executable, str(script), shards[0].url],
+def run_script(folder: Path, script: str, *words: str) -> subprocess.Popen[str]:
+    """A Python program of its own, whose output is to be read."""
+    path = folder / "script.py"
+    path.write_text(script)
+    return subprocess.Popen(
+        [sys.executable, str(path), *words],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
+
+
+def assert_they_end(pids: list[int]) -> None:
+    deadline = time.monotonic() + 15
+    while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def test_decoding_processes_do_not_outlive_a_killed_parent(tmp_path: Path, shards: list[Shard]) -> None:
+    parent = run_script(tmp_path, ORPHANS, shards[0].url)
     assert parent.stdout is not None
     children = [int(word) for word in parent.stdout.readline().split()]
     assert children
     parent.kill()  # and nobody waits for it: it stays as a zombie, whose number is still in use
-    deadline = time.monotonic() + 15
-    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in children)
+    assert_they_end(children)
+    parent.wait()
+
+
+SILENT = """
+import sys, time
+from jobs.shards.reader import ShardReader
+from jobs.shards.urls import Shard
+if __name__ == "__main__":
+    with ShardReader(image_size=(16, 8), batch_size=1, workers=int(sys.argv[2])) as source:
+        if len(sys.argv) > 3:
+            source._source.close = lambda: None  # it hangs
+        next(source.read([Shard(name="s", url=sys.argv[1], size=None)], stop=lambda: len(sys.argv) > 3), None)
+"""
+
+
+@pytest.mark.parametrize("case", ["killed", "ends"])
+def test_a_command_that_writes_nothing_does_not_outlive_whom_it_works_for(tmp_path: Path, case: str) -> None:
+    """Neither a process that is killed while another one reads, nor one that ends while its own thread hangs."""
+    pids = tmp_path / "pids"
+    command = f"pipe:sleep 61 & echo $! $$ > {pids}.new; mv {pids}.new {pids}; wait"
+    parent = run_script(tmp_path, SILENT, command, *(["1"] if case == "killed" else ["0", "hangs"]))
+    deadline = time.monotonic() + 30
+    while not pids.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    found = [int(word) for word in pids.read_text().split()]
+    if case == "killed":
+        assert len(found) == 2 and all(_alive(pid) for pid in found)
+        parent.kill()
+    assert_they_end(found)
     parent.wait()
 
 
