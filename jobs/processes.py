@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
+from jobs.logs import setup_logging
+
 _CLOSE_SECONDS = 3.0
+_PROGRAM = __name__.partition(".")[0]
 _commands: set[subprocess.Popen[bytes]] = set()  # those that this process has started and not ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a worker of a fork server is to have as its parent has it now, and not as the server had it at its start.
+
+    `variables` are those of the environment. `log_level` is that of the root, `own_log_level` that of this program. The
+    working folder is not among them: multiprocessing hands it on.
+    """
+
+    variables: Mapping[str, str]
+    log_level: int
+    own_log_level: int
+
+    @classmethod
+    def of_this_process(cls) -> Surroundings:
+        """Those of whoever calls it."""
+        root, own = logging.getLogger(), logging.getLogger(_PROGRAM)
+        return cls(variables=dict(os.environ), log_level=root.level, own_log_level=own.getEffectiveLevel())
+
+    def take_over(self) -> None:
+        """Makes them those of this process, whose log goes to standard error."""
+        for name in os.environ.keys() - self.variables.keys():
+            del os.environ[name]
+        os.environ.update(self.variables)
+        setup_logging()
+        logging.getLogger().setLevel(self.log_level)
+        logging.getLogger(_PROGRAM).setLevel(self.own_log_level)
 
 
 def available_cores() -> int:

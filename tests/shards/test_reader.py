@@ -298,14 +298,17 @@ if __name__ == "__main__":
 """
 
 
-def run_script(folder: Path, script: str, *words: str) -> subprocess.Popen[str]:
+def run_script(folder: Path, script: str, *words: str, stderr: int | None = None) -> subprocess.Popen[str]:
     """A Python program of its own, whose output is to be read."""
     path = folder / "script.py"
     path.write_text(script)
     return subprocess.Popen(
         [sys.executable, str(path), *words],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
 
 
 def assert_they_end(pids: list[int]) -> None:
@@ -352,6 +355,34 @@ def test_a_command_that_writes_nothing_does_not_outlive_whom_it_works_for(tmp_pa
         parent.kill()
     assert_they_end(found)
     parent.wait()
+
+
+LATER = """
+import logging, os, sys
+from jobs.shards.reader import ShardReader
+from jobs.shards.urls import Shard
+
+def read(*urls):
+    with ShardReader(image_size=(16, 8), batch_size=1, workers=1) as source:
+        return len(list(source.read([Shard(name="s", url=url, size=None) for url in urls])))
+
+if __name__ == "__main__":
+    os.environ["GONE"] = "there"
+    read(sys.argv[1])
+    del os.environ["GONE"]
+    os.environ["WORD"] = "a word"
+    os.chdir(sys.argv[2])
+    logging.getLogger("jobs").setLevel(logging.DEBUG)
+    print(read('pipe:echo "$WORD/$GONE" > here; cat ' + sys.argv[1], 5))
+"""
+
+
+def test_shards_are_read_in_the_surroundings_that_are_now(tmp_path: Path, shards: list[Shard]) -> None:
+    """Not in those in which the first processes were started, as a notebook may have done long before."""
+    with run_script(tmp_path, LATER, shards[3].url, str(tmp_path), stderr=subprocess.PIPE) as program:
+        out, log = program.communicate(timeout=60)
+    assert out == "3\n" and (tmp_path / "here").read_text() == "a word/\n"
+    assert "s: reading failed" in log and "TypeError: " in log  # a line for debugging
 
 
 def test_a_stopped_decoding_process_holds_up_neither_a_request_to_stop_nor_the_end(shards: list[Shard]) -> None:

@@ -14,7 +14,7 @@ import torch.multiprocessing  # registers how tensors travel between processes: 
 from torch import Tensor
 
 from jobs.arrays import UInt8Array
-from jobs.processes import start_worker
+from jobs.processes import Surroundings, start_worker
 from jobs.shards.columns import SampleColumns
 from jobs.shards.decoding import Decoding, record_outcomes
 from jobs.shards.reading.batches import RawBatch, ShardEnd, cut
@@ -58,9 +58,20 @@ class Done:
     pixels: UInt8Array | None
 
 
-def read_shards(shards: Connection, slots: Connection, tasks: SimpleQueue[Task], told: Connection, size: int) -> None:
-    """Asks for one shard after another, and hands on its batches of `size` samples as slots come free."""
+def read_shards(
+    surroundings: Surroundings,
+    shards: Connection,
+    slots: Connection,
+    tasks: SimpleQueue[Task],
+    told: Connection,
+    size: int,
+) -> None:
+    """Asks for one shard after another, and hands on its batches of `size` samples as slots come free.
+
+    Commands and credentials of shards depend on the `surroundings` of whoever reads.
+    """
     start_worker()
+    surroundings.take_over()
     signal.signal(signal.SIGTERM, _leave)
     number = 0
     while True:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.phrases import one_line
-from jobs.processes import end_processes
+from jobs.processes import Surroundings, end_processes
 from jobs.shards.decoding import DecoderDiedError, Decoding
 from jobs.shards.reading.batches import ShardEnd
 from jobs.shards.reading.children import Done, Ended, HandedOn, decode_tasks, read_shards
@@ -66,7 +66,9 @@ class InProcesses:
             slots_out, self._slots = context.Pipe(duplex=False)
             told, telling = context.Pipe(duplex=False)
             self.reading = context.Process(
-                target=read_shards, args=(shards, slots_out, tasks, telling, batch_size), daemon=True
+                target=read_shards,
+                args=(Surroundings.of_this_process(), shards, slots_out, tasks, telling, batch_size),
+                daemon=True,
             )
             self._start(self.reading, told, (shards, slots_out, telling), _READER_DIED)
             for _ in range(workers):
