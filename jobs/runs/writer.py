@@ -22,6 +22,8 @@ from jobs.shards.shard_bytes import ShardBytes
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 4  # batches and ends of shards that wait for the disk
+
 
 @dataclass(frozen=True)
 class _Begin:
@@ -50,10 +52,9 @@ class Writer:
     """Feeds a writing thread through a short queue, so that the model waits only where the disk is slower.
 
     Call `begin`, `add` and `end` for one shard after another, from one thread. The writing thread calls `reported` with
-    the report of each shard. With `replace`, published shards are replaced. With an
-    `addition` (its number), its maps are added to published shards, and with `replace` those that some images lack are
-    replaced. Use as a context manager: leaving it waits for the last commit. An unexpected error of the writing thread
-    is raised by the next call.
+    the report of each shard. With `replace`, published shards are replaced. With an `addition` (its number), its maps
+    are added to published shards, and with `replace` those that some images lack are replaced. Use as a context
+    manager: leaving it waits for the last commit. An unexpected error of the writing thread is raised by the next call.
     """
 
     def __init__(
@@ -62,14 +63,13 @@ class Writer:
         manifest: Manifest,
         max_failed_fraction: float,
         reported: Callable[[ShardReport], None],
-        ahead: int = 4,
         replace: bool = False,
         addition: int | None = None,
     ) -> None:
         self._layout, self._manifest, self._max_failed_fraction = layout, manifest, max_failed_fraction
         self._reported = reported
         self._replace, self._addition = replace, addition
-        self._queue: queue.Queue[_Message | None] = queue.Queue(maxsize=ahead)
+        self._queue: queue.Queue[_Message | None] = queue.Queue(maxsize=_AHEAD)
         self._crash: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="promptsg-writer", daemon=True)
         self._thread.start()

@@ -62,8 +62,7 @@ class Batch:
 class ShardReader:
     """Reads shards into batches; a context manager that stops its thread and processes on the way out.
 
-    `workers` 0 decodes in the reading thread. At most `ahead` batches wait in memory. `ranks_on_node` readers like this
-    one share the node's memory.
+    `workers` 0 decodes in the reading thread. `ranks_on_node` readers like this one share the node's memory.
 
     `ring` (slots, batch_size, 3, H, W) uint8 is the shared memory that decoding processes write, made once on entering;
     None without processes, and where shared memory is too small. With `lend` the batches lie in it and must be given
@@ -78,14 +77,13 @@ class ShardReader:
         workers: int,
         interpolation: str = "bilinear",
         max_image_pixels: int = DEFAULT_MAX_PIXELS,
-        ahead: int | None = None,
         ranks_on_node: int = 1,
         lend: bool = False,
     ) -> None:
         self._how = Decoding(image_size=image_size, interpolation=interpolation, max_image_pixels=max_image_pixels)
         self._batch_size = batch_size
         self._workers = workers
-        self._ahead = 2 + workers if ahead is None else ahead
+        self._ahead = 2 + workers
         self._ranks_on_node = ranks_on_node
         self._lend = lend
         self._source: InThread | InProcesses | None = None
