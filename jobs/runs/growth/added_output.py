@@ -23,7 +23,7 @@ from jobs.errors import ShardError, UserError
 from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ADDED_FACT, AddedFile, ShardFooter, read_rows
-from jobs.runs.growth.stored_shard import NO_ROW, SeenSamples, StoredShard
+from jobs.runs.growth.stored_shard import NO_ROW, StoredShard, positions_with_results
 from jobs.runs.integrity.run_json import refuse_replaced
 from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.integrity.seal import UNSEALED, seal
@@ -97,13 +97,13 @@ class AddedOutput:
     def add(self, samples: SampleColumns, results: Results | None) -> None:
         """Adds one batch. `results` has a row for each sample whose status is in KEPT; None if there is none."""
         self._done_again += 0 if results is None else results.done_again
-        seen = SeenSamples.of(samples)
-        self._stored.compare_images(self._row, seen)
-        rows = self._row + np.flatnonzero(self._stored.h5_row[self._row : self._row + len(seen)] != NO_ROW)
-        if len(rows):
-            result = seen.positions_with_results()[rows - self._row]
-            self._add_rows(_BatchRows(rows, result, [seen.status[row - self._row] for row in rows]), results)
-        self._row += len(seen)
+        self._stored.compare_images(self._row, samples)
+        with_maps = np.flatnonzero(self._stored.h5_row[self._row : self._row + len(samples)] != NO_ROW)
+        if len(with_maps):
+            result = positions_with_results(samples)[with_maps]
+            status = [samples.status[row] for row in with_maps]
+            self._add_rows(_BatchRows(self._row + with_maps, result, status), results)
+        self._row += len(samples)
 
     def commit(self, tar: ShardBytes | None = None, passed_over: Mapping[str, int] | None = None) -> Committed:
         """Checks both files, publishes the HDF5 file, and then replaces the Parquet file.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,29 +24,6 @@ _TOLERANCE = {"fp32": 1e-2}
 _TOLERANCE_OF_HALF = 1e-1
 _COMPARED = ("key", "tar_index", "h5_row", "status", "predicted", "grid_h", "grid_w")
 _CRC = "image_crc32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeenSamples:
-    """Of the samples of a batch what is compared, column by column."""
-
-    key: list[str]
-    status: list[str]
-    crc32: list[int | None]
-
-    @classmethod
-    def of(cls, samples: SampleColumns) -> SeenSamples:
-        """Those of a batch."""
-        return cls(key=list(samples.key), status=list(samples.status), crc32=list(samples.image_crc32))
-
-    def __len__(self) -> int:
-        return len(self.key)
-
-    def positions_with_results(self) -> Int64Array:
-        """(n,) int64: which row of the batch's results a sample has, NO_ROW where it has none."""
-        has_results = np.array([status in KEPT for status in self.status], np.bool_)
-        found: Int64Array = np.where(has_results, np.cumsum(has_results) - 1, NO_ROW)
-        return found
 
 
 class StoredShard:
@@ -84,9 +59,9 @@ class StoredShard:
             raise ShardError(f"{shard}: what is stored of it cannot be read: {error}") from error
         return cls(layout, footer, table)
 
-    def compare_images(self, start: int, seen: SeenSamples) -> None:
+    def compare_images(self, start: int, samples: SampleColumns) -> None:
         """Compares samples with the rows from `start` on. Raises ShardError naming the first that is another image."""
-        for row, (key, crc32) in enumerate(zip(seen.key, seen.crc32, strict=True), start=start):
+        for row, (key, crc32) in enumerate(zip(samples.key, samples.image_crc32, strict=True), start=start):
             if row >= len(self) or self.key[row] != key:
                 held = f"{self.key[row]!r}" if row < len(self) else "no sample"
                 raise ShardError(
@@ -138,6 +113,13 @@ class StoredShard:
             raise ShardError(f"{self.footer.shard}: its tar has {rows} samples, {len(self)} were mined")
         if tar is not None and self.footer.tar is not None and tar.sha256 != self.footer.tar.sha256:
             raise ShardError(f"{self.footer.shard}: its tar has other bytes than when it was mined: put that one back")
+
+
+def positions_with_results(samples: SampleColumns) -> Int64Array:
+    """(n,) int64: which row of the batch's results each of its n samples has, NO_ROW where it has none."""
+    has_results = np.array([status in KEPT for status in samples.status], np.bool_)
+    found: Int64Array = np.where(has_results, np.cumsum(has_results) - 1, NO_ROW)
+    return found
 
 
 def _numbers(column: pa.ChunkedArray) -> Int64Array:
