@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +82,7 @@ class ShardOutput:
         report = self._report(passed_over or {})
         self._refuse_too_many_failures(Counter(report.failed))
         self._h5.close(None if tar is None else tar.sha256)
-        try:
+        with errors_of_shard(self.shard, self._maps.final):
             self._maps.sync()
             check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
             with stage(self.layout.shard_metadata(self.shard)) as rows:
@@ -89,12 +90,6 @@ class ShardOutput:
                 check = partial(refuse_replaced, self.layout, self.manifest)
                 published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace, check=check)
                 return Committed(published, report)
-        except OSError as error:
-            raise disk_error(self._maps.final, error) from error
-        except RuntimeError as error:  # HDF5 cannot close a file that it has read again
-            raise ShardError(f"cannot read {self._maps.final} again: {one_line(error)}") from error
-        except (pa.ArrowException, ValueError) as error:  # a value that a column cannot hold must cost this shard alone
-            raise ShardError(f"{self.shard}: its metadata cannot be written: {one_line(error)}") from error
 
     def discard(self) -> None:
         """Removes what was not published."""
@@ -137,9 +132,7 @@ class ShardOutput:
             keys=self._rows.key_bounds(),
         )
         table = self._rows.table({**footer.as_metadata(), SEAL: UNSEALED})
-        pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
-        seal(staged.file)
-        staged.sync()
+        write_sealed(table, staged)
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):
             raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
@@ -177,6 +170,26 @@ def stage(final: Path) -> StagedFile:
         return StagedFile(final)
     except OSError as error:
         raise disk_error(final, error) from error
+
+
+@contextlib.contextmanager
+def errors_of_shard(shard: str, maps: Path) -> Iterator[None]:
+    """Whatever a shard's files make a library raise becomes a ShardError. `maps` is the path of its HDF5 file."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(maps, error) from error
+    except RuntimeError as error:  # HDF5 cannot close a file that it has read again
+        raise ShardError(f"cannot read {maps} again: {one_line(error)}") from error
+    except (pa.ArrowException, ValueError) as error:  # a value that a column cannot hold must cost this shard alone
+        raise ShardError(f"{shard}: its metadata cannot be written: {one_line(error)}") from error
+
+
+def write_sealed(table: pa.Table, staged: StagedFile) -> None:
+    """Writes the rows of a shard, whose facts have room for the seal, seals the file, and has the disk take it."""
+    pq.write_table(table, staged.file, compression="zstd", write_page_checksum=True)
+    seal(staged.file)
+    staged.sync()
 
 
 def check_maps(path: Path, rows: int, maps: Sequence[str], *, features: bool = True) -> None:

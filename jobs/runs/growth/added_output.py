@@ -20,19 +20,18 @@ from cam.names import MapName, column_of
 from jobs.arrays import BoolArray, Float32Array, Int64Array
 from jobs.atomic import StagedFile, exclusive, sha256_of
 from jobs.errors import ShardError, UserError
-from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ADDED_FACT, AddedFile, ShardFooter, read_rows
 from jobs.runs.growth.stored_shard import NO_ROW, StoredShard, positions_with_results
 from jobs.runs.integrity.run_json import refuse_replaced
 from jobs.runs.integrity.seal import KEY as SEAL
-from jobs.runs.integrity.seal import UNSEALED, seal
+from jobs.runs.integrity.seal import UNSEALED
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, read_manifest
-from jobs.runs.maps_file import ADDITION, ShardMapsWriter, disk_error
+from jobs.runs.maps_file import ADDITION, ShardMapsWriter
 from jobs.runs.metadata_rows import Results
 from jobs.runs.schema import known_measures, measure_fields
-from jobs.runs.shard_output import Committed, check_maps, stage
+from jobs.runs.shard_output import Committed, check_maps, errors_of_shard, stage, write_sealed
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import NOT_FINITE, OK
 from jobs.shards.shard_bytes import ShardBytes
@@ -114,19 +113,13 @@ class AddedOutput:
         self._stored.compare_whole(self._row, tar)
         self._refuse_too_many_failures()
         self._h5.close(None if tar is None else tar.sha256)
-        try:
+        with errors_of_shard(self.shard, self._file.final):
             self._file.sync()
             check_maps(self._file.path, self._h5.rows, self._maps, features=False)
             own = self._own()  # hashed before, since all workers wait for the lock
             with exclusive(self.layout.lock):
                 refuse_replaced(self.layout, self.manifest)
                 return Committed(self._publish(own), self._report(passed_over or {}))
-        except OSError as error:
-            raise disk_error(self._file.final, error) from error
-        except RuntimeError as error:  # HDF5 cannot close a file that it has read again
-            raise ShardError(f"cannot read {self._file.final} again: {one_line(error)}") from error
-        except (pa.ArrowException, ValueError) as error:
-            raise ShardError(f"{self.shard}: its metadata cannot be written: {one_line(error)}") from error
 
     def discard(self) -> None:
         """Removes what was not published."""
@@ -253,9 +246,7 @@ class AddedOutput:
         schema = manifest.columns_with(file.number for file in footer.added)
         facts = {**(table.schema.metadata or {}), **_as_bytes({**footer.as_metadata(), SEAL: UNSEALED})}
         ordered = pa.table({name: table[name] for name in schema.names}, schema=schema.with_metadata(facts))
-        pq.write_table(ordered, staged.file, compression="zstd", write_page_checksum=True)
-        seal(staged.file)
-        staged.sync()
+        write_sealed(ordered, staged)
         if not pq.read_table(staged.path).equals(ordered):
             raise ShardError(f"{staged.final}: other rows came back when it was read again")
 
