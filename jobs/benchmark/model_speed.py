@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,7 @@ from jobs.benchmark.report import TriedBatch
 from jobs.benchmark.samples import made_caption, repeated
 from jobs.benchmark.timing import available_memory, median_seconds, peak_memory
 from jobs.errors import UserError
-from jobs.memory import is_out_of_memory
+from jobs.memory import free_what_failed, is_out_of_memory
 from jobs.mining.config import MineConfig
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
@@ -158,8 +157,6 @@ def try_batch_sizes(loaded: LoadedModel, pixels: torch.Tensor, config: MineConfi
 
 def _try_batch_size(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> TriedBatch | None:
     """The speed and the memory of one batch size; None where the memory does not suffice."""
-    import torch
-
     try:
         use = peak_memory(partial(run_model, loaded, images, config), loaded.device)  # also warms up
         rate = rate_of_model(loaded, images, config, seconds / 2)
@@ -168,10 +165,7 @@ def _try_batch_size(loaded: LoadedModel, images: torch.Tensor, config: MineConfi
             raise
     else:
         return TriedBatch(batch_size=len(images), images_per_second=rate, peak_bytes=None if use is None else use.peak)
-    # Only here: the error has held what the attempt had allocated.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_what_failed()  # only here: the error is gone
     return None
 
 

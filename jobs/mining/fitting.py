@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from jobs.errors import UserError
-from jobs.memory import is_out_of_memory
+from jobs.memory import free_what_failed, is_out_of_memory
 from jobs.mining.batch import LaunchedBatch, MiningSetup, launch_batch
 from jobs.mining.passes.graphed import GraphedPass
 from jobs.phrases import counted
@@ -152,9 +150,7 @@ class FittingBatches:
         graphed = self.setup.run if isinstance(self.setup.run, GraphedPass) else None
         if graphed is not None:
             images = max(images, graphed.tried)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_what_failed()
         device = self.setup.model.device
         if images == 1:
             raise UserError(
