@@ -69,15 +69,12 @@ class LaunchedBatch:
     setup: MiningSetup
 
     def results(self) -> Results:
-        """Waits for the results. To be called once: it marks the batch's samples that have no target or no camera."""
-        return self.marked(self.arrived())
+        """Waits for the results. To be called once.
 
-    def arrived(self) -> Results:
-        """Waits for the numbers of all images that the model has seen, as they are."""
-        return _results_of(self.download.take(), self.setup.config.maps)
-
-    def marked(self, results: Results) -> Results:
-        """Without the maps of rows that have no target, and without the rows that do not count; both are marked."""
+        Rows that have no target are without its maps, and rows that do not count are left out. The batch's samples say
+        so afterwards.
+        """
+        results = _results_of(self.download.take(), self.setup.config.maps)
         if self.target.known is not None:
             _blank(np.flatnonzero(~self.target.known).tolist(), self.good, results, self.target, self.setup.measured)
         if any(self.failures):
