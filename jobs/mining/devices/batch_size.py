@@ -89,7 +89,7 @@ def _measured(trial: _Trial, room: Room) -> int:
         few, more = (room.peak_of(partial(trial.of, count)) for count in _TRIALS)
     except Exception as error:  # noqa: BLE001 - the first batch meets it again, and says whose it is
         size = _TRIALS[0] if is_out_of_memory(error) else GPU_BATCH
-        logger.debug("batches of %d: what an image takes could not be measured: %s", size, one_line(error))
+        logger.warning("batches of %d images: what an image takes could not be measured (%s)", size, one_line(error))
         return size
     of_image, free = max(1, (more - few) // (_TRIALS[1] - _TRIALS[0])), room.free()
     size = fitting_size(free, of_image)

@@ -94,13 +94,19 @@ def test_a_stated_size_and_a_cpu_are_not_measured(config: MineConfig, loaded: Lo
     ("error", "size"), [(torch.OutOfMemoryError("CUDA out of memory."), 8), (RuntimeError("another"), 256)]
 )
 def test_a_pass_that_fails_does_not_end_the_run_here(
-    config: MineConfig, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch, error: Exception, size: int
+    config: MineConfig,
+    loaded: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    size: int,
 ) -> None:
     def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(module, "mine_batch", fail)
     assert chosen(config, loaded, MadeUpRoom(loaded, 80 * GIB, 1)) == size
+    assert f"batches of {size} images: what an image takes could not be measured ({error})" in caplog.text
 
 
 def test_the_size_is_no_part_of_a_request(config: MineConfig) -> None:
