@@ -22,10 +22,10 @@ from jobs.shards.samples import OK
 logger = logging.getLogger(__name__)
 
 
-class Mender(Protocol):
+class Correction(Protocol):
     """Puts right what the model has left of a batch, such as rows whose numbers are not finite."""
 
-    def mend(self, batch: Batch, results: Results) -> Results:
+    def corrected(self, batch: Batch, results: Results) -> Results:
         """The results of a batch that was mined; they may be changed in place.
 
         `batch` is as the model has left it: images (one for each sample that decoded), on the model's device where it
@@ -64,11 +64,11 @@ class LaunchedParts:
 class FittingBatches:
     """Mines batches. After the first that does not fit into memory, all are cut into parts of at most `most` images.
 
-    `mender` is given all results before anything else reads them.
+    `correction` is given all results before anything else reads them.
     """
 
-    def __init__(self, setup: MiningSetup, mender: Mender | None = None) -> None:
-        self.setup, self._mender = setup, mender
+    def __init__(self, setup: MiningSetup, correction: Correction | None = None) -> None:
+        self.setup, self._correction = setup, correction
         self.most = setup.config.images_at_once
 
     def mine(self, batch: Batch) -> Results:
@@ -120,8 +120,8 @@ class FittingBatches:
         if results is None:
             self._make_room(len(there.images))
             results = self.take(self.launch(there))
-        elif self._mender is not None:
-            results = self._mender.mend(there, results)
+        elif self._correction is not None:
+            results = self._correction.corrected(there, results)
         if part.batch is not batch:
             batch.samples.mark_as(rows, part.batch.samples)
         return results

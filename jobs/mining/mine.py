@@ -18,7 +18,7 @@ from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.family_maps import with_maps
-from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, named_maps
+from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
@@ -124,7 +124,7 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
     config = with_maps(config, run)
     request = request_of(config, shards, options.overrides)
     _refuse_other_request(layout, run, request, replace(options, retry_failed=False))  # no shard is mined again
-    number, maps = named_maps(layout, run, options.add_maps)
+    number, maps = find_addition(layout, run, options.add_maps)
     block = _block_of_this_process(shards, options.environment)
     done = layout.done()
     refuse_damaged_pairs(layout, run.fingerprint, [shard.name for shard in block if shard.name in done])
@@ -260,7 +260,7 @@ def _run_worker(
             progress=progress,
             drain=drain,
             replace=options.retry_failed,
-            again=loaded.done_again(manifest),
+            repeats=loaded.fp32_repeats(manifest),
             addition=addition,
             compiling=CompileWish.for_bytes(options.compile, _bytes_of(block, environment.world_size)),
         )

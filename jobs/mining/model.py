@@ -15,7 +15,7 @@ from jobs.launch.environment import Environment
 from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras, camera_source, one_for_all
 from jobs.mining.config import MineConfig
-from jobs.mining.devices.again import LOW_PRECISIONS, DoneAgain
+from jobs.mining.devices.again import LOW_PRECISIONS, Fp32Repeats
 from jobs.mining.devices.source import ModelSource
 from jobs.mining.found_labels import find_labels
 from jobs.mining.labels import AUTO
@@ -56,11 +56,11 @@ class LoadedModel:
         """Where the model is."""
         return self.model.device
 
-    def done_again(self, manifest: Manifest) -> DoneAgain | None:
+    def fp32_repeats(self, manifest: Manifest) -> Fp32Repeats | None:
         """Does images again in fp32 whose numbers are not finite; None in a precision as wide as that."""
         if self.resolved.precision not in LOW_PRECISIONS:
             return None
-        return DoneAgain(self.source, self.targets, self.cameras, manifest=manifest)
+        return Fp32Repeats(self.source, self.targets, self.cameras, manifest=manifest)
 
     def of_run(self, manifest: Manifest) -> LoadedModel:
         """With the labels that the run has, where they were learned: another worker may have been the first."""

@@ -15,7 +15,7 @@ from jobs.mining.config import MineConfig
 from jobs.mining.device_copies.choose import device_of
 from jobs.mining.device_copies.device import Device
 from jobs.mining.device_copies.measures import DeviceMeasures
-from jobs.mining.devices.again import DoneAgain
+from jobs.mining.devices.again import Fp32Repeats
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.in_order import CurrentShard, ShardsInOrder
 from jobs.mining.passes.choice import choose_pass
@@ -40,9 +40,9 @@ class Worker:
     """Draws shards and mines them, with one pass of the model for each batch. A shard that fails stops no other.
 
     `progress` counts the batches and the shards. `drain` says before each batch whether to stop; without it the worker
-    stops only at the end. With `replace` a shard that is published already is replaced. `again` does images again in
-    fp32 whose numbers are not finite. With an `addition` (its number) the maps are added to shards that are
-    published already. `compiling` says when the image tower is compiled.
+    stops only at the end. With `replace` a shard that is published already is replaced. `repeats` does images again in
+    fp32 whose numbers are not finite. With an `addition` (its number) the maps are added to shards that are published
+    already. `compiling` says when the image tower is compiled.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Worker:
         progress: ShardProgress | None = None,
         drain: Drain | None = None,
         replace: bool = False,
-        again: DoneAgain | None = None,
+        repeats: Fp32Repeats | None = None,
         addition: int | None = None,
         compiling: CompileWish = CompileWish(),  # noqa: B008 - it is frozen
     ) -> None:
         self.model, self.config, self.manifest = model, config, manifest
         self._targets, self._cameras = targets, cameras
         self.progress, self.drain, self.replace = progress, drain, replace
-        self._again, self.addition, self._compiling = again, addition, compiling
+        self._repeats, self.addition, self._compiling = repeats, addition, compiling
         self.layout = RunLayout(config.output)
         self.summary = MiningSummary(run=config.output)
         self._current: CurrentShard | None = None
@@ -82,7 +82,7 @@ class Worker:
         ):
             if reader.ring is not None:
                 device.pin(reader.ring)
-            ordered = ShardsInOrder(FittingBatches(self._setup(device), self._again), writer, self.progress)
+            ordered = ShardsInOrder(FittingBatches(self._setup(device), self._repeats), writer, self.progress)
             try:
                 items = reader.read(shards, stop=partial(self._while_waiting, ordered))
                 stopped = self._mine(items, ordered)

@@ -14,7 +14,7 @@ from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
 from jobs.mining.family_maps import with_maps
-from jobs.mining.growth.pending_additions import named_maps
+from jobs.mining.growth.pending_additions import find_addition
 from jobs.mining.request import request_of
 from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
@@ -98,7 +98,7 @@ def _refuse_other_run(config: SubmitConfig, shards: list[Shard], layout: RunLayo
         request = request_of(with_maps(config.mining, earlier), shards, ())
         refuse_other(layout, earlier, request, extend=config.extend)
         if config.add_maps:
-            named_maps(layout, earlier, config.add_maps)
+            find_addition(layout, earlier, config.add_maps)
 
 
 def _refuse_unknown_maps(maps: Sequence[str]) -> None:

@@ -42,8 +42,8 @@ _OF_MODEL = KEPT | {NO_CAMERA, NO_CAPTION}
 _MANY, _MANY_IMAGES = 0.1, 1000  # the share of images, and of how many, from which another precision is faster
 
 
-class DoneAgain:
-    """Mends the results of batches: the rows that are not finite are replaced by those of the model in float32.
+class Fp32Repeats:
+    """Corrects the results of batches: rows that are not finite are replaced by those of the model in float32.
 
     That model is loaded from the checkpoint, which must be the one of the run (`manifest`), when the first such row
     comes: weights in fp16 have lost the bits that float32 needs. Where it cannot be loaded, or has no room for an
@@ -63,7 +63,7 @@ class DoneAgain:
         self._given_up = False
         self.done = self.seen = 0
 
-    def mend(self, batch: Batch, results: Results) -> Results:
+    def corrected(self, batch: Batch, results: Results) -> Results:
         """The results of a batch that was mined, with finite rows where float32 has them, and their number.
 
         `batch` is as the model has left it: its images (one for each sample that decoded), on any device, and its

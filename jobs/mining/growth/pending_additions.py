@@ -9,7 +9,7 @@ from jobs.launch.ranks import Counter, draw
 from jobs.mining.config import MineConfig
 from jobs.mining.pending import PendingShards
 from jobs.runs.footer import AddedFile, read_facts
-from jobs.runs.growth.run_json import number_of
+from jobs.runs.growth.run_json import number_of_addition
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.shards.urls import Shard
@@ -64,13 +64,13 @@ class PendingAdditions(PendingShards):
         return file is None or (self.retry_failed and bool(file.failed))
 
 
-def named_maps(layout: RunLayout, run: Manifest, names: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
+def find_addition(layout: RunLayout, run: Manifest, names: Sequence[str]) -> tuple[int | None, tuple[str, ...]]:
     """The number of the addition that has the named maps, and its maps in their order; None where it is a new one.
 
     Raises CamError for a name that is no map's, and UserError where the run has only some of the maps.
     """
     maps = tuple(dict.fromkeys(str(name) for name in parse_names(names)))
-    number = number_of(layout, run, maps)
+    number = number_of_addition(layout, run, maps)
     return number, maps if number is None else run.numbered_additions[number]
 
 

@@ -60,7 +60,7 @@ def add_addition(layout: RunLayout, manifest: Manifest, addition: Addition) -> t
     with exclusive(layout.lock):
         refuse_replaced(layout, manifest)
         now = read_manifest(layout)
-        number = number_of(layout, now, addition.maps)
+        number = number_of_addition(layout, now, addition.maps)
         if number is None:
             additions: list[JsonValue] = [*(one.as_json() for one in now.additions), addition.as_json()]
             number, now = len(additions) + 1, _write(layout, now, {"additions": additions})
@@ -79,7 +79,7 @@ def grown_manifest(layout: RunLayout, manifest: Manifest, numbers: Iterable[int]
     return now if (now.fingerprint, now.run_id) == (manifest.fingerprint, manifest.run_id) else manifest
 
 
-def number_of(layout: RunLayout, manifest: Manifest, maps: Sequence[str]) -> int | None:
+def number_of_addition(layout: RunLayout, manifest: Manifest, maps: Sequence[str]) -> int | None:
     """The number of the addition that has exactly these maps; None where the run has none of them.
 
     Raises UserError where it has some of them.

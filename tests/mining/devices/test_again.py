@@ -17,7 +17,7 @@ from cam.measures import measure_stack
 from jobs.commands.mine import describe
 from jobs.mining.batch import mine_batch
 from jobs.mining.config import MineConfig, build_config
-from jobs.mining.devices.again import DoneAgain, rows_not_finite
+from jobs.mining.devices.again import Fp32Repeats, rows_not_finite
 from jobs.mining.mine import mine
 from jobs.mining.model import LoadedModel, load
 from jobs.runs.events import read_events
@@ -101,11 +101,11 @@ def test_just_the_rows_that_are_not_finite_are_those_of_float32(folder: Path, ca
     wanted = mine_batch(exact.model, wanted_batch, configured(folder, "fp32"), exact.targets)
     loaded, _, batch, low = mined_low(folder)
     before = {name: values.copy() for name, values in arrays(low).items()}
-    again = DoneAgain(loaded.source, loaded.targets)
+    again = Fp32Repeats(loaded.source, loaded.targets)
     with caplog.at_level(logging.INFO, "jobs.mining"):
-        found = again.mend(batch, low)
+        found = again.corrected(batch, low)
         statuses = [(s.status, s.error) for s in batch.samples]
-        assert found.done_again == 3 and again.mend(batch, found) is found  # nothing is left to do
+        assert found.done_again == 3 and again.corrected(batch, found) is found  # nothing is left to do
     assert (again.done, again.seen) == (3, 14)
     assert [message.partition(":")[0] for message in told(caplog)] == ["numbers of an image are not finite"]
     # Also of the white image without a target: it has features and an attention map.
@@ -157,10 +157,10 @@ def test_without_the_model_in_float32_such_rows_stay(
     if problem == "changed":
         asked = manifest.asked.model_copy(update={"checkpoint_sha256": "0" * 64})
         manifest = manifest.model_copy(update={"asked": asked})
-    again = DoneAgain(loaded.source, loaded.targets, manifest=manifest)
+    again = Fp32Repeats(loaded.source, loaded.targets, manifest=manifest)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert again.mend(batch, low).done_again == again.done == 0
+            assert again.corrected(batch, low).done_again == again.done == 0
     assert rows_not_finite(batch.samples.select(batch.samples.rows_with(KEPT)), low).tolist() == WHITE
     reason = {"changed": "is another file than when the run", "gone": "does not exist", "memory": "out of memory"}[
         problem
@@ -183,11 +183,11 @@ class _FullImages(torch.Tensor):
 
 def test_no_memory_for_the_pixels_is_no_end_of_a_run(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded, _, batch, low = mined_low(folder)
-    again = DoneAgain(loaded.source, loaded.targets)
+    again = Fp32Repeats(loaded.source, loaded.targets)
     full = replace(batch, images=batch.images.as_subclass(_FullImages))  # type: ignore[no-untyped-call]
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert again.mend(full, low).done_again == again.done == 0
+            assert again.corrected(full, low).done_again == again.done == 0
     (message,) = told(caplog)
     assert "fail, since they cannot be done again in fp32: CUDA out of memory" in message
 
@@ -196,7 +196,7 @@ def test_measures_that_were_taken_already_follow_their_maps(folder: Path, tmp_pa
     loaded, _, batch, low = mined_low(folder)
     low = replace(low, measures=measure_stack(np.stack([low.maps[name] for name in MAPS])))
     manifest = made_manifest(tmp_path / "RUN", ["s"], MAPS)
-    found = DoneAgain(loaded.source, loaded.targets, manifest=manifest).mend(batch, low)
+    found = Fp32Repeats(loaded.source, loaded.targets, manifest=manifest).corrected(batch, low)
     wanted = measure_stack(np.stack([found.maps[name] for name in MAPS]), manifest.measured_placement)
     assert found.done_again == 3 and np.array_equal(found.measures, wanted, equal_nan=True)
     assert np.isfinite(wanted[0, :, WHITE]).all()  # those of the attention; one of the three has no target
@@ -204,9 +204,9 @@ def test_measures_that_were_taken_already_follow_their_maps(folder: Path, tmp_pa
 
 def test_a_model_that_overflows_often_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     loaded, _, batch, low = mined_low(folder)
-    again = DoneAgain(loaded.source, loaded.targets)
+    again = Fp32Repeats(loaded.source, loaded.targets)
     again.seen, again.done = 2000, 200
-    again.mend(batch, low)
+    again.corrected(batch, low)
     assert told(caplog)[-1:] == [
         "203 of 2007 images so far were done again in fp32: with --precision fp32 or bf16, into another --output, this "
         "model mines faster"
