@@ -52,8 +52,8 @@ def model_alone(loaded: LoadedModel, images: torch.Tensor, config: MineConfig) -
     the next batch before.
     """
     from jobs.mining.batch import MiningSetup, launch_batch
-    from jobs.mining.device_copies.choose import device_of
-    from jobs.mining.device_copies.measures import DeviceMeasures
+    from jobs.mining.devices.choose import device_of
+    from jobs.mining.devices.device_measures import DeviceMeasures
     from jobs.mining.passes.choice import choose_pass
     from jobs.shards.reader import Batch
 

@@ -16,9 +16,9 @@ from cam.targets import Target, data_of, with_data
 from jobs.arrays import Float32Array
 from jobs.mining.camera_rows.source import NO_CAMERAS, BatchCameras, CameraSource
 from jobs.mining.config import MineConfig
-from jobs.mining.device_copies.choose import device_of
-from jobs.mining.device_copies.device import Device, Download, Numbers, Uploaded
-from jobs.mining.device_copies.measures import DeviceMeasures
+from jobs.mining.devices.choose import device_of
+from jobs.mining.devices.device import Device, Download, Numbers, Uploaded
+from jobs.mining.devices.device_measures import DeviceMeasures
 from jobs.mining.passes.plain import Pass, plain_pass
 from jobs.mining.targets import BatchTarget, TargetSource
 from jobs.runs.maps_file import HEADS

@@ -177,7 +177,7 @@ def _load(
 
 
 def _tell_if_shared(loaded: LoadedModel, options: MineOptions, counter: Counter) -> None:
-    from jobs.mining.devices.shared_gpu import tell_if_shared  # takes seconds: torch
+    from jobs.mining.limits.shared_gpu import tell_if_shared  # takes seconds: torch
 
     tell_if_shared(loaded.device, options.environment, counter)
 
@@ -242,7 +242,7 @@ def _run_worker(
     """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop."""
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from jobs.mining.devices.batch_size import with_batch_size
+    from jobs.mining.limits.batch_size import with_batch_size
     from jobs.mining.worker import Worker
     from jobs.shards.decoding import default_workers
 

@@ -15,10 +15,10 @@ from jobs.launch.environment import Environment
 from jobs.mining.camera_rows.compared import ChosenRows
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras, camera_source, one_for_all
 from jobs.mining.config import MineConfig
-from jobs.mining.devices.again import LOW_PRECISIONS, Fp32Repeats
-from jobs.mining.devices.source import ModelSource
 from jobs.mining.found_labels import find_labels
 from jobs.mining.labels import AUTO
+from jobs.mining.limits.fp32_repeats import LOW_PRECISIONS, Fp32Repeats
+from jobs.mining.limits.model_source import ModelSource
 from jobs.mining.targets import LabelTarget, TargetSource, target_source
 from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement, ResolvedSettings

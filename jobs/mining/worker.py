@@ -12,12 +12,12 @@ from jobs.launch.drain import Drain
 from jobs.mining.batch import MiningSetup
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.config import MineConfig
-from jobs.mining.device_copies.choose import device_of
-from jobs.mining.device_copies.device import Device
-from jobs.mining.device_copies.measures import DeviceMeasures
-from jobs.mining.devices.again import Fp32Repeats
+from jobs.mining.devices.choose import device_of
+from jobs.mining.devices.device import Device
+from jobs.mining.devices.device_measures import DeviceMeasures
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.in_order import CurrentShard, ShardsInOrder
+from jobs.mining.limits.fp32_repeats import Fp32Repeats
 from jobs.mining.passes.choice import choose_pass
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.summary import MiningSummary

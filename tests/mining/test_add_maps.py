@@ -272,7 +272,7 @@ def test_shards_that_are_not_mined_are_said_and_give_status_3(
     inputs: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr("jobs.mining.devices.shared_gpu.tell_if_shared", lambda device, *_: told.append(device.type))
+    monkeypatch.setattr("jobs.mining.limits.shared_gpu.tell_if_shared", lambda device, *_: told.append(device.type))
     run = tmp_path / "RUN"
     shutil.copytree(first, run)
     (run / "metadata" / "b.parquet").unlink()

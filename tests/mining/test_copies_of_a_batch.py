@@ -18,8 +18,8 @@ from cam.targets import FEATURE, class_target, similarity_target
 from jobs.mining.batch import MiningSetup, launch_batch
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource, OwnCameras
 from jobs.mining.config import MineConfig
-from jobs.mining.device_copies.measures import DeviceMeasures
-from jobs.mining.device_copies.streamed import StreamedDevice
+from jobs.mining.devices.device_measures import DeviceMeasures
+from jobs.mining.devices.streamed import StreamedDevice
 from jobs.mining.passes.plain import plain_pass
 from jobs.mining.targets import BatchTarget
 from jobs.shards.columns import SampleColumns

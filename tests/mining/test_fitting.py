@@ -15,7 +15,7 @@ from jobs.memory import is_out_of_memory
 from jobs.mining import fitting
 from jobs.mining.batch import LaunchedBatch, MiningSetup, launch_batch, mine_batch
 from jobs.mining.config import MineConfig
-from jobs.mining.device_copies.host import HostDevice
+from jobs.mining.devices.host import HostDevice
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.model import LoadedModel, load
 from jobs.mining.passes.graphed import GraphedPass

@@ -16,9 +16,9 @@ from jobs.mining import fitting as fitting_module
 from jobs.mining import worker as worker_module
 from jobs.mining.batch import LaunchedBatch, MiningSetup, mine_batch
 from jobs.mining.config import MineConfig
-from jobs.mining.device_copies.device import Device
-from jobs.mining.device_copies.host import HostDevice
-from jobs.mining.device_copies.streamed import StreamedDevice
+from jobs.mining.devices.device import Device
+from jobs.mining.devices.host import HostDevice
+from jobs.mining.devices.streamed import StreamedDevice
 from jobs.mining.fitting import FittingBatches
 from jobs.mining.in_order import CurrentShard, ShardsInOrder
 from jobs.mining.passes.plain import Pass, plain_pass

@@ -1,1 +1,4 @@
-"""What depends on the device: how many images at once, the same bytes again, and images that need float32."""
+"""What is done on a model's device beside the model: copies to and from the host, and the measures of maps.
+
+May use what `jobs.mining` may use.
+"""

@@ -14,7 +14,7 @@ from jobs.launch.environment import Environment
 from jobs.launch.ranks import Ranks
 from jobs.mining import model as model_module
 from jobs.mining.config import MineConfig
-from jobs.mining.devices.shared_gpu import gpu_identity, tell_if_shared
+from jobs.mining.limits.shared_gpu import gpu_identity, tell_if_shared
 from jobs.mining.model import load
 
 PAIR = Environment(launcher="srun", world_size=2, local_world_size=2, address="127.0.0.1", port=1)

@@ -17,7 +17,7 @@ from cam.measures import measure_stack
 from jobs.commands.mine import describe
 from jobs.mining.batch import mine_batch
 from jobs.mining.config import MineConfig, build_config
-from jobs.mining.devices.again import Fp32Repeats, rows_not_finite
+from jobs.mining.limits.fp32_repeats import Fp32Repeats, rows_not_finite
 from jobs.mining.mine import mine
 from jobs.mining.model import LoadedModel, load
 from jobs.runs.events import read_events
@@ -85,7 +85,7 @@ def arrays(results: Results) -> dict[str, np.ndarray]:
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name.startswith("jobs.mining.devices")]
+    return [record.getMessage() for record in caplog.records if record.name.startswith("jobs.mining.limits")]
 
 
 def mined_low(folder: Path, **changes: object) -> tuple[LoadedModel, MineConfig, Batch, Results]:
@@ -152,7 +152,7 @@ def test_without_the_model_in_float32_such_rows_stay(
     if problem == "gone":
         (tmp_path / "m.pth").unlink()
     if problem == "memory":
-        monkeypatch.setattr("jobs.mining.devices.source.load_with_prompts", _no_memory)
+        monkeypatch.setattr("jobs.mining.limits.model_source.load_with_prompts", _no_memory)
     manifest = made_manifest(tmp_path / "RUN", ["s"], MAPS)
     if problem == "changed":
         asked = manifest.asked.model_copy(update={"checkpoint_sha256": "0" * 64})

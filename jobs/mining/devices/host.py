@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from jobs.mining.device_copies.device import Numbers, Uploaded
+from jobs.mining.devices.device import Numbers, Uploaded
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.mining.device_copies.choose import device_of
-from jobs.mining.device_copies.cuda import CudaStreams
-from jobs.mining.device_copies.streamed import StreamedDevice
+from jobs.mining.devices.choose import device_of
+from jobs.mining.devices.cuda_streams import CudaStreams
+from jobs.mining.devices.streamed import StreamedDevice
 
 GPU = torch.device("cuda:0")
 

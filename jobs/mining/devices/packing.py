@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.mining.device_copies.device import Numbers
+from jobs.mining.devices.device import Numbers
 
 _TYPES = {torch.int64: np.int64, torch.float32: np.float32}
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.mining.device_copies.choose import device_of
-from jobs.mining.device_copies.host import HostDevice
-from jobs.mining.device_copies.packing import Packed, arrays_of, words_of
-from jobs.mining.device_copies.streamed import StreamedDevice
+from jobs.mining.devices.choose import device_of
+from jobs.mining.devices.host import HostDevice
+from jobs.mining.devices.packing import Packed, arrays_of, words_of
+from jobs.mining.devices.streamed import StreamedDevice
 from tests.support.late_copies import LateStreams
 
 NAN_WITH_BITS = torch.tensor([0x7FC12345, -0x3EDCBB], dtype=torch.int32).view(torch.float32)

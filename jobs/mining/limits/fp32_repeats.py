@@ -20,9 +20,9 @@ from jobs.errors import UserError
 from jobs.memory import is_out_of_memory
 from jobs.mining.batch import MiningSetup
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
-from jobs.mining.device_copies.host import HostDevice
-from jobs.mining.devices.source import ModelSource
+from jobs.mining.devices.host import HostDevice
 from jobs.mining.fitting import FittingBatches
+from jobs.mining.limits.model_source import ModelSource
 from jobs.mining.passes.plain import plain_pass
 from jobs.mining.targets import TargetSource
 from jobs.phrases import one_line

@@ -14,8 +14,8 @@ import torch
 
 from jobs.mining import fitting
 from jobs.mining.config import MineConfig, build_config
-from jobs.mining.devices import batch_size as module
-from jobs.mining.devices.batch_size import fitting_size, with_batch_size
+from jobs.mining.limits import batch_size as module
+from jobs.mining.limits.batch_size import fitting_size, with_batch_size
 from jobs.mining.mine import mine
 from jobs.mining.model import LoadedModel, load
 from jobs.mining.request import request_of

@@ -10,7 +10,7 @@ from cam.errors import CamError
 from cam.measures import MEASURES, measure_maps
 from cam.placement import AxisPlacement, GridPlacement
 from jobs.arrays import Float32Array
-from jobs.mining.device_copies.measures import DeviceMeasures
+from jobs.mining.devices.device_measures import DeviceMeasures
 
 GRID = (16, 8)
 KINDS = ("positive", "relu", "signed", "one peak", "all equal", "two halves", "zero", "negative", "tiny", "NaN", "inf")

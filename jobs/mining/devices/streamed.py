@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jobs.mining.device_copies.device import Mark, Numbers, Streams, Uploaded
-from jobs.mining.device_copies.packing import Packed, arrays_of, words_of
+from jobs.mining.devices.device import Mark, Numbers, Streams, Uploaded
+from jobs.mining.devices.packing import Packed, arrays_of, words_of
 
 
 @dataclass(frozen=True)
