@@ -5,40 +5,33 @@ tarfile ends in silence at a damaged header and at a file cut between two member
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
-import hashlib
-import io
 import lzma
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, NamedTuple, cast
 
 from jobs.errors import ShardError
 from jobs.image_names import MASK_SUFFIX, PLAIN_NAME, is_image
 from jobs.phrases import one_line
 from jobs.shards.access import ShardAccess
-from jobs.shards.limits import MAX_HEADER_BYTES, MAX_MEMBER_BYTES, MAX_STORED_BYTES, Expanding, shortened
+from jobs.shards.limits import MAX_MEMBER_BYTES, MAX_STORED_BYTES, Expanding, shortened
 from jobs.shards.opening import open_shard
-from jobs.shards.plain_headers import Forward, plain_member
 from jobs.shards.plan_beside import ListedTar, listed_tar
 from jobs.shards.remote import RemoteError
 from jobs.shards.shard_bytes import ShardBytes, parts_sha256
+from jobs.shards.tar_format.hashed_stream import HashedStream, decompression
+from jobs.shards.tar_format.plain_headers import Forward
+from jobs.shards.tar_format.strict_file import BLOCK, StrictTarFile, StrictTarInfo, stored_bytes
 from jobs.shards.urls import Shard
 
-_BLOCK = tarfile.BLOCKSIZE
 # An archive is filled up with zeros to a whole record. A longer tail is of a copy that broke off in a file whose size
 # was set before. `tar -b` with a larger record is told too: its zeros look the same, and packing again costs little.
 _RECORD = tarfile.RECORDSIZE  # 10,240 bytes
-# The headers that are read whole, for the name and attributes of the member after them.
-_NAME_HEADERS = (
-    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
-)  # fmt: skip
 _UNREADABLE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
 
@@ -67,7 +60,7 @@ class TarReader:
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self._stream: IO[bytes] | None = None
-        self._source: _Source | None = None
+        self._source: HashedStream | None = None
         self._last: str | None = None  # the name of the last member
         self._images = 0
         self.whole: ShardBytes | None = None
@@ -99,12 +92,12 @@ class TarReader:
     def _members(self) -> Iterator[Member]:
         before = self._file_facts()
         self._stream = self._open()
-        self._source = source = _Source(self._stream)
+        self._source = source = HashedStream(self._stream)
         if not source.start:
             raise self._broken_error("the file is empty")
-        decompress = _decompression(source.start)
+        decompress = decompression(source.start)
         plain = cast(IO[bytes], source if decompress is None else Expanding(decompress(source), source))
-        with _StrictTarFile(fileobj=cast(IO[bytes], Forward(plain)), tarinfo=_StrictTarInfo) as tar:
+        with StrictTarFile(fileobj=cast(IO[bytes], Forward(plain)), tarinfo=StrictTarInfo) as tar:
             while True:
                 if (plain_file := tar.next_plain()) is not None:
                     yield self._plain_member(*plain_file, has_offsets=decompress is None)
@@ -126,7 +119,7 @@ class TarReader:
             return Path(self.shard.url).stat()
         return None
 
-    def _whole(self, source: _Source, before: os.stat_result | None) -> ShardBytes:
+    def _whole(self, source: HashedStream, before: os.stat_result | None) -> ShardBytes:
         """The bytes that were read. Raises ShardError where the file changed meanwhile."""
         after, sha256 = self._file_facts(), source.digest.hexdigest()
         if before is None or after is None or not Path(self.shard.url).is_file():
@@ -155,10 +148,10 @@ class TarReader:
             reason = error.strerror or one_line(error)
             raise ShardError(f"{self.shard.name}: cannot open {self.shard.url}: {reason}") from error
 
-    def _member(self, tar: _StrictTarFile, info: tarfile.TarInfo, *, has_offsets: bool) -> Member:
+    def _member(self, tar: StrictTarFile, info: tarfile.TarInfo, *, has_offsets: bool) -> Member:
         too_large = info.size if info.isreg() and info.size > MAX_MEMBER_BYTES else None
-        if _stored_bytes(info) > MAX_STORED_BYTES:
-            raise self._broken_error(f"member {shortened(info.name)!r} has {_stored_bytes(info):,} bytes")
+        if stored_bytes(info) > MAX_STORED_BYTES:
+            raise self._broken_error(f"member {shortened(info.name)!r} has {stored_bytes(info):,} bytes")
         data = tar.data_of(info) if info.isreg() and too_large is None else None
         if data is not None and len(data) != info.size:
             raise self._broken_error(f"member {info.name!r} breaks off")
@@ -175,20 +168,20 @@ class TarReader:
             self._images += is_image(name) and not name.lower().endswith(MASK_SUFFIX)
         return Member(name, offset if has_offsets else None, data)
 
-    def _check_end(self, tar: _StrictTarFile) -> None:
+    def _check_end(self, tar: StrictTarFile) -> None:
         """The archive must end in two zero blocks, and nothing but zeros may follow."""
         ended_by = type(tar.ended_by).__name__
         if ended_by != "EOFHeaderError":  # tarfile's name for a zero block
             damaged = ended_by == "InvalidHeaderError"
             raise self._broken_error("a header is damaged" if damaged else "the end-of-archive blocks are missing")
-        if tar.fileobj.read(_BLOCK) != bytes(_BLOCK):
+        if tar.fileobj.read(BLOCK) != bytes(BLOCK):
             raise self._broken_error("the second end-of-archive block is missing")
-        zeros = 2 * _BLOCK
+        zeros = 2 * BLOCK
         while rest := tar.fileobj.read(1 << 16):  # a `pipe:` command that failed says so at its end
             if rest.strip(b"\0"):
                 raise self._broken_error("more data follows the end of the archive (several tars in one file?)")
             zeros += len(rest)
-        if zeros >= _RECORD + 2 * _BLOCK:
+        if zeros >= _RECORD + 2 * BLOCK:
             raise self._broken_error(
                 f"it ends in {zeros:,} bytes of zeros, more than a record's {_RECORD:,}: members are lost, or it was "
                 "packed with a larger `tar -b`"
@@ -206,125 +199,3 @@ class TarReader:
 def text_of(name: str) -> str:
     """A member's name as text that can be stored: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-class _StrictTarFile(tarfile.TarFile):
-    """A TarFile that knows why reading headers ended, and reads plain ones itself: tarfile takes four times as long."""
-
-    fileobj: Forward  # type: ignore[assignment]
-    firstmember: tarfile.TarInfo | None
-    ended_by: tarfile.HeaderError | None = None
-
-    def next(self) -> tarfile.TarInfo | None:
-        """The next member; None where the headers end."""
-        vars(self)["members"] = []  # or the archive's whole index stays in memory
-        return super().next()
-
-    def next_plain(self) -> tuple[str, int, bytes] | None:
-        """(name, where its bytes start, the bytes) of the next member, if it is a plain file; None leaves it to `next`.
-
-        Its header is a plain one, its name is ASCII, and it is not too large. Raises ReadError where it breaks off.
-        """
-        if self.firstmember is not None or self.pax_headers or (plain := self._plain_header()) is None:
-            return None
-        name, size = plain
-        if size > MAX_MEMBER_BYTES or not name.isascii():
-            return None
-        file = self.fileobj
-        start = self.offset + _BLOCK
-        file.seek(start)
-        self.offset = start + -(-size // _BLOCK) * _BLOCK
-        data = file.read(size)
-        if len(data) != size:
-            raise tarfile.ReadError("unexpected end of data")
-        return name.decode("ascii"), start, data
-
-    def _plain_header(self) -> tuple[bytes, int] | None:
-        """(name, size) of the next member, if its header is a plain one."""
-        file = self.fileobj
-        if self.offset != file.tell():
-            if self.offset == 0:  # the archive begins with its end
-                return None
-            file.seek(self.offset - 1)
-            if not file.read(1):
-                raise tarfile.ReadError("unexpected end of data")
-        return plain_member(file.peek(_BLOCK))
-
-    def data_of(self, info: tarfile.TarInfo) -> bytes:
-        """The bytes of a regular file that was read last. Raises ReadError where the archive breaks off."""
-        if info.sparse is not None:
-            return cast(IO[bytes], self.extractfile(info)).read()
-        self.fileobj.seek(info.offset_data)
-        data = self.fileobj.read(info.size)
-        if len(data) != info.size:
-            raise tarfile.ReadError("unexpected end of data")
-        return data
-
-
-def _stored_bytes(info: tarfile.TarInfo) -> int:
-    """The bytes that a member takes in the tar: a sparse one claims more."""
-    parts = cast("list[tuple[int, int]] | None", info.sparse)  # (offset, size)
-    return info.size if parts is None else sum(size for _, size in parts)
-
-
-class _StrictTarInfo(tarfile.TarInfo):
-    """Tells its _StrictTarFile why reading headers ended."""
-
-    @classmethod
-    def frombuf(cls, *words: Any) -> _StrictTarInfo:  # noqa: ANN401 -- tarfile's own parameters
-        info = super().frombuf(*words)
-        if info.type in _NAME_HEADERS and info.size > MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"a header has {info.size:,} bytes")
-        return info
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _StrictTarInfo:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            cast(_StrictTarFile, tar).ended_by = error
-            raise
-
-
-class _Source(io.RawIOBase):
-    """Counts and hashes the bytes of a stream, and shows its first ones without consuming them."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._ahead = stream.read(6)
-        self.start = self._ahead
-        self.count = 0
-        self.digest = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        ahead, self._ahead = self._ahead, b""
-        if size is None or size < 0:
-            data = ahead + self._stream.read()
-        else:
-            data, self._ahead = ahead[:size], ahead[size:]
-            while len(data) < size and (more := self._stream.read(size - len(data))):
-                data += more
-        self.count += len(data)
-        self.digest.update(data)
-        return data
-
-    def readable(self) -> bool:
-        return True
-
-
-def _gunzip(source: _Source) -> IO[bytes]:
-    return cast(IO[bytes], gzip.GzipFile(fileobj=source))
-
-
-def _bunzip2(source: _Source) -> IO[bytes]:
-    return cast(IO[bytes], bz2.BZ2File(cast(IO[bytes], source)))
-
-
-def _unxz(source: _Source) -> IO[bytes]:
-    return cast(IO[bytes], lzma.LZMAFile(cast(IO[bytes], source)))
-
-
-def _decompression(start: bytes) -> Callable[[_Source], IO[bytes]] | None:
-    """What decompresses a stream that begins so; None for one that is not compressed."""
-    known = ((b"\x1f\x8b", _gunzip), (b"BZh", _bunzip2), (b"\xfd7zXZ\x00", _unxz))
-    return next((decompress for magic, decompress in known if start.startswith(magic)), None)
