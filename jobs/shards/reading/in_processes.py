@@ -51,6 +51,7 @@ class InProcesses:
     def __init__(self, how: Decoding, batch_size: int, workers: int, slots: int, ring: Tensor | None) -> None:
         self.ring = ring
         self.thread: threading.Thread | None = None
+        self.reading: BaseProcess | None = None
         self.decoders: list[BaseProcess] = []
         self._come: dict[int, Done | Ended] = {}
         self._handed_on = -1  # the last number that is to be decoded
@@ -65,12 +66,13 @@ class InProcesses:
             self._shards, shards = context.Pipe()
             slots_out, self._slots = context.Pipe(duplex=False)
             told, telling = context.Pipe(duplex=False)
-            self.reading = context.Process(
+            reading = context.Process(
                 target=read_shards,
                 args=(Surroundings.of_this_process(), shards, slots_out, tasks, telling, batch_size),
                 daemon=True,
             )
-            self._start(self.reading, told, (shards, slots_out, telling), _READER_DIED)
+            self._start(reading, told, (shards, slots_out, telling), _READER_DIED)
+            self.reading = reading
             for _ in range(workers):
                 told, telling = context.Pipe(duplex=False)
                 decoder = context.Process(target=decode_tasks, args=(tasks, telling, how, ring), daemon=True)
@@ -88,7 +90,7 @@ class InProcesses:
     @property
     def processes(self) -> list[BaseProcess]:
         """All processes that were started."""
-        return [self.reading, *self.decoders]
+        return [*([] if self.reading is None else [self.reading]), *self.decoders]
 
     def items(self, shards: Iterable[Shard], stop: Callable[[], bool]) -> Iterator[DecodedSamples | ShardEnd]:
         """What ShardReader.read yields, before it is made a Batch."""
@@ -110,10 +112,9 @@ class InProcesses:
         """Ends the processes: the reading one by asking it, and by force where it does not answer."""
         for decoder in self.decoders:
             decoder.kill()
-        reading = getattr(self, "reading", None)
-        if reading is not None and reading.pid is not None:
-            reading.terminate()
-            end_processes(self.processes)
+        if self.reading is not None:
+            self.reading.terminate()
+        end_processes(self.processes)
         if self.thread is not None:
             self.thread.join(PATIENCE_SECONDS)
         self._selector.close()
