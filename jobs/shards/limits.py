@@ -32,9 +32,11 @@ class Expanding(io.RawIOBase):
         self._count = 0
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def read(self, size: int = -1) -> bytes:
+        """The next bytes, or all; fewer only at the end."""
         data = self._expanded.read(size)
         self._count += len(data)
         if self._count > max(_EXPANDED_BYTES, MAX_EXPANSION * self._source.count):
