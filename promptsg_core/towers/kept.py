@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -33,7 +33,7 @@ class Kept(Generic[T]):
             return compute()
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return compute()
-        state = state_of(tensors)
+        state = _state_of(tensors)
         if self._value is None or state != self._state:
             with torch.inference_mode(False), torch.no_grad():  # it may be part of a gradient later
                 self._value = compute()
@@ -45,7 +45,7 @@ class Kept(Generic[T]):
         return type(self), ()
 
 
-def state_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+def _state_of(tensors: Sequence[Tensor]) -> tuple[int, ...]:
     """Which memory tensors lie in and how often it was written to: another after they were moved or changed."""
     return tuple(
         number

@@ -100,16 +100,11 @@ def _causal_mask(prefix: Tensor, further: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Constant:
-    """The part of a text feature that is the same for every image.
+class _Around:
+    """Of a template with S*: what the tokens before it give, and the (1, T, D) embeddings of those that follow it."""
 
-    feature (1, E): all of it, for a template without S*. prefix, after (1, T, D): what the tokens before S* give, and
-    the embeddings of those that follow it.
-    """
-
-    feature: Tensor | None = None
-    prefix: ReadPrefix | None = None
-    after: Tensor | None = None
+    prefix: ReadPrefix
+    after: Tensor
 
 
 class PromptComposer(nn.Module):
@@ -126,7 +121,7 @@ class PromptComposer(nn.Module):
         # The row of each token, if the embedding holds only some.
         self._row_of = None if token_rows is None else {token: row for row, token in enumerate(token_rows)}
         self._longest = context_length
-        self._constants: dict[Prompt, Kept[_Constant]] = {}
+        self._constants: dict[Prompt, Kept[Tensor | _Around]] = {}
         self._tokens: dict[tuple[Prompt, torch.device], Tensor] = {}
 
     def embed(self, prompt: Prompt, pseudo_words: Tensor | None) -> Tensor:
@@ -186,16 +181,18 @@ class PromptComposer(nn.Module):
         parameters = [self.token_embedding.weight, *tower.parameters()]
         kept = self._constants.setdefault(prompt, Kept())
         constant = kept.of(parameters, lambda: self._constant(tower, prompt))
-        if constant.feature is not None:
-            return constant.feature
-        assert constant.prefix is not None and constant.after is not None and pseudo_words is not None
+        if isinstance(constant, Tensor):
+            return constant
+        assert pseudo_words is not None
         words = pseudo_words.to(constant.after.dtype).unsqueeze(1)
         further = torch.cat([words, constant.after.expand(len(words), -1, -1)], dim=1)
         return tower.continue_from(constant.prefix, further)
 
-    def _constant(self, tower: TextTower, prompt: Prompt) -> _Constant:
+    def _constant(self, tower: TextTower, prompt: Prompt) -> Tensor | _Around:
+        """What is the same for every image: the whole feature (1, E) for a template without S*."""
         embeddings = self.embed(prompt, None)
         if prompt.slot is None:
-            return _Constant(feature=tower(embeddings, len(prompt.tokens) - 1))
+            feature: Tensor = tower(embeddings, len(prompt.tokens) - 1)
+            return feature
         before, after = embeddings[:, : prompt.slot], embeddings[:, prompt.slot + 1 :]
-        return _Constant(prefix=tower.prefix(before, 1 + after.shape[1]), after=after)
+        return _Around(prefix=tower.prefix(before, 1 + after.shape[1]), after=after)
