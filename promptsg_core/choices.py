@@ -12,7 +12,3 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 # What to compute in; promptsg_core/precision.py says what `auto` is on a device.
 Precision: TypeAlias = Literal["auto", "bf16", "fp16", "fp32", "tf32"]
 PRECISION_NAMES: tuple[str, ...] = get_args(Precision)
-
-# Whether mining compiles an image tower on a CPU; jobs/mining/passes/choice.py says when `auto` does.
-CompileChoice: TypeAlias = Literal["auto", "on", "off"]
-COMPILE_CHOICES: tuple[CompileChoice, ...] = get_args(CompileChoice)

@@ -22,12 +22,11 @@ from jobs.commands.options import (
 from jobs.launch.environment import Environment
 from jobs.launch.placement import place_in_array
 from jobs.logs import setup_logging
-from jobs.mining.config import MineOptions, build_config
+from jobs.mining.config import COMPILE_CHOICES, CompileChoice, MineOptions, build_config
 from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
 from jobs.phrases import counted, counted_kinds
 from jobs.progress import duration
-from promptsg_core.choices import COMPILE_CHOICES, CompileChoice
 
 
 @click.command(

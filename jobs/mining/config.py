@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, TypeAlias, cast, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -17,13 +17,16 @@ from jobs.mining.labels import AUTO
 from jobs.mining.model_options import parse_image_size
 from jobs.prompt_sets import prompts_of
 from jobs.typed_config import TypedConfig, gather, validate
-from promptsg_core.choices import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES, CompileChoice, Precision
+from promptsg_core.choices import INTERPOLATIONS, NECK_FEATS, PROMPT_MODES, REWEIGHT_MODES, Precision
 from promptsg_core.settings import WEIGHT, read_settings
 from promptsg_core.tokenise import parse_prompts
 
 # Above the 12,000 x 8,000 pixels of the largest ordinary cameras, far below what fills a node's memory.
 DEFAULT_MAX_IMAGE_PIXELS = 100_000_000
 CPU_BATCH = 64  # on a CPU larger batches gain nothing
+# Whether an image tower is compiled on a CPU; jobs/mining/passes/choice.py says when `auto` does.
+CompileChoice: TypeAlias = Literal["auto", "on", "off"]
+COMPILE_CHOICES: tuple[CompileChoice, ...] = get_args(CompileChoice)
 # The valid names of settings that promptsg_core defines.
 _VALID_NAMES: Mapping[str, Sequence[str]] = {
     "prompt_mode": PROMPT_MODES,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cam.extract import Extraction
 from cam.targets import PREDICTED
-from jobs.mining.config import MineConfig
+from jobs.mining.config import CompileChoice, MineConfig
 from jobs.mining.passes import choice
 from jobs.mining.passes.choice import choose_pass
 from jobs.mining.passes.compiled import CompiledPass
@@ -23,7 +23,6 @@ from jobs.mining.passes.inductor import Compiled, compile_blocks
 from jobs.mining.passes.plain import PlainPass
 from jobs.mining.passes.wish import IMAGES_PER_THREAD, CompileWish
 from promptsg_core import precision
-from promptsg_core.choices import CompileChoice
 from promptsg_core.model import AnyModel
 from promptsg_core.towers.stack import one_after_another, stacks_of
 from tests.support.small_models import small_model

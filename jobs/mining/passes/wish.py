@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from promptsg_core.choices import CompileChoice
+from jobs.mining.config import CompileChoice
 
 # Of a crop in a tar, with its headers: Market-1501's take 4 KiB, MSMT17's about 16. Larger images are taken for more.
 _BYTES_PER_IMAGE = 16 * 1024
