@@ -199,9 +199,11 @@ class _Ends:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(1+F, B)."""
         return tuple(self.images.shape[:2])
 
     def make(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) -> (n, 3, H, W), (n,): copies of the images and fills."""
         which, b = torch.unravel_index(flat, self.shape)
         return self.images[which, b], b
 
@@ -222,9 +224,11 @@ class _Between:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(B, O, F, 2, K-1)."""
         return (*self.ranks.shape[:2], len(self.filled), len(KINDS), len(self.counts))
 
     def make(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """(n,) -> (n, 3, H, W), (n,): each removed patch shows the fill."""
         b, o, f, kind, k = torch.unravel_index(flat, self.shape)
         early = self.ranks[b, o] < self.counts[k].unsqueeze(1)
         removed = early ^ kind.bool().unsqueeze(1)  # deletion removes the early patches, insertion the others

@@ -212,6 +212,7 @@ class _ClassLogit:
         return scores.gather(1, index.to(scores.device).unsqueeze(1)).squeeze(1)
 
     def check(self, known: int) -> None:
+        """Raises CamError where a head of so many classes has not all of these."""
         if self.span is not None and not 0 <= self.span[0] <= self.span[1] < known:
             raise CamError(f"classes {self.span[0]} to {self.span[1]} were requested; the head has {known}")
 

@@ -97,7 +97,7 @@ class SmallCnn(nn.Module):
         head: str | None = None,
         captions: Captions | None = None,
     ) -> tuple[Out, list[Tensor]]:
-        raise NotImplementedError
+        raise AssertionError("a model without attention was asked to follow it")
 
     def each_block(
         self,
@@ -107,7 +107,7 @@ class SmallCnn(nn.Module):
         head: str | None = None,
         captions: Captions | None = None,
     ) -> Iterator[tuple[Out, Tensor]]:
-        raise NotImplementedError
+        raise AssertionError("a model without attention was asked to follow it")
 
 
 @pytest.fixture

@@ -24,9 +24,11 @@ class _LateMark:
     place: int
 
     def passed(self) -> bool:
+        """Whether the work before it is done."""
         return self.streams.done >= self.place
 
     def wait(self) -> None:
+        """Does the work before it."""
         self.streams.work_until(self.place)
 
 

@@ -46,6 +46,7 @@ class Mine:
         self.manifest: Manifest = create_manifest(self.layout, request, self.loaded.resolved)
 
     def worker(self, **options: object) -> Worker:
+        """A worker of its own for the same run."""
         model, targets = self.loaded.model, self.loaded.targets
         return Worker(model, self.config, self.manifest, targets, **options)  # type: ignore[arg-type]
 
@@ -58,9 +59,11 @@ class Told:
         self.sizes: list[int | None] = []
 
     def advance(self, images: int, position: int | None) -> None:
+        """Notes how many images a batch had, and whether it was told where the shard's reading stands."""
         self.batches.append((images, position is not None))
 
     def finish_shard(self, size: int | None) -> None:
+        """Notes the size."""
         self.sizes.append(size)
 
 
@@ -74,8 +77,10 @@ class StopAfter(Drain):
 
     @property
     def requested(self) -> str | None:
+        """As of `Drain`: a signal after so many batches."""
         return "SIGTERM" if len(self.told.batches) >= self.batches else None
 
     def allows(self, seconds: float | None) -> bool:
+        """As of `Drain`; notes what was asked."""
         self.asked.append(seconds)
         return self.time_left and seconds is not None
