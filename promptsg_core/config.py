@@ -196,6 +196,21 @@ class ClipConfig(PatchConfig):
         if self.text_width and self.text_layers < 1:
             raise ModelError("the text tower has no blocks")
 
+    @property
+    def image_tower_in_words(self) -> str:
+        """Its sizes, for people."""
+        return transformer_in_words(self.vision_width, self.vision_layers, self.vision_heads)
+
+    @property
+    def text_tower_in_words(self) -> str:
+        """Its sizes, for people."""
+        return transformer_in_words(self.text_width, self.text_layers, self.text_heads)
+
+
+def transformer_in_words(width: int, blocks: int, heads: int) -> str:
+    """The sizes of a transformer, for people."""
+    return f"width {width}, {blocks} blocks, {heads} heads"
+
 
 def grid_of(image_size: tuple[int, int], patch_size: int, stride: int) -> tuple[int, int]:
     """(rows, columns) of the patches that an unpadded strided convolution takes from an image of (height, width)."""

@@ -73,8 +73,7 @@ class ClipReidConfig(ClipConfig):
         )
         cameras = f"{camera_rows_in_words(self.camera_rows)}, coefficient {self.sie_coe:g}"
         return {
-            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads, "
-            f"joint width {self.embed_dim}",
+            "image tower": f"{self.image_tower_in_words}, joint width {self.embed_dim}",
             "prompts": prompts if self.text_width else "none",
             "cameras": cameras if self.uses_cameras else f"{cameras}, not used" if self.camera_rows else "none",
             **({"stage": "1: only the prompts are trained, and no class can be predicted"} if self.stage_1 else {}),

@@ -52,9 +52,8 @@ class IrraConfig(ClipConfig):
     def facts(self) -> Mapping[str, str]:
         """The towers and the cross-attention, for people."""
         return {
-            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads, "
-            f"joint width {self.embed_dim}",
-            "text tower": f"width {self.text_width}, {self.text_layers} blocks, {self.text_heads} heads",
+            "image tower": f"{self.image_tower_in_words}, joint width {self.embed_dim}",
+            "text tower": self.text_tower_in_words,
             "cross attention": f"{self.cross_heads} heads" if self.cross_heads else "none",
             **({} if self.num_classes else {"classifier": "none: no class can be predicted"}),
         }

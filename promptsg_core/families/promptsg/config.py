@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from promptsg_core.choices import PROMPT_MODES, REWEIGHT_MODES
-from promptsg_core.config import ClipConfig, check_heads, check_name
+from promptsg_core.config import ClipConfig, check_heads, check_name, transformer_in_words
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import PROMPTS, Prompt
 
@@ -73,8 +73,8 @@ class ModelConfig(ClipConfig):
     def facts(self) -> Mapping[str, str]:
         """The towers, the MIM and the prompt, for people."""
         return {
-            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads",
-            "text tower": f"width {self.text_width}, {self.text_layers} blocks, {self.text_heads} heads",
-            "MIM": f"width {self.embed_dim}, {self.mim_layers} blocks, {self.mim_heads} heads, {self.reweight}",
+            "image tower": self.image_tower_in_words,
+            "text tower": self.text_tower_in_words,
+            "MIM": f"{transformer_in_words(self.embed_dim, self.mim_layers, self.mim_heads)}, {self.reweight}",
             "prompt": f'{self.prompt_mode}: "{self.prompt.text}"',
         }

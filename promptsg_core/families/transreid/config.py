@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from promptsg_core.config import PatchConfig, check_heads, check_name
+from promptsg_core.config import PatchConfig, check_heads, check_name, transformer_in_words
 from promptsg_core.errors import ModelError
 from promptsg_core.families.published import camera_rows_in_words, told_by_patches
 from promptsg_core.families.transreid.stripes import STRIPES, Shuffle, stripes
@@ -122,9 +122,9 @@ class TransReidConfig(PatchConfig):
         rows = camera_rows_in_words(self.camera_rows)
         cameras = f"{rows}, coefficient {self.sie_coe:g}; their mean is an approximation"
         cosine = f"{self.id_loss_type}: a logit is {self.cosine_scale:g} times a cosine"
+        tower = transformer_in_words(self.vision_width, self.vision_layers, self.vision_heads)
         return {
-            "image tower": f"width {self.vision_width}, {self.vision_layers} blocks, {self.vision_heads} heads, "
-            f"scale {self.scale:.4g}",
+            "image tower": f"{tower}, scale {self.scale:.4g}",
             "JPM": f"{STRIPES} stripes of {len(self.stripes()[0])} patches, {shuffled}" if self.jpm else "none",
             "cameras": cameras if self.camera_rows else "none",
             "identity loss": "softmax" if self.id_loss_type == "softmax" else cosine,
