@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from promptsg_core.config import ClipConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.prompts import Prompt
-from promptsg_core.towers.text import TextTower
+from promptsg_core.towers.text import TextTower, check_length
 from promptsg_core.towers.vision import VisionTower
 
 
@@ -33,11 +33,7 @@ class ClipTowers(TextTower):
                 f"the prompt {prompt.text!r} has an X, which stands for a person's pseudo word in PromptSG: this "
                 "family has none"
             )
-        if len(prompt.tokens) > self.longest:
-            raise ModelError(
-                f"the prompt {prompt.text!r} has {len(prompt.tokens)} tokens, but this checkpoint's text tower has "
-                f"{self.longest} positions"
-            )
+        check_length(prompt, self.longest)
         if max(prompt.tokens) >= self.token_embedding.num_embeddings:
             raise ModelError(
                 f"the text {prompt.text!r} has token {max(prompt.tokens)}, but this checkpoint's token embedding has "

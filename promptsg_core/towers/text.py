@@ -107,6 +107,15 @@ class _Around:
     after: Tensor
 
 
+def check_length(prompt: Prompt, positions: int) -> None:
+    """Raises ModelError for a prompt that is too long for a text tower of so many positions."""
+    if len(prompt.tokens) > positions:
+        raise ModelError(
+            f"the prompt {prompt.text!r} has {len(prompt.tokens)} tokens, but this checkpoint's text tower has "
+            f"{positions} positions"
+        )
+
+
 class PromptComposer(nn.Module):
     """Turns pseudo words into text features through a text tower, with the template's constant part cached.
 
@@ -147,11 +156,7 @@ class PromptComposer(nn.Module):
 
     def check(self, prompt: Prompt) -> None:
         """Raises ModelError for a prompt that is too long or has words that the embedding does not hold."""
-        if len(prompt.tokens) > self._longest:
-            raise ModelError(
-                f"the prompt {prompt.text!r} has {len(prompt.tokens)} tokens, but this checkpoint's text tower has "
-                f"{self._longest} positions"
-            )
+        check_length(prompt, self._longest)
         self._rows(prompt)
 
     def _rows(self, prompt: Prompt) -> tuple[int, ...]:
