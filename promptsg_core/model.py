@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from promptsg_core.cameras import FALLBACKS, Cameras
+from promptsg_core.cameras import FALLBACKS, Cameras, refuse_cameras
 from promptsg_core.config import FamilyConfig
 from promptsg_core.errors import ModelError
 from promptsg_core.outputs import HeadOutput, NamedOutputs
@@ -26,6 +27,16 @@ if TYPE_CHECKING:
 
 ConfigT = TypeVar("ConfigT", bound=FamilyConfig, covariant=True)
 EncodedT = TypeVar("EncodedT")  # what `encode` gives and `head` takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceRequest:
+    """Whose blocks are followed, (B, 3, H, W) images with their cameras and captions, and the head that is read."""
+
+    images: Tensor
+    cameras: Cameras | None
+    captions: Captions | None
+    head: str
 
 
 class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
@@ -83,6 +94,16 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
 
     # What a family with attention defines.
 
+    def _trace(self, asked: TraceRequest, gradient: bool) -> tuple[HeadOutput, list[Tensor]]:
+        """What `trace` gives; what is asked has been checked."""
+        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
+
+    def _each_block(self, asked: TraceRequest, encoded: EncodedT) -> Iterator[tuple[HeadOutput, Tensor]]:
+        """What `each_block` gives; what is asked has been checked."""
+        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
+
+    # What all have.
+
     def trace(
         self,
         images: Tensor,
@@ -94,9 +115,9 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) attention of every block that a score depends on.
 
         With `gradient`, one graph reaches from the scores back to all of these weights. Raises ModelError for a model
-        without attention.
+        without attention, and before any block runs for a head, cameras or captions that are not the model's.
         """
-        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
+        return self._trace(self._asked(images, cameras, head, captions), gradient)
 
     def each_block(
         self,
@@ -110,12 +131,20 @@ class ReidModel(nn.Module, ABC, Generic[ConfigT, EncodedT]):
         block's (B, H, N, N) attention, from which alone a gradient exists.
 
         `encoded` is what `encode` gave for these images: the text that an image is compared with follows from the last
-        block, and is the same for all. Gradients must be on. One block's graph is held at a time. Raises ModelError for
-        a model without attention.
+        block, and is the same for all. Gradients must be on. One block's graph is held at a time. Raises ModelError as
+        `trace` does.
         """
-        raise ModelError(f"{type(self).__name__}: there is no attention to follow through blocks")
+        return self._each_block(self._asked(images, cameras, head, captions), encoded)
 
-    # What all have.
+    def _asked(
+        self, images: Tensor, cameras: Cameras | None, head: str | None, captions: Captions | None
+    ) -> TraceRequest:
+        """Raises ModelError for what this model does not have or take."""
+        if not self.takes_captions:
+            self.refuse_captions(captions)
+        if not self.camera_rows:
+            refuse_cameras(cameras)
+        return TraceRequest(images=images, cameras=cameras, captions=captions, head=self.check_head(head))
 
     @property
     def heads(self) -> tuple[str, ...]:

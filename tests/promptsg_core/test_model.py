@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from promptsg_core.errors import ModelError
 from promptsg_core.families.map_names import LAYER_NAMES, NATIVE_MAP_NAMES
 from promptsg_core.families.promptsg.config import ModelConfig
 from promptsg_core.families.promptsg.mim import PostBlock
@@ -16,6 +18,7 @@ from promptsg_core.families.promptsg.names import to_family_h
 from promptsg_core.prompts import PROMPTS
 from promptsg_core.towers.transformer import add_mlp
 from tests.support import reference_model
+from tests.support.small_models import KINDS, small_model
 from tests.support.tiny import TINY, random_images, tiny_state
 
 
@@ -183,6 +186,19 @@ def test_an_unknown_tap_is_refused_with_the_valid_ones() -> None:
     model = build(config, state)
     with pytest.raises(ValueError, match="no tap called neck; there are mim, vit_last"):
         model.head(model.encode(random_images(config, 1)), taps=["neck"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_asked_of_blocks_is_checked_when_it_is_asked(kind: str) -> None:
+    model, images = small_model(kind), torch.empty(0)  # no block could run with these
+    wrong: list[tuple[dict[str, Any], str]] = [({"head": "other"}, "the head 'other' is none of this model's")]
+    wrong += [] if model.takes_captions else [({"captions": ["a man"]}, "read no captions")]
+    wrong += [] if model.camera_rows else [({"cameras": 0}, "uses no camera embedding")]
+    for given, reason in wrong:
+        with pytest.raises(ModelError, match=reason):
+            model.trace(images, **given)
+        with pytest.raises(ModelError, match=reason):
+            model.each_block(images, None, **given)
 
 
 def test_the_names_for_requests_are_the_model_s_own() -> None:

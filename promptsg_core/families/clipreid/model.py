@@ -16,7 +16,7 @@ from promptsg_core.cameras import Cameras, camera_rows
 from promptsg_core.errors import ModelError
 from promptsg_core.families.clipreid.config import BEGINNING, ClipReidConfig
 from promptsg_core.families.map_names import CLS_ATTENTION, PATCH_TEXT
-from promptsg_core.model import ReidModel
+from promptsg_core.model import ReidModel, TraceRequest
 from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions, Prompt
 from promptsg_core.taps import Layer, Taps
@@ -199,36 +199,23 @@ class ClipReid(ReidModel[ClipReidConfig, ClipReidEncoded]):
         out.parts["patch_tokens"] = patches
         out.parts["text_features"] = self._texts
 
-    def trace(
-        self,
-        images: Tensor,
-        gradient: bool = True,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> tuple[HeadOutput, list[Tensor]]:
+    def _embed(self, asked: TraceRequest) -> Tensor:
+        """(B, N, D): the tokens before the first block, CLS with its image's camera."""
+        on_cls = self._camera(asked.cameras, len(asked.images))
+        return self.image_encoder.embed(self.prepare(asked.images), on_cls)
+
+    def _trace(self, asked: TraceRequest, gradient: bool) -> tuple[HeadOutput, list[Tensor]]:
         """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, first to last."""
-        self.refuse_captions(captions)
         weights: list[Tensor] = []
         with torch.no_grad():
-            tokens = self.image_encoder.embed(self.prepare(images), self._camera(cameras, len(images)))
+            tokens = self._embed(asked)
         with torch.set_grad_enabled(gradient):
             x = self.image_encoder.transformer(tokens, record=weights)
-            out = self._read_out(x[:, 0], weights[-1][:, :, 0, 1:], self.check_head(head), Taps())
-        return out, weights
+            return self._read_out(x[:, 0], weights[-1][:, :, 0, 1:], asked.head, Taps()), weights
 
-    def each_block(
-        self,
-        images: Tensor,
-        encoded: ClipReidEncoded,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> Iterator[tuple[HeadOutput, Tensor]]:
+    def _each_block(self, asked: TraceRequest, encoded: ClipReidEncoded) -> Iterator[tuple[HeadOutput, Tensor]]:
         """(B, 3, H, W) -> HeadOutput of CLS after each block, as if it were the last, and the block's attention."""
-        self.refuse_captions(captions)
-        chosen = self.check_head(head)
         with torch.no_grad():
-            embedded = self.image_encoder.embed(self.prepare(images), self._camera(cameras, len(images)))
+            embedded = self._embed(asked)
         for tokens, weights in one_by_one(self.image_encoder.transformer.blocks, embedded):
-            yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], chosen, Taps()), weights
+            yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], asked.head, Taps()), weights

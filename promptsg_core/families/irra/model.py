@@ -23,7 +23,7 @@ from promptsg_core.families.irra.text_maps import (
 )
 from promptsg_core.families.irra.texts import Texts
 from promptsg_core.families.map_names import CLS_ATTENTION, CROSS_ATTENTION, PATCH_TEXT
-from promptsg_core.model import ReidModel
+from promptsg_core.model import ReidModel, TraceRequest
 from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions, Prompt
 from promptsg_core.taps import Layer, Taps
@@ -179,41 +179,23 @@ class Irra(ReidModel[IrraConfig, IrraEncoded]):
             parts={} if text is None else {"text_features": text},
         )
 
-    def trace(
-        self,
-        images: Tensor,
-        gradient: bool = True,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> tuple[HeadOutput, list[Tensor]]:
+    def _trace(self, asked: TraceRequest, gradient: bool) -> tuple[HeadOutput, list[Tensor]]:
         """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) self-attention of every block, first to last."""
-        refuse_cameras(cameras)
-        self.check_head(head)
         weights: list[Tensor] = []
         with torch.no_grad():
-            texts = self._texts.of(len(images), captions, self.base_model)
-            tokens = self.base_model.visual.embed(self.prepare(images))
+            texts = self._texts.of(len(asked.images), asked.captions, self.base_model)
+            tokens = self.base_model.visual.embed(self.prepare(asked.images))
         with torch.set_grad_enabled(gradient):
             x = self.base_model.visual.transformer(tokens, record=weights)
             return self._read_out(x[:, 0], weights[-1][:, :, 0, 1:], texts, Taps()), weights
 
-    def each_block(
-        self,
-        images: Tensor,
-        encoded: IrraEncoded,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> Iterator[tuple[HeadOutput, Tensor]]:
+    def _each_block(self, asked: TraceRequest, encoded: IrraEncoded) -> Iterator[tuple[HeadOutput, Tensor]]:
         """(B, 3, H, W) -> HeadOutput of CLS after each block, as if it were the last, and the block's attention.
 
         The texts are those that `encode` has read, `captions` among them. They are constants.
         """
-        refuse_cameras(cameras)
-        self.check_head(head)
         tower = self.base_model.visual
         with torch.no_grad():
-            embedded = tower.embed(self.prepare(images))
+            embedded = tower.embed(self.prepare(asked.images))
         for tokens, weights in one_by_one(tower.transformer.blocks, embedded):
             yield self._read_out(tokens[:, 0], weights[:, :, 0, 1:], encoded.texts, Taps()), weights

@@ -19,7 +19,7 @@ from promptsg_core.families.promptsg.outputs import (
     PromptSGOutput,
     attention_map_name,
 )
-from promptsg_core.model import ReidModel
+from promptsg_core.model import ReidModel, TraceRequest
 from promptsg_core.outputs import NamedOutputs
 from promptsg_core.prompts import Captions, Prompt
 from promptsg_core.taps import Layer, Taps
@@ -164,47 +164,27 @@ class PromptSG(ReidModel[ModelConfig, Encoded]):
             further = {n: self.mim.attend(text, patches).mean(dim=1) for n, text in encoded.prompt_texts.items()}
         return self._read_out(encoded.cls_final, patches, mim, taps, further)
 
-    def trace(
-        self,
-        images: Tensor,
-        gradient: bool = True,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> tuple[PromptSGOutput, list[Tensor]]:
+    def _trace(self, asked: TraceRequest, gradient: bool) -> tuple[PromptSGOutput, list[Tensor]]:
         """(B, 3, H, W) -> PromptSGOutput, and the (B, H, N, N) self-attention of the tower's blocks, then the MIM's.
 
         With `gradient`, one graph reaches from the scores back to all of these weights, also through v and the text.
         This is a whole forward pass that keeps its activations: it takes several times as long as `encode` and `head`.
         """
-        self.refuse_captions(captions)
-        refuse_cameras(cameras)
-        self.check_head(head)
         weights: list[Tensor] = []
         with torch.set_grad_enabled(gradient):
-            post = self.image_encoder.ln_post(self.image_encoder(self.prepare(images), weights))
+            post = self.image_encoder.ln_post(self.image_encoder(self.prepare(asked.images), weights))
             projected = post @ self.image_encoder.proj
             v, patches = projected[:, 0], projected[:, 1:]
             mim = self.mim(self.encode_text(v), v, patches, Taps(), record=weights)
             return self._read_out(post[:, 0], patches, mim, Taps(), {}), weights
 
-    def each_block(
-        self,
-        images: Tensor,
-        encoded: Encoded,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> Iterator[tuple[PromptSGOutput, Tensor]]:
+    def _each_block(self, asked: TraceRequest, encoded: Encoded) -> Iterator[tuple[PromptSGOutput, Tensor]]:
         """(B, 3, H, W) -> PromptSGOutput as if each block were the last, of the tower, then of the MIM; its attention.
 
         A block of the tower is followed by `ln_post`, `proj` and the whole MIM, whose text is made of this block's CLS.
         CLS of a post block is taken as v_final.
         """
-        self.refuse_captions(captions)
-        refuse_cameras(cameras)
-        self.check_head(head)
-        yield from self._each_tower_block(images)
+        yield from self._each_tower_block(asked.images)
         yield from self._each_post_block(encoded)
 
     def _each_tower_block(self, images: Tensor) -> Iterator[tuple[PromptSGOutput, Tensor]]:

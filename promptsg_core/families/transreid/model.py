@@ -20,7 +20,7 @@ from promptsg_core.cameras import Cameras, camera_rows
 from promptsg_core.families.map_names import CLS_ATTENTION, LOCAL_ATTENTION
 from promptsg_core.families.transreid.config import ALL, GLOBAL, TransReidConfig
 from promptsg_core.families.transreid.stripes import STRIPES
-from promptsg_core.model import ReidModel
+from promptsg_core.model import ReidModel, TraceRequest
 from promptsg_core.outputs import HeadOutput
 from promptsg_core.prompts import Captions
 from promptsg_core.taps import Layer, Taps, unseen_layers
@@ -213,22 +213,14 @@ class TransReid(ReidModel[TransReidConfig, TransReidEncoded]):
             return F.linear(feature, weight)
         return self.config.cosine_scale * F.linear(F.normalize(feature, dim=1), F.normalize(weight, dim=1))
 
-    def trace(
-        self,
-        images: Tensor,
-        gradient: bool = True,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> tuple[HeadOutput, list[Tensor]]:
+    def _trace(self, asked: TraceRequest, gradient: bool) -> tuple[HeadOutput, list[Tensor]]:
         """(B, 3, H, W) -> HeadOutput, and the (B, H, N, N) attention of every block over all patches, first to last.
 
         The stripes' own attention is not among them, though a score of the head `all` or of the feature passes it.
         """
-        self.refuse_captions(captions)
         weights: list[Tensor] = []
         with torch.no_grad():
-            tokens = self._embed(images, cameras)
+            tokens = self._embed(asked.images, asked.cameras)
         with torch.set_grad_enabled(gradient):
             tokens = self.base.run(tokens, self.config.vision_layers - 1, weights)
             block, norm = self._last
@@ -236,16 +228,9 @@ class TransReid(ReidModel[TransReidConfig, TransReidEncoded]):
             local, local_attention = self._local(tokens, Taps())
             attention = weights[-1][:, :, 0, 1:]
             branches = _Branches(whole=whole, local=local, attention=attention, local_attention=local_attention)
-            return self._read_out(branches, self.check_head(head), Taps()), weights
+            return self._read_out(branches, asked.head, Taps()), weights
 
-    def each_block(
-        self,
-        images: Tensor,
-        encoded: TransReidEncoded,
-        cameras: Cameras | None = None,
-        head: str | None = None,
-        captions: Captions | None = None,
-    ) -> Iterator[tuple[HeadOutput, Tensor]]:
+    def _each_block(self, asked: TraceRequest, encoded: TransReidEncoded) -> Iterator[tuple[HeadOutput, Tensor]]:
         """(B, 3, H, W) -> HeadOutput as if each block were the last, and the block's attention over all patches.
 
         The blocks are those of `trace`. The norm after the last one reads CLS after each: `base.norm`, with JPM `b1.1`.
@@ -254,17 +239,15 @@ class TransReid(ReidModel[TransReidConfig, TransReidEncoded]):
         place of each stripe. Beside the last block, b1.0, stand the model's own stripes, which do not depend on its
         weights. Both enter the features and the scores of the head `all`.
         """
-        self.refuse_captions(captions)
-        chosen = self.check_head(head)
         with torch.no_grad():
-            embedded = self._embed(images, cameras)
+            embedded = self._embed(asked.images, asked.cameras)
         earlier = [self.base.block(number) for number in range(self.config.vision_layers - 1)]
         for tokens, weights in one_by_one(earlier, embedded):
-            yield self._read_block(tokens, None, weights, chosen), weights
+            yield self._read_block(tokens, None, weights, asked.head), weights
         with torch.no_grad():
             stripes, _ = self._local(encoded.tokens, Taps())
         for tokens, weights in one_by_one([self._last[0]], encoded.tokens):
-            yield self._read_block(tokens, stripes, weights, chosen), weights
+            yield self._read_block(tokens, stripes, weights, asked.head), weights
 
     def _read_block(self, tokens: Tensor, stripes: tuple[Tensor, ...] | None, weights: Tensor, head: str) -> HeadOutput:
         """(B, N, D) after a block, (B, D) of each stripe, and the block's (B, H, N, N) weights -> HeadOutput.
