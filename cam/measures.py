@@ -58,10 +58,18 @@ def _measure(flat: NDArray[np.float32], placement: GridPlacement, found: NDArray
         falling = -np.sort(-positive, axis=1) / mass[:, None]  # the order of float32 values is that of their shares
     grid = share.reshape(-1, len(placement.rows.centres), len(placement.columns.centres))
     rows, columns = grid.sum(axis=2), grid.sum(axis=1)
-    found[0], found[1], found[2], found[3] = flat.min(axis=1), flat.max(axis=1), mass, entropy(share)
-    found[4], found[5] = columns @ placement.columns.centres, rows @ placement.rows.centres
-    found[6], found[7] = _areas(falling, AREAS)
-    found[-STRIPES:] = (rows @ stripe_weights(placement.rows)).T
+    values = {
+        "min": flat.min(axis=1),
+        "max": flat.max(axis=1),
+        "mass": mass,
+        "entropy": entropy(share),
+        "com_x": columns @ placement.columns.centres,
+        "com_y": rows @ placement.rows.centres,
+        **dict(zip(("area50", "area90"), _areas(falling, AREAS), strict=True)),
+        **{f"stripe_{i}": part for i, part in enumerate((rows @ stripe_weights(placement.rows)).T)},
+    }
+    for into, name in zip(found, MEASURES, strict=True):
+        into[:] = values[name]
 
 
 def entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
