@@ -191,7 +191,7 @@ def _as_a_process() -> Iterator[None]:
     handlers, root.handlers = root.handlers, []
     with contextlib.ExitStack() as stack:
         stack.callback(setattr, root, "handlers", handlers)
-        for module in ("jobs.statistics.report.files", "jobs.faithfulness.report"):
+        for module in ("jobs.figures", "jobs.faithfulness.report"):
             stack.enter_context(mock.patch(f"{module}.png_of", lambda *_: b""))
         stack.enter_context(mock.patch("jobs.training.folder.draw_curve", lambda rows: b""))
         yield

@@ -92,7 +92,7 @@ IMPORTS_WITH_TORCH = ("jobs.commands.mine", "jobs.mining.model", "jobs.mining.wo
                       "jobs.commands.train", "jobs.training.train")  # fmt: skip
 # Drawing takes seconds and opens no file of the user's.
 UNDRAWN = tuple(f"jobs.statistics.report.figures.{name}_figure" for name in ("mean_map", "stripes", "distributions"))
-UNDRAWN = (*UNDRAWN, "jobs.statistics.report.files.png_of")
+UNDRAWN = (*UNDRAWN, "jobs.figures.png_of")
 UNDRAWN_WITH_TORCH = ("jobs.training.folder.draw_curve",)
 
 

@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 DIVERGING = "RdBu_r"  # blue where B has less mass, red where it has more
 _MOST_GROUPS = 8
 _MOST_POINTS = 20_000
+RETRIEVAL = "retrieval"
+FIGURES = ("mean_maps_*", RETRIEVAL)  # the names that figures can have
 
 
 def mean_maps_name(name: str) -> str:
     """The file of a map's figure, without its ending."""
     return f"mean_maps_{column_of(name)}"
-
-
-RETRIEVAL = "retrieval"
 
 
 def draw_figures(found: RunDifference) -> dict[str, Figure]:

@@ -6,14 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.atomic import make_folder, write_json, write_whole
+from jobs.atomic import write_json, write_whole
 from jobs.comparison.findings import RunDifference, as_json
-from jobs.comparison.report.figures import draw_figures
+from jobs.comparison.report.figures import FIGURES, draw_figures
 from jobs.comparison.report.page import report_page
-from jobs.figures import png_of
+from jobs.figures import write_figures
 from jobs.tables import write_parquet
-
-_DPI = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +51,6 @@ def write_difference(found: RunDifference, files: DiffFiles) -> None:
 
     Files of an earlier comparison, in the same folder, that this one does not have are removed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    make_folder(files.figures)
     _write_keys(files.changed, (image.key for image in found.changed))
     if found.retrieval is None:
         for path in (files.queries, files.won, files.lost):
@@ -66,12 +60,7 @@ def write_difference(found: RunDifference, files: DiffFiles) -> None:
         _write_keys(files.won, found.retrieval.won)
         _write_keys(files.lost, found.retrieval.lost)
     write_json(files.numbers, as_json(found))
-    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
-    for name, picture in pictures.items():
-        write_whole(files.figures / f"{name}.png", picture)
-    for path in files.figures.glob("*.png"):
-        if path.stem not in pictures:
-            path.unlink()
+    pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+FIGURES = ("mean_map_*", "stripes_*", "distributions_*")  # the names that figures can have
 _PANELS = 24
 _BARS = 40
 _STRIPE_ROWS = np.arange(1, STRIPES + 1)

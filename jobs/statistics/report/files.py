@@ -10,14 +10,12 @@ from pathlib import Path
 import h5py
 
 from jobs.atomic import make_folder, write_json, write_whole
-from jobs.figures import png_of
-from jobs.statistics.report.figures import draw_figures
+from jobs.figures import write_figures
+from jobs.statistics.report.figures import FIGURES, draw_figures
 from jobs.statistics.report.findings import Findings, agreement_table, stats_table
 from jobs.statistics.report.page import report_page
 from jobs.statistics.summary import MeanMap
 from jobs.tables import csv_bytes, write_parquet
-
-_DPI = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,7 @@ class StatsFiles:
 
 
 def write_findings(found: Findings, folder: Path) -> StatsFiles:
-    """Writes every file, each atomically and the report last."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
     files = StatsFiles(
         report=folder / "report.html",
         table=folder / "stats.parquet",
@@ -50,7 +45,6 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
         figures=folder / "figures",
     )
     make_folder(folder)
-    make_folder(files.figures)
     table = stats_table(found)
     write_parquet(files.table, table)
     write_whole(files.table_csv, csv_bytes(table))
@@ -58,9 +52,7 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
     _write_consistency(found, files.consistency)
     write_whole(files.outliers, "".join(f"{outlier.key}\n" for outlier in found.outliers).encode())
     _write_maps(found, files.mean_maps)
-    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
-    for name, picture in pictures.items():
-        write_whole(files.figures / f"{name}.png", picture)
+    pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())
     return files
 

@@ -24,6 +24,7 @@ TITLES = {
     "auc": "AUC of person against background",
 }
 _CHANCE = {"ratio": 1.0, "auc": 0.5}
+FIGURES = ("fixed_maps", "scores", "parts", "queries")  # the names that figures can have
 _GROUPS, _PARTS, _LINES = len(PALETTE), 12, 24  # shown
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs.atomic import make_folder, write_json, write_whole
-from jobs.figures import png_of
+from jobs.atomic import write_json, write_whole
+from jobs.figures import write_figures
 from jobs.statistics.localisation.findings import LocaliseFindings
-from jobs.statistics.localisation.report.figures import draw_figures
+from jobs.statistics.localisation.report.figures import FIGURES, draw_figures
 from jobs.statistics.localisation.report.page import report_page
 from jobs.statistics.localisation.table import RowsWriter
-
-_DPI = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +24,16 @@ class LocaliseFiles:
 
 
 def write_localisation(found: LocaliseFindings, rows: RowsWriter, folder: Path) -> LocaliseFiles:
-    """Writes every file, each atomically and the report last."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
     files = LocaliseFiles(
         report=folder / "report.html",
         rows=folder / "localise.parquet",
         numbers=folder / "localise.json",
         figures=folder / "figures",
     )
-    make_folder(files.figures)
     rows.publish(files.rows)
     write_json(files.numbers, _content(found))
-    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
-    for name, picture in pictures.items():
-        write_whole(files.figures / f"{name}.png", picture)
+    pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())
     return files
 

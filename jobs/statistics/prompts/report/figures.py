@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FIGURES = ("mean_maps", "stripes", "agreement", "attributes")  # the names that figures can have
 _COLUMNS = 9
 _MOST = 54  # prompts
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs.atomic import make_folder, write_json, write_whole
-from jobs.figures import png_of
+from jobs.atomic import write_json, write_whole
+from jobs.figures import write_figures
 from jobs.statistics.prompts.findings import PromptFindings
-from jobs.statistics.prompts.report.figures import draw_figures
+from jobs.statistics.prompts.report.figures import FIGURES, draw_figures
 from jobs.statistics.prompts.report.page import report_page
 from jobs.tables import none_if_nan
-
-_DPI = 130
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,21 +24,18 @@ class PromptFiles:
 
 
 def write_prompts(found: PromptFindings, folder: Path) -> PromptFiles:
-    """Writes every file but the rows, which are there, each atomically and the report last."""
-    import matplotlib
+    """Writes every file but the rows, which are there, each atomically and the report last.
 
-    matplotlib.use("Agg")
+    Figures of an earlier report are removed.
+    """
     files = PromptFiles(
         report=folder / "report.html",
         rows=folder / "prompts.parquet",
         numbers=folder / "prompts.json",
         figures=folder / "figures",
     )
-    make_folder(files.figures)
     write_json(files.numbers, _content(found))
-    pictures = {name: png_of(figure, _DPI) for name, figure in draw_figures(found).items()}
-    for name, picture in pictures.items():
-        write_whole(files.figures / f"{name}.png", picture)
+    pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())
     return files
 
