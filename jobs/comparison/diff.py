@@ -51,7 +51,7 @@ def diff_runs(config: DiffConfig) -> DiffResult:
     a, b = open_run(config.run_a), open_run(config.run_b)
     for run in (a, b):
         warn_of_unfinished(run)
-    maps = shared_maps(a, b, config.maps)
+    maps = a.shared_maps(b, config.maps)
     question = make_question(a, by=config.by, where=config.where or "", maps=maps, seed=config.seed)
     scores, problem = _known_scores(a, b, config.memory)
     joined = None if scores is None else joined_scores(scores)
@@ -90,19 +90,6 @@ def diff_runs(config: DiffConfig) -> DiffResult:
         logger.warning("%s", note)
     write_difference(found, files)
     return DiffResult(difference=found, files=files)
-
-
-def shared_maps(a: Run, b: Run, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The named maps, or all that both runs have, in A's order. Raises UserError where there is none."""
-    if names:
-        b.choose_maps(names)
-        return a.choose_maps(names)
-    if shared := tuple(name for name in a.maps if name in b.maps):
-        return shared
-    raise UserError(
-        f"{a.layout.root} and {b.layout.root} have no map in common: one has {', '.join(a.maps)}, the other "
-        f"{', '.join(b.maps)}"
-    )
 
 
 def _known_scores(a: Run, b: Run, memory: int) -> tuple[BothScores | None, str | None]:

@@ -18,32 +18,9 @@ from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.map_slices import read_slices
 from jobs.statistics.prefetch import prefetched
-from jobs.statistics.regrid import Regrid, common_cells, same_patches
+from jobs.statistics.regrid import CommonGrid, Regrid
 
 _Slices = Iterator[tuple[slice, Float32Array]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommonGrid:
-    """The cells (h, w) that a map of both runs is compared on, and how each run's maps come there."""
-
-    cells: tuple[int, int]
-    a: Regrid
-    b: Regrid
-
-    @property
-    def is_same(self) -> bool:
-        """Whether no map is resampled."""
-        return self.a == self.b
-
-    @classmethod
-    def of(cls, a: GridPlacement, b: GridPlacement) -> CommonGrid:
-        """Patches that lie the same in both runs are the cells themselves; others are laid on the coarser grid."""
-        if same_patches(a, b):
-            as_they_are = Regrid(placement=GridPlacement.even(a.grid), cells=a.grid)
-            return cls(cells=a.grid, a=as_they_are, b=as_they_are)
-        cells = common_cells(a.grid, b.grid)
-        return cls(cells=cells, a=Regrid(placement=a, cells=cells), b=Regrid(placement=b, cells=cells))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import numpy as np
 
 from jobs.arrays import Float32Array, Float64Array, Int64Array
 from jobs.comparison.measures import MEASURES
-from jobs.comparison.paired_maps import CommonGrid
 from jobs.statistics.chosen import ChosenImages
+from jobs.statistics.regrid import CommonGrid
 
 
 @dataclass(frozen=True, kw_only=True)

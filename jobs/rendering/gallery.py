@@ -20,7 +20,7 @@ from jobs.rendering.page.data import page_data
 from jobs.rendering.page.folder import check_folder, remove_pictures, withdraw_page
 from jobs.rendering.page.pictures import GalleryPainter, draw_gallery, script_json
 from jobs.rendering.page.rows import GalleryStyle, choose_rows, reasons
-from jobs.rendering.two_runs import other_run, shared_maps
+from jobs.rendering.two_runs import other_run
 from jobs.runs.query import RowSelection, warn_of_unfinished
 from jobs.runs.run import open_run
 from jobs.shards.access import ShardAccess
@@ -74,14 +74,14 @@ def gallery(config: GalleryConfig) -> GalleryReport:
     warn_of_unfinished(run)
     other = None if config.other is None else open_run(config.other)
     style = GalleryStyle(
-        maps=(run.choose_maps(config.maps) or run.maps) if other is None else shared_maps(run, other, config.maps),
+        maps=(run.choose_maps(config.maps) or run.maps) if other is None else run.shared_maps(other, config.maps),
         looks=config.looks,
         thumb_height=config.thumb_height,
         placement=run.manifest.placement,
-        other=None if other is None else other_run(run, other),
+        other=None if other is None else other_run(other),
     )
     check_folder(config.output, config.overwrite)
-    shown = choose_rows(run, config.selection, style)
+    shown = choose_rows(run, config.selection, style, other)
     if not shown.images:
         why = reasons(shown.left_out) or "nothing matches --where"
         raise UserError(f"no image of {run.layout.root} can be shown: {why}")

@@ -21,7 +21,7 @@ from jobs.rendering.drawing.style import (
 )
 from jobs.rendering.image_files import FORMATS
 from jobs.rendering.looks import Looks
-from jobs.rendering.two_runs import other_run, shared_maps
+from jobs.rendering.two_runs import other_run
 from jobs.runs.query import RowSelection
 from jobs.runs.run import Run, open_run
 from jobs.shards.access import ShardAccess
@@ -95,8 +95,8 @@ class RenderConfig(ShardAccess):
     def _diff_style(self, run: Run, other: Run) -> PictureStyle:
         return PictureStyle(
             kind=self.style,
-            other=other_run(run, other),
-            maps=shared_maps(run, other, self.maps),
+            other=other_run(other),
+            maps=run.shared_maps(other, self.maps),
             looks=self.looks,
             size=self.size or (DEFAULT_HEIGHT, None),
             placement=run.manifest.placement,

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 
-from jobs.errors import UserError
 from jobs.rendering.drawing.style import OtherRun
 from jobs.runs.run import Run, rows_by_key
 
 
-def other_run(run: Run, other: Run) -> OtherRun:
-    """What drawing needs to know of run B. Raises UserError where the runs have no map in common."""
-    if not set(run.maps) & set(other.maps):
-        raise UserError(f"{run.layout.root} and {other.layout.root} have no map in common")
+def other_run(other: Run) -> OtherRun:
+    """What drawing needs to know of run B."""
     return OtherRun(root=other.layout.root, fingerprint=other.manifest.fingerprint, placement=other.manifest.placement)
-
-
-def shared_maps(run: Run, other: Run, names: Sequence[str]) -> tuple[str, ...]:
-    """The named maps, or all that both runs have. Raises UserError for one that a run lacks."""
-    return other.choose_maps(run.choose_maps(names)) or tuple(name for name in run.maps if name in other.maps)
 
 
 def rows_in_both(table: pa.Table, other: Run) -> tuple[pa.Table, pa.Table]:

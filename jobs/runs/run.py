@@ -182,6 +182,20 @@ class Run:
                 raise UserError(f"{self.layout.root} has no map {name!r}{hint} It has {', '.join(self.maps)}")
         return tuple(dict.fromkeys(names))
 
+    def shared_maps(self, other: Run, names: Sequence[str] = ()) -> tuple[str, ...]:
+        """The named maps, or all that the other run has too, in this run's order.
+
+        Raises UserError for a name that one of the runs lacks, and where they have no map in common.
+        """
+        if names:
+            return other.choose_maps(self.choose_maps(names))
+        if shared := tuple(name for name in self.maps if name in other.maps):
+            return shared
+        raise UserError(
+            f"{self.layout.root} and {other.layout.root} have no map in common: one has {', '.join(self.maps)}, the "
+            f"other {', '.join(other.maps)}"
+        )
+
     def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 

@@ -48,13 +48,31 @@ class Regrid:
         return laid
 
 
+@dataclass(frozen=True, kw_only=True)
+class CommonGrid:
+    """The cells (h, w) that a map of both runs is compared on, and how each run's maps come there."""
+
+    cells: tuple[int, int]
+    a: Regrid
+    b: Regrid
+
+    @property
+    def is_same(self) -> bool:
+        """Whether no map is resampled."""
+        return self.a == self.b
+
+    @classmethod
+    def of(cls, a: GridPlacement, b: GridPlacement) -> CommonGrid:
+        """Patches that lie the same in both runs are the cells themselves; others are laid on the coarser grid."""
+        if same_patches(a, b):
+            as_they_are = Regrid(placement=GridPlacement.even(a.grid), cells=a.grid)
+            return cls(cells=a.grid, a=as_they_are, b=as_they_are)
+        cells = min(a.grid[0], b.grid[0]), min(a.grid[1], b.grid[1])  # the fewer in each direction
+        return cls(cells=cells, a=Regrid(placement=a, cells=cells), b=Regrid(placement=b, cells=cells))
+
+
 def same_patches(a: GridPlacement, b: GridPlacement) -> bool:
     """Whether the patches of two placements lie in the same places of an image, whatever its size in pixels."""
     return a.grid == b.grid and all(
         np.array_equal(one.ends, other.ends) for one, other in ((a.rows, b.rows), (a.columns, b.columns))
     )
-
-
-def common_cells(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the cells that maps of two grids are compared on: the fewer in each direction."""
-    return min(a[0], b[0]), min(a[1], b[1])

@@ -15,7 +15,7 @@ from jobs.rendering.drawing.cells import NARROW, SMALL, no_map
 from jobs.rendering.drawing.entry import Entry
 from jobs.rendering.drawing.style import PictureStyle
 from jobs.rendering.panels import colour_bar, legend, padded, text_block
-from jobs.statistics.regrid import Regrid, common_cells, same_patches
+from jobs.statistics.regrid import CommonGrid, Regrid
 
 # Blue where B has less of the mass, white where nothing changed, red where it has more (ColorBrewer's RdBu).
 _LESS, _SAME, _MORE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
@@ -60,27 +60,18 @@ def _same_cells(a: Map | None, b: Map | None, style: PictureStyle) -> tuple[Map 
     ]
     own = next((placement for placement in known if placement is not None), GridPlacement.even((1, 1)))
     first, second = known[0] or own, known[1] or own
-    if same_patches(first, second):
-        return _shares(a), _shares(b), first
-    cells = common_cells(first.grid, second.grid)
-    laid = [
-        None if map is None else _shares(_laid(map, Regrid(placement=placement, cells=cells)))
-        for map, placement in ((a, first), (b, second))
-    ]
-    return laid[0], laid[1], GridPlacement.even(cells)
+    grid = CommonGrid.of(first, second)
+    placement = first if grid.is_same else GridPlacement.even(grid.cells)
+    return _shares(a, grid.a), _shares(b, grid.b), placement
 
 
-def _laid(map: Map, regrid: Regrid) -> Map:
-    return regrid.apply(np.maximum(map, 0).reshape(1, -1)).reshape(regrid.cells)
-
-
-def _shares(map: Map | None) -> Map | None:
-    """Values below zero have no mass, as in `cam.measures`."""
+def _shares(map: Map | None, regrid: Regrid) -> Map | None:
+    """(h, w) shares of mass on the cells of `regrid`. Values below zero have no mass, as in `cam.measures`."""
     if map is None:
         return None
-    positive = np.maximum(map, 0)
-    mass = float(positive.sum())
-    return np.asarray(positive / mass, np.float32) if mass > 0 else None
+    laid = regrid.apply(np.maximum(map, 0).reshape(1, -1)).reshape(regrid.cells)
+    mass = float(laid.sum())
+    return np.asarray(laid / mass, np.float32) if mass > 0 else None
 
 
 def _difference(image: Picture, change: Map, most: float, style: PictureStyle, placement: GridPlacement) -> Picture:

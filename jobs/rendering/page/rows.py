@@ -17,7 +17,7 @@ from jobs.rendering.drawing.style import OtherRun
 from jobs.rendering.looks import Looks
 from jobs.rendering.two_runs import rows_in_both
 from jobs.runs.query import RowSelection, count_by_status, select_rows
-from jobs.runs.run import Run, open_run
+from jobs.runs.run import Run
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
 
 OF_B = "__b"  # what the columns of run B end with
@@ -79,23 +79,21 @@ class GalleryRows:
         return self.matching - self.images - sum(self.left_out.values())
 
 
-def choose_rows(run: Run, selection: RowSelection, style: GalleryStyle) -> GalleryRows:
+def choose_rows(run: Run, selection: RowSelection, style: GalleryStyle, other: Run | None = None) -> GalleryRows:
     """The selected rows that have all the maps, all of them finite. Raises UserError on an error in the selection."""
     shown = [OK] if any(MapName.parse(name).needs_target for name in style.maps) else sorted(KEPT)
     statuses = ", ".join(f"'{status}'" for status in shown)
     table = select_rows(run, selection, also=f"status IN ({statuses})")
     left_out, matching = _count(run, selection, frozenset(shown))
     others = None
-    if style.other is not None:
+    if other is not None:
         selected = len(table)
-        table, others = rows_in_both(table, open_run(style.other.root))
+        table, others = rows_in_both(table, other)
         if selected > len(table):
             left_out[NOT_IN_B] = selected - len(table)
     maps = {column: run.maps_of(name, table) for column, name in style.columns.items()}
-    if style.other is not None:
-        maps |= {
-            column: open_run(style.other.root).maps_of(name, others) for column, name in style.other_columns.items()
-        }
+    if other is not None:
+        maps |= {column: other.maps_of(name, others) for column, name in style.other_columns.items()}
     finite = np.logical_and.reduce([np.isfinite(values).all(axis=(1, 2)) for values in maps.values()])
     if not finite.all():
         left_out[NOT_FINITE] = int((~finite).sum())
