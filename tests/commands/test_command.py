@@ -53,6 +53,12 @@ def test_no_option_stands_in_two_groups() -> None:
     assert len(names) == len(set(names))
 
 
+def test_each_option_of_the_groups_is_one_of_a_command() -> None:
+    commands = [main.get_command(click.Context(main), name) for name in COMMANDS]
+    there = {one for command in commands if command is not None for option in command.params for one in option.opts}
+    assert {name for group in GROUPS.values() for name in group} - there == {"--help"}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_the_options_in_groups_and_an_example(name: str) -> None:
     command = main.get_command(click.Context(main), name)

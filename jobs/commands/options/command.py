@@ -29,8 +29,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "--sie-coe", "--trained-on", "--camera-map", "--camera",
     ),
     "How it looks": (
-        "--scale", "--colormap", "--alpha", "--fade", "--upsample", "--size", "--height", "--topk", "--per-page",
-        "--columns", "--format", "--name-template", "--per-camera", "--visualize",
+        "--scale", "--colormap", "--alpha", "--fade", "--upsample", "--size", "--height", "--thumb-height", "--topk",
+        "--per-page", "--format", "--name-template", "--per-camera", "--visualize",
     ),
     "The training": (
         "--steps", "--epochs", "--identities", "--images-each", "--stride", "--lr-tower", "--lr-new", "--lr-qk",
@@ -43,8 +43,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "How it runs": (
         "--device", "--precision", "--compile", "--batch-size", "--workers", "--memory", "--block", "--bootstrap",
-        "--seed", "--overwrite", "--retry-failed", "--dry-run", "--shards-root", "--allow-remote", "--allow-pipes",
-        "--array-index", "--array-count", "--drain-file", "--save-every", "--log-every", "--json", "--help",
+        "--resamples", "--seed", "--overwrite", "--retry-failed", "--dry-run", "--shards-root", "--allow-remote",
+        "--allow-pipes", "--array-index", "--array-count", "--drain-file", "--save-every", "--log-every",
+        "--json", "--help",
     ),
 }  # fmt: skip
 _OTHERS = "More"
