@@ -39,8 +39,7 @@ def measure_maps(maps: NDArray[np.float32], placement: GridPlacement | None = No
 def measure_stack(maps: NDArray[np.float32], placement: GridPlacement | None = None) -> NDArray[np.float32]:
     """(K, B, h, w) -> (K, len(MEASURES), B) float32: `measure_maps` of K kinds of maps, to the byte."""
     kinds, count, h, w = maps.shape
-    placement = placement or GridPlacement.even((h, w))
-    placement.check((h, w))
+    placement = GridPlacement.of_maps((h, w), placement)
     found = np.empty((kinds, len(MEASURES), count), np.float32)
     # Kind by kind: what is computed on the way then stays in the processor's cache (measured: a third less time).
     for measures, kind in zip(found, maps, strict=True):

@@ -130,6 +130,17 @@ class GridPlacement:
         """(h, w) equal cells."""
         return cls(rows=AxisPlacement.even(grid[0]), columns=AxisPlacement.even(grid[1]))
 
+    @classmethod
+    def of_maps(cls, grid: tuple[int, int], known: GridPlacement | None) -> GridPlacement:
+        """Where the patches of maps (h, w) lie: as is known, else in equal cells.
+
+        Raises CamError for maps of another grid than the known one.
+        """
+        if known is None:
+            return cls.even(grid)
+        known.check(grid)
+        return known
+
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w) the shape of a map."""

@@ -48,7 +48,8 @@ def pair_slices(chosen: ChosenImages, pairing: Pairing) -> Iterator[PairSlice]:
     """All pairs of the chosen images: shard by shard, of each map by map, and of each slice by slice.
 
     The images of the next shard are joined meanwhile. Nothing in the maps is below zero, as in `read_slices`. Raises
-    UserError where a shard's maps are of another size than those of the first shard with a pair.
+    UserError where a shard's maps are of another size than those of the first shard with a pair, and CamError where
+    they are of another one than run.json has.
     """
     a, b, grids = pairing.a, pairing.b, dict[str, CommonGrid]()
     for pairs, span in prefetched(_pairs(chosen, pairing), 1):
@@ -74,10 +75,9 @@ def _common_grid(a: Run, b: Run, name: str, pairs: ShardPairs) -> CommonGrid:
 
 
 def _placement(run: Run, name: str, shard: str, rows: Int64Array) -> GridPlacement:
-    """Where the patches of a run's map lie; equal cells where run.json does not say."""
+    """Where the patches of a run's map lie. Raises CamError for a map of another grid than run.json has."""
     h, w = run.read_maps(name, shard, rows[:1].tolist()).shape[1:]
-    known = run.manifest.placement
-    return known if known is not None and known.grid == (h, w) else GridPlacement.even((h, w))
+    return GridPlacement.of_maps((h, w), run.manifest.placement)
 
 
 def _of_shard(

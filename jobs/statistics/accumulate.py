@@ -130,7 +130,6 @@ def _stripes(share: Float32Array, grid: tuple[int, int], placed: GridPlacement |
     """(C, M) -> (C, 6) sums of the mass in each horizontal stripe."""
     if not grid[0]:
         return np.zeros((0, STRIPES))
-    placement = placed or GridPlacement.even(grid)
-    placement.check(grid)
+    placement = GridPlacement.of_maps(grid, placed)
     weights = np.repeat(stripe_weights(placement.rows), placement.columns.count, axis=0)
     return (share @ weights.astype(np.float32)).astype(np.float64)

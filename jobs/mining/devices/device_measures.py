@@ -22,8 +22,7 @@ class DeviceMeasures:
     def __init__(
         self, grid: tuple[int, int], placement: GridPlacement | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        placement = placement or GridPlacement.even(grid)
-        placement.check(grid)
+        placement = GridPlacement.of_maps(grid, placement)
         patches = grid[0] * grid[1]
 
         def there(values: object) -> Tensor:

@@ -34,12 +34,8 @@ class MapGrids:
     @classmethod
     def of(cls, chosen: ChosenImages) -> MapGrids:
         """By name. Raises CamError for a map of another grid than the run's placement."""
-        placed, found = chosen.run.manifest.placement, {}
-        for name in chosen.question.maps:
-            grid = grid_of(chosen, name)
-            found[name] = placed or GridPlacement.even(grid)
-            found[name].check(grid)
-        return cls(placements=found)
+        known, maps = chosen.run.manifest.placement, chosen.question.maps
+        return cls(placements={name: GridPlacement.of_maps(grid_of(chosen, name), known) for name in maps})
 
     @property
     def distinct(self) -> list[GridPlacement]:
