@@ -18,19 +18,10 @@ from jobs.comparison.query_scores import BothScores
 from jobs.comparison.sums import QueryChange
 from jobs.retrieval.correlates import Correlation, correlate_all
 from jobs.statistics.intervals.resamples import mean_over_identities
-from jobs.tables import none_if_nan
+from jobs.statistics.report.with_interval import WithInterval
 
 CORRELATED = ("moved", "pearson", "spearman", "top20", "com_shift", "area50_shift")
 _PARTS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeanOverQueries:
-    """A mean over queries with the ends of its 95 % interval over identities; None: not defined."""
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +31,12 @@ class PartOfQueries:
     least: float
     most: float
     queries: int
-    ap_change: MeanOverQueries
+    ap_change: WithInterval
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalChange:
-    """Average precision of both runs and what its change correlates with.
+    """Average precision of both runs and what its change correlates with; means over queries.
 
     settings, source_a, source_b: what was ranked, and where the numbers are from. queries: in both runs. only_a,
     only_b: queries with a match in one run only. without_pair: of `queries`, those that were not compared, since they
@@ -63,9 +54,9 @@ class RetrievalChange:
     only_a: int
     only_b: int
     without_pair: int
-    map_a: MeanOverQueries
-    map_b: MeanOverQueries
-    change: MeanOverQueries
+    map_a: WithInterval
+    map_b: WithInterval
+    change: WithInterval
     won: tuple[str, ...]
     lost: tuple[str, ...]
     rank1_won: int
@@ -145,15 +136,12 @@ def _values(
     }
 
 
-def _estimates(values: Float64Array, identity: Int64Array, resamples: int, seed: int) -> list[MeanOverQueries]:
+def _estimates(values: Float64Array, identity: Int64Array, resamples: int, seed: int) -> list[WithInterval]:
     """(n, V) -> V means."""
     if not len(values):
-        return [MeanOverQueries(value=None, low=None, high=None)] * values.shape[1]
+        return [WithInterval(value=None)] * values.shape[1]
     found = mean_over_identities(values, identity, resamples=resamples, seed=seed)
-    return [
-        MeanOverQueries(value=none_if_nan(mean), low=none_if_nan(low), high=none_if_nan(high))
-        for mean, low, high in zip(*found, strict=True)
-    ]
+    return [WithInterval.of(*estimate) for estimate in zip(*found, strict=True)]
 
 
 def _parts(
@@ -178,7 +166,6 @@ def _sorted_keys(joined: pa.Table, by: Float64Array, chosen: BoolArray) -> tuple
 
 
 def _table(joined: pa.Table, change: Float64Array, values: Mapping[str, Float64Array]) -> pa.Table:
-
     columns = {name: joined[name] for name in ("shard", "key", "ap_a", "ap_b")}
     columns["ap_change"] = pa.array(change)
     columns |= {name: joined[name] for name in ("first_hit_rank_a", "first_hit_rank_b")}

@@ -8,10 +8,22 @@ from collections.abc import Mapping
 from jobs.comparison.findings import RunDifference
 from jobs.comparison.measures import MEANINGS, MEASURES
 from jobs.comparison.report.figures import RETRIEVAL, mean_maps_name
-from jobs.comparison.retrieval_change import MeanOverQueries, RetrievalChange
+from jobs.comparison.retrieval_change import RetrievalChange
 from jobs.phrases import counted, shown
 from jobs.statistics.report.findings import Statistic
-from jobs.statistics.report.html import html_table, image_html, interval_text, number_text, whole_page
+from jobs.statistics.report.html import (
+    Estimate,
+    chosen_text,
+    estimate_text,
+    facts_html,
+    grouped_by_text,
+    html_table,
+    image_html,
+    interval_text,
+    number_text,
+    resampling_text,
+    whole_page,
+)
 
 _HEADS = {
     "pearson": "Pearson", "spearman": "Spearman", "top20": "top 20 % in common", "moved": "mass elsewhere",
@@ -40,12 +52,12 @@ def _question_html(found: RunDifference) -> str:
     facts = {
         "run A": found.run_a,
         "run B": found.run_b,
-        "grouped by": ", ".join(key.name for key in found.question.by) or "nothing (one group)",
-        "images chosen": found.question.where or "all with maps",
+        "grouped by": grouped_by_text(found.question),
+        "images chosen": chosen_text(found.question),
         "images": f"{counted(found.counts.pairs, 'pair')} of {found.counts.images:,} images of run A",
-        "intervals": f"95 % bootstrap over identities, {found.resamples:,} resamples, seed {found.question.seed}",
+        "intervals": resampling_text(found.question, found.resamples),
     }
-    return html_table(["", ""], [[name, fact] for name, fact in facts.items()], head=False)
+    return facts_html(facts)
 
 
 def _notes_html(found: RunDifference) -> str:
@@ -64,8 +76,7 @@ def _reading_html() -> str:
 def _measures_html(found: RunDifference, name: str, by_place: Mapping[tuple[str, int, str], Statistic]) -> str:
     one, rows = found.maps[name], []
     for g, label in enumerate(found.labels):
-        numbers = [by_place[name, g, measure] for measure in MEASURES]
-        cells = [interval_text(n.value, n.low, n.high) for n in numbers]
+        cells = [estimate_text(by_place[name, g, measure]) for measure in MEASURES]
         rows.append([label, f"{one.pairs[g]:,}", f"{found.identities[g]:,}", *cells])
     return html_table(["group", "pairs", "identities", *(_HEADS[measure] for measure in MEASURES)], rows)
 
@@ -80,23 +91,23 @@ def _retrieval_html(found: RunDifference, pictures: Mapping[str, bytes]) -> list
         ["ranked", one.settings],
         ["AP of A", f"{one.source_a}"],
         ["AP of B", f"{one.source_b}"],
-        ["mAP of A", _estimate(one.map_a)],
-        ["mAP of B", _estimate(one.map_b)],
-        ["mean change of AP", _estimate(one.change)],
+        ["mAP of A", _on_one_line(one.map_a)],
+        ["mAP of B", _on_one_line(one.map_b)],
+        ["mean change of AP", _on_one_line(one.change)],
         ["AP rose, fell", f"{len(one.won):,} queries (won.txt), {len(one.lost):,} (lost.txt)"],
         ["first image became right, wrong", f"{one.rank1_won:,}, {one.rank1_lost:,}"],
     ]
     if one.without_pair:
         facts.insert(1, ["not compared", f"{one.without_pair:,} of them: not chosen, or without maps in a run"])
     figure = [image_html(RETRIEVAL, pictures[RETRIEVAL])] if RETRIEVAL in pictures else []
-    return [title, html_table(["", ""], facts, head=False), *figure, _parts_html(found, one), _correlations_html(one)]
+    return [title, html_table([], facts), *figure, _parts_html(found, one), _correlations_html(one)]
 
 
 def _parts_html(found: RunDifference, one: RetrievalChange) -> str:
     if not one.parts:
         return ""
     rows = [
-        [f"{number_text(part.least)} to {number_text(part.most)}", f"{part.queries:,}", _estimate(part.ap_change)]
+        [f"{number_text(part.least)} to {number_text(part.most)}", f"{part.queries:,}", _on_one_line(part.ap_change)]
         for part in one.parts
     ]
     return html_table([f"mass of {found.question.maps[0]} elsewhere", "queries", "mean change of AP"], rows)
@@ -134,5 +145,5 @@ def _changed_html(found: RunDifference) -> str:
     return f"<h2>Most changed images</h2><p class=note>{note}</p>" + html_table(heads, rows)
 
 
-def _estimate(one: MeanOverQueries) -> str:
-    return interval_text(one.value, one.low, one.high).replace("\n", " ")
+def _on_one_line(one: Estimate) -> str:
+    return estimate_text(one).replace("\n", " ")

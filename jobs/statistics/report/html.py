@@ -5,9 +5,27 @@ from __future__ import annotations
 import base64
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from jobs.phrases import shown
+from jobs.statistics.question import Question
+
+
+class Estimate(Protocol):
+    """A number with the ends of its interval; None where it is not defined."""
+
+    @property
+    def value(self) -> float | None:
+        """The number."""
+
+    @property
+    def low(self) -> float | None:
+        """The lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """The upper end."""
 
 
 def whole_page(title: str, body: Sequence[str]) -> str:
@@ -15,11 +33,31 @@ def whole_page(title: str, body: Sequence[str]) -> str:
     return _PAGE.format(title=html.escape(shown(title)), body="\n".join(body))
 
 
-def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], head: bool = True) -> str:
-    """A table of texts, which may have lines."""
-    top = "<tr>" + "".join(f"<th>{html.escape(shown(h))}</th>" for h in heads) + "</tr>" if head else ""
+def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts, which may have lines. Without `heads` it has no row of heads."""
+    top = "<tr>" + "".join(f"<th>{html.escape(shown(h))}</th>" for h in heads) + "</tr>" if heads else ""
     lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows]
     return f"<div class=wide><table>{top}{''.join(lines)}</table></div>"
+
+
+def facts_html(facts: Mapping[str, str]) -> str:
+    """What a report is about: a table of names and texts."""
+    return html_table([], facts.items())
+
+
+def grouped_by_text(question: Question) -> str:
+    """What images are grouped by."""
+    return ", ".join(key.name for key in question.by) or "nothing (one group)"
+
+
+def chosen_text(question: Question) -> str:
+    """Which images were chosen."""
+    return question.where or "all with maps"
+
+
+def resampling_text(question: Question, resamples: int) -> str:
+    """How intervals were made."""
+    return f"95 % bootstrap over identities, {resamples:,} resamples, seed {question.seed}"
 
 
 def image_html(name: str, png: bytes) -> str:
@@ -37,6 +75,11 @@ def interval_text(value: float | None, low: float | None, high: float | None) ->
     if low is None or math.isnan(low):
         return number_text(value)
     return f"{number_text(value)}\n[{number_text(low)}, {number_text(high)}]"
+
+
+def estimate_text(one: Estimate) -> str:
+    """The number of an estimate, and its interval on a second line where it has one."""
+    return interval_text(one.value, one.low, one.high)
 
 
 _PAGE = """<!doctype html>

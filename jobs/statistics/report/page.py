@@ -9,7 +9,18 @@ from cam.names import column_of
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.report.findings import Findings
-from jobs.statistics.report.html import html_table, image_html, interval_text, number_text, whole_page
+from jobs.statistics.report.html import (
+    chosen_text,
+    estimate_text,
+    facts_html,
+    grouped_by_text,
+    html_table,
+    image_html,
+    interval_text,
+    number_text,
+    resampling_text,
+    whole_page,
+)
 
 _FIGURES = ("mean_map", "stripes", "distributions")
 _SHOWN = ("entropy", "area50", "area90", "com_x", "com_y", "mass")
@@ -28,13 +39,13 @@ def _question_html(found: Findings) -> str:
     part, question = found.part, found.part.question
     facts = {
         "run": found.run,
-        "grouped by": ", ".join(key.name for key in question.by) or "nothing (one group)",
-        "images chosen": question.where or "all with maps",
+        "grouped by": grouped_by_text(question),
+        "images chosen": chosen_text(question),
         "images": f"{int(found.summary.images.sum()):,} of {len(part.identities):,} identities",
         "shards": f"{len(part.shards):,}",
-        "intervals": f"95 % bootstrap over identities, {found.resamples:,} resamples, seed {question.seed}",
+        "intervals": resampling_text(question, found.resamples),
     }
-    return html_table(["", ""], [[name, fact] for name, fact in facts.items()], head=False)
+    return facts_html(facts)
 
 
 def _measures_html(found: Findings, k: int) -> str:
@@ -80,7 +91,7 @@ def _agreement_html(found: Findings) -> str:
     for (map_a, map_b, g), entries in lines.items():
         values = ["null" if v is None else str(v) for v in groups[g].values()] if part.question.by else []
         by_measure = {entry.measure: entry for entry in entries}
-        cells = [interval_text(e.value, e.low, e.high) for e in (by_measure[measure] for measure in AGREEMENTS)]
+        cells = [estimate_text(by_measure[measure]) for measure in AGREEMENTS]
         rows.append([*values, f"{map_a} and {map_b}", *cells, f"{entries[0].n_images:,}"])
     note = f"Over {len(part.sample.row):,} images of identities drawn at random."
     return f"<h2>Agreement between the maps of one image</h2><p class=note>{note}</p>" + html_table(heads, rows)

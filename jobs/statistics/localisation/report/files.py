@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.atomic import write_json, write_whole
 from jobs.figures import write_figures
+from jobs.statistics.intervals.resamples import LEVEL
 from jobs.statistics.localisation.findings import LocaliseFindings
 from jobs.statistics.localisation.report.figures import FIGURES, draw_figures
 from jobs.statistics.localisation.report.page import report_page
@@ -50,7 +51,7 @@ def _content(found: LocaliseFindings) -> dict[str, object]:
         "run": found.run,
         "where": found.question.where,
         "maps": list(found.question.maps),
-        "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": 0.95},
+        "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": LEVEL},
         "images": found.images,
         "masks": {
             "status": dict(counts.status),

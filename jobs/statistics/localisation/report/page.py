@@ -10,7 +10,15 @@ from jobs.statistics.localisation.blocks import OK, OTHER_ASPECT, MaskCounts
 from jobs.statistics.localisation.findings import LocaliseFindings
 from jobs.statistics.localisation.queries import QueriesLook
 from jobs.statistics.localisation.sums import MEASURES
-from jobs.statistics.report.html import html_table, image_html, interval_text, whole_page
+from jobs.statistics.report.html import (
+    chosen_text,
+    estimate_text,
+    grouped_by_text,
+    html_table,
+    image_html,
+    resampling_text,
+    whole_page,
+)
 from jobs.statistics.report.with_interval import WithInterval
 
 TITLE = "Are the maps on the persons?"
@@ -69,14 +77,14 @@ def failures_line(look: QueriesLook) -> str:
 def _facts(found: LocaliseFindings) -> str:
     facts = {
         "run": found.run,
-        "grouped by": ", ".join(key.name for key in found.question.by) or "nothing (one group)",
-        "images chosen": found.question.where or "all with maps",
+        "grouped by": grouped_by_text(found.question),
+        "images chosen": chosen_text(found.question),
         "images with a mask": f"{found.images:,} of {found.counts.status.total():,}",
-        "intervals": f"95 % bootstrap over identities, {found.resamples:,} resamples, seed {found.question.seed}",
+        "intervals": resampling_text(found.question, found.resamples),
     }
     rows = [[name, fact] for name, fact in facts.items()]
     rows += [["masks" if n == 0 else "", line] for n, line in enumerate(mask_lines(found.counts))]
-    return html_table(["", ""], rows, head=False)
+    return html_table([], rows)
 
 
 def _scores(found: LocaliseFindings) -> str:
@@ -86,7 +94,7 @@ def _scores(found: LocaliseFindings) -> str:
         rows = [
             [
                 one.name,
-                *(_cell(getattr(one, measure)) for measure in MEASURES),
+                *(estimate_text(getattr(one, measure)) for measure in MEASURES),
                 f"{one.images:,}",
                 f"{one.identities:,}",
                 f"{one.zero + one.not_finite:,}",
@@ -94,7 +102,7 @@ def _scores(found: LocaliseFindings) -> str:
             for one in found.of_group(g)
         ]
         heading = f"<h3>{html.escape(label)}</h3>" if found.question.by else ""
-        area = f"<p>The person's share of the image: {html.escape(_cell(found.area[g]))}</p>"
+        area = f"<p>The person's share of the image: {html.escape(estimate_text(found.area[g]))}</p>"
         parts.append(heading + area + html_table(heads, rows))
     return "".join(parts)
 
@@ -104,7 +112,14 @@ def _parts(found: LocaliseFindings) -> str:
     heads += ["map", "part", "share of the mass", "share of the area", "mass / area", "images"]
     rows = []
     for one in sorted(found.parts, key=lambda each: (each.group, found.question.maps.index(each.map))):
-        cells = [one.map, one.part, _cell(one.on), _cell(one.area), _cell(one.ratio), f"{one.images:,}"]
+        cells = [
+            one.map,
+            one.part,
+            estimate_text(one.on),
+            estimate_text(one.area),
+            estimate_text(one.ratio),
+            f"{one.images:,}",
+        ]
         rows.append([found.labels[one.group], *cells] if found.question.by else cells)
     return html_table(heads, rows)
 
@@ -119,19 +134,15 @@ def _queries(found: LocaliseFindings) -> str:
         [
             one.map,
             one.measure,
-            f"{_cell(one.right)}\n{one.queries_right:,} queries",
-            f"{_cell(one.wrong)}\n{one.queries_wrong:,} queries",
-            _cell(one.difference),
-            _cell(one.spearman),
-            _cell(one.pearson),
+            f"{estimate_text(one.right)}\n{one.queries_right:,} queries",
+            f"{estimate_text(one.wrong)}\n{one.queries_wrong:,} queries",
+            estimate_text(one.difference),
+            estimate_text(one.spearman),
+            estimate_text(one.pearson),
         ]
         for one in found.queries
     ]
     return f"<p class=note>{_FAILURES}</p>" + html_table([*heads, "Pearson with AP"], rows)
-
-
-def _cell(estimate: WithInterval) -> str:
-    return interval_text(estimate.value, estimate.low, estimate.high)
 
 
 def _signed(estimate: WithInterval) -> str:

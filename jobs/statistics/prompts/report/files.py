@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.atomic import write_json, write_whole
 from jobs.figures import write_figures
+from jobs.statistics.intervals.resamples import LEVEL
 from jobs.statistics.prompts.findings import PromptFindings
 from jobs.statistics.prompts.report.figures import FIGURES, draw_figures
 from jobs.statistics.prompts.report.page import report_page
@@ -46,7 +47,7 @@ def _content(found: PromptFindings) -> dict[str, object]:
         "where": found.question.where,
         "images": found.images,
         "identities": found.identities,
-        "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": 0.95},
+        "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": LEVEL},
         "prompts": [
             {**asdict(one), "mean": [[none_if_nan(value) for value in row] for row in one.mean.tolist()]}
             for one in found.prompts

@@ -6,8 +6,15 @@ from collections.abc import Mapping
 
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.prompts.findings import PromptFindings
-from jobs.statistics.report.html import html_table, image_html, interval_text, whole_page
-from jobs.statistics.report.with_interval import WithInterval
+from jobs.statistics.report.html import (
+    chosen_text,
+    estimate_text,
+    facts_html,
+    html_table,
+    image_html,
+    resampling_text,
+    whole_page,
+)
 
 TITLE = "Where each prompt looks"
 
@@ -33,11 +40,11 @@ def _facts(found: PromptFindings) -> str:
     facts = {
         "run": found.run,
         "maps": ", ".join(one.map for one in found.prompts),
-        "images chosen": found.question.where or "all with maps",
+        "images chosen": chosen_text(found.question),
         "images": f"{found.images:,} of {found.identities:,} identities",
-        "intervals": f"95 % bootstrap over identities, {found.resamples:,} resamples, seed {found.question.seed}",
+        "intervals": resampling_text(found.question, found.resamples),
     }
-    return html_table(["", ""], [[name, fact] for name, fact in facts.items()], head=False)
+    return facts_html(facts)
 
 
 def _prompts(found: PromptFindings) -> str:
@@ -55,10 +62,10 @@ def _prompts(found: PromptFindings) -> str:
         [
             one.prompt,
             one.text,
-            _cell(one.shares.mass),
-            _cell(one.shares.won),
-            _cell(one.entropy),
-            _cell(one.com_y),
+            estimate_text(one.shares.mass),
+            estimate_text(one.shares.won),
+            estimate_text(one.entropy),
+            estimate_text(one.com_y),
             f"{one.images:,}",
             f"{one.without_mass:,}",
         ]
@@ -74,8 +81,8 @@ def _attributes(found: PromptFindings) -> str:
             one.prompt,
             one.label,
             one.part,
-            _cell(one.auc),
-            _cell(one.others),
+            estimate_text(one.auc),
+            estimate_text(one.others),
             f"{one.images_with:,}",
             f"{one.images_without:,}",
             f"{one.identities:,}",
@@ -93,13 +100,9 @@ def _agreement(found: PromptFindings) -> str:
     rows = []
     for (a, b), entries in pairs.items():
         by_measure = {entry.measure: entry for entry in entries}
-        cells = [interval_text(e.value, e.low, e.high) for e in (by_measure[measure] for measure in AGREEMENTS)]
+        cells = [estimate_text(by_measure[measure]) for measure in AGREEMENTS]
         rows.append([f"{prompts[a]} and {prompts[b]}", *cells, f"{entries[0].n_images:,}"])
     return html_table(["prompts", "Pearson", "Spearman", "top 20 % in common", "images"], rows)
-
-
-def _cell(estimate: WithInterval) -> str:
-    return interval_text(estimate.value, estimate.low, estimate.high)
 
 
 _READING = (
