@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -145,6 +145,11 @@ def write_whole(final: Path, content: bytes, *, durable: bool = True) -> None:
 def write_json(final: Path, content: object) -> None:
     """Writes a value as readable JSON, atomically."""
     write_whole(final, (json_text(content) + "\n").encode())
+
+
+def write_lines(final: Path, lines: Iterable[str]) -> None:
+    """Writes texts, such as keys, each on a line of its own, atomically."""
+    write_whole(final, "".join(f"{line}\n" for line in lines).encode())
 
 
 def write_once(final: Path, content: bytes) -> bool:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from jobs.atomic import StagedFile
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 # What a spreadsheet takes for the start of a formula, and the mark itself, so that a mark can be told from the text.
 _FORMULA = re.compile(r"[=+\-@\t\r\n']")
@@ -27,6 +29,18 @@ _MARK = "'"
 def none_if_nan(value: float) -> float | None:
     """A number for JSON or a column: NaN becomes None."""
     return None if math.isnan(value) else float(value)
+
+
+def json_rows(table: pa.Table) -> list[dict[str, object]]:
+    """Rows for JSON: numbers, texts, booleans and None as they are, other values, such as dates, as texts."""
+    return [{name: _for_json(value) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def float32_column(values: NDArray[np.floating]) -> pa.Array:
+    """(N,) numbers as a column of float32; NaN is null."""
+    import pyarrow as pa
+
+    return pa.array(values.astype("float32"), pa.float32(), from_pandas=True)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -49,6 +63,10 @@ def csv_rows(lines: Iterable[str]) -> list[dict[str, str]]:
     """The rows of a CSV file with a header, without the marks of `csv_text`."""
     reader = csv.DictReader(lines)
     return [{_without_mark(name): _without_mark(cell or "") for name, cell in row.items() if name} for row in reader]
+
+
+def _for_json(value: object) -> object:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _csv_line(cells: Sequence[object]) -> str:

@@ -1,14 +1,16 @@
-"""CSV files that a spreadsheet may open, and their way back."""
+"""CSV files that a spreadsheet may open and their way back; tables for JSON and for columns."""
 
 from __future__ import annotations
 
 import csv
 import io
+from datetime import date
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.tables import csv_bytes, csv_rows, csv_text
+from jobs.tables import csv_bytes, csv_rows, csv_text, float32_column, json_rows
 
 # A text, and the cell that is written.
 CELLS = [
@@ -48,3 +50,16 @@ def test_numbers_stay_numbers_and_nothing_is_an_empty_cell() -> None:
     assert csv_text(["a", "b"], [[-1, None], [-0.25, "-0.25"]]) == "a,b\n-1,\n-0.25,-0.25\n"
     table = pa.table({"a": pa.array([-3, None]), "t": pa.array([None, "=x"], pa.string())})
     assert csv_rows(io.StringIO(csv_bytes(table).decode())) == [{"a": "-3", "t": ""}, {"a": "", "t": "=x"}]
+
+
+def test_rows_for_json_keep_numbers_and_say_dates() -> None:
+    table = pa.table({"day": [date(2024, 5, 1), None], "share": [0.5, 1.5], "on": [True, None]})
+    assert json_rows(table) == [
+        {"day": "2024-05-01", "share": 0.5, "on": True},
+        {"day": None, "share": 1.5, "on": None},
+    ]
+
+
+def test_a_column_of_numbers_has_null_for_nan() -> None:
+    column = float32_column(np.array([1.5, np.nan, -np.inf]))
+    assert column.type == pa.float32() and column.to_pylist() == [1.5, None, -np.inf]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from jobs.atomic import write_whole
+from jobs.atomic import write_lines
 from jobs.cli import repeated, run_steps
 from jobs.commands.options import PromptsgCommand, echo, option_with_default
 from jobs.errors import UserError
@@ -56,7 +56,7 @@ def draw_pedestrians(folder: Path, seed: int) -> list[Path]:
         raise UserError(f"{folder} is not empty and not a demo's folder: name another one")
     click.secho(f"drawing pedestrians into {shards}", fg="cyan")
     paths = write_pedestrian_shards(shards, splits=("query", "gallery"), seed=seed)
-    write_whole(folder / LABELS, "".join(f"{part}\n" for part in PARTS).encode())
+    write_lines(folder / LABELS, PARTS)
     return paths
 
 

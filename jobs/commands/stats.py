@@ -82,12 +82,7 @@ def command(
 
     from jobs.statistics.stats import stats
 
-    if attributes is not None and "prompt" not in by:
-        raise UserError("--attributes is for --by prompt")
-    if merge and not parts:
-        raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
-    if parts and not merge:
-        raise UserError(f"{parts[0]} is one argument too many; parts are merged with --merge")
+    _check_parts(parts, merge)
     config = StatsConfig(
         run=run,
         by=by,
@@ -101,16 +96,29 @@ def command(
         block=None if block is None else parse_block(block),
         parts=parts,
     )
-    if "prompt" in by:
+    echo(_by_prompt(config, attributes) or describe(stats(config)))
+
+
+def _check_parts(parts: tuple[Path, ...], merge: bool) -> None:
+    if merge and not parts:
+        raise UserError("--merge needs the files that --block wrote, such as RUN/stats/parts/*.npz")
+    if parts and not merge:
+        raise UserError(f"{parts[0]} is one argument too many; parts are merged with --merge")
+
+
+def _by_prompt(config: StatsConfig, attributes: Path | None) -> str | None:
+    """Compares prompts where that is the question, and says what was compared; None for any other question."""
+    if "prompt" in config.by:
         from jobs.runs.run import open_run
         from jobs.statistics.prompts.stats import is_by_prompt, prompt_stats
 
-        if is_by_prompt(config, open_run(run)):
+        if is_by_prompt(config, open_run(config.run)):
             found = prompt_stats(config, attributes)
             prompts = counted(len(found.findings.prompts), "prompt")
-            echo(f"{prompts} over {counted(found.findings.images, 'image')}: {found.files.report}")
-            return
-    echo(describe(stats(config)))
+            return f"{prompts} over {counted(found.findings.images, 'image')}: {found.files.report}"
+    if attributes is not None:
+        raise UserError("--attributes is for --by prompt, where that is not a column of the metadata")
+    return None
 
 
 def parse_block(text: str) -> ShardBlock:

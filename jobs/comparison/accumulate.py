@@ -25,6 +25,7 @@ from jobs.processes import available_cores
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import NOT_FINITE, ZERO
 from jobs.statistics.prefetch import in_threads, prefetched
+from jobs.tables import float32_column
 
 _STORED = ("com_x", "com_y", "area50")
 _AHEAD = 2  # slices that wait to be measured
@@ -167,8 +168,7 @@ def _rows(pairs: ShardPairs, values: Mapping[str, Float64Array]) -> pa.Table:
     shard = pa.DictionaryArray.from_arrays(np.zeros(len(pairs.keys), np.int32), [pairs.shard]).cast(pa.string())
     columns: list[pa.Array] = [shard, pairs.keys]
     for measured in values.values():
-        for column in measured.T.astype(np.float32, order="C"):
-            columns.append(pa.array(column, mask=np.isnan(column)))
+        columns += [float32_column(column) for column in measured.T]
     return pa.Table.from_arrays(columns, schema=table_schema(values))
 
 

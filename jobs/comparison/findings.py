@@ -21,7 +21,7 @@ from jobs.statistics.intervals.resamples import LEVEL, Resamples
 from jobs.statistics.question import Question
 from jobs.statistics.report.findings import Statistic, group_labels
 from jobs.statistics.summary import by_group
-from jobs.tables import none_if_nan
+from jobs.tables import json_rows, none_if_nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ def map_notes(maps: dict[str, MapDifference]) -> list[str]:
 def as_json(found: RunDifference) -> dict[str, object]:
     """The content of diff.json: all numbers, but for the rows of images and queries, which are in the tables."""
     retrieval = found.retrieval
-    groups = found.groups.to_pylist()
+    groups = json_rows(found.groups)
     return {
         "run_a": found.run_a,
         "run_b": found.run_b,
@@ -203,8 +203,7 @@ def as_json(found: RunDifference) -> dict[str, object]:
         "notes": found.notes,
         "bootstrap": {"resamples": found.resamples, "seed": found.question.seed, "interval": LEVEL},
         "groups": [
-            {"values": {key: _plain(value) for key, value in row.items()}, "pairs": int(found.pairs[g]),
-             "identities": int(found.identities[g])}
+            {"values": row, "pairs": int(found.pairs[g]), "identities": int(found.identities[g])}
             for g, row in enumerate(groups)
         ],
         "statistics": [asdict(one) for one in found.statistics],
@@ -233,10 +232,6 @@ def _retrieval_json(one: RetrievalChange) -> dict[str, object]:
         else:
             content[name] = asdict(value) if hasattr(value, "__dataclass_fields__") else value
     return {**content, "won": len(one.won), "lost": len(one.lost)}
-
-
-def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _few(keys: Sequence[str], count: int) -> str:

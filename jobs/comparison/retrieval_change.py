@@ -19,6 +19,7 @@ from jobs.comparison.sums import QueryChange
 from jobs.retrieval.correlates import Correlation, correlate_all
 from jobs.statistics.intervals.resamples import mean_over_identities
 from jobs.statistics.report.with_interval import WithInterval
+from jobs.tables import float32_column
 
 CORRELATED = ("moved", "pearson", "spearman", "top20", "com_shift", "area50_shift")
 _PARTS = 4
@@ -171,8 +172,7 @@ def _table(joined: pa.Table, change: Float64Array, values: Mapping[str, Float64A
     columns |= {name: joined[name] for name in ("first_hit_rank_a", "first_hit_rank_b")}
     for name, found in values.items():
         for v, measure in enumerate(MEASURES):
-            column = found[:, v].astype(np.float32)
-            columns[f"{column_of(name)}_{measure}"] = pa.array(column, mask=np.isnan(column))
+            columns[f"{column_of(name)}_{measure}"] = float32_column(found[:, v])
     return pa.table(columns)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jobs.atomic import write_json, write_whole
+from jobs.atomic import write_json, write_lines, write_whole
 from jobs.identity import NOBODY
 from jobs.retrieval.correlates import Correlation, worst_first
 from jobs.retrieval.evaluation import Evaluation
@@ -45,7 +45,7 @@ def write_evaluation(evaluation: Evaluation, queries: SideRows, gallery: SideRow
     files = evaluation.files
     write_parquet(files.queries, queries_table(queries, gallery, ranking))
     wrong = worst_first(queries.table["key"].to_pylist(), ranking.ap, ranking.first > 1)
-    write_whole(files.failures, "".join(f"{key}\n" for key in wrong).encode())
+    write_lines(files.failures, wrong)
     _write_correlations(files.correlations, evaluation.correlations)
     write_json(files.metrics, _metrics(evaluation))
 

@@ -233,6 +233,14 @@ def test_what_cannot_be_compared_is_said(folder: Path, arrays: np.ndarray, tmp_p
         run_command(tmp_path / "PLAIN", "--by", "prompt")
 
 
+def test_labels_are_not_passed_over_where_prompt_is_a_column(
+    folder: Path, arrays: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.statistics.prompts.stats.is_by_prompt", lambda config, run: False)
+    with pytest.raises(UserError, match="is for --by prompt, where that is not a column"):
+        run_command(folder / "RUN", "--by", "prompt", "--attributes", "x.csv")
+
+
 def test_attributes_without_a_pid_or_of_another_type_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("pid,hat\n1,2\n,1\n")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.atomic import write_json, write_whole
+from jobs.atomic import write_json, write_lines, write_whole
 from jobs.comparison.findings import RunDifference, as_json
 from jobs.comparison.report.figures import FIGURES, draw_figures
 from jobs.comparison.report.page import report_page
@@ -51,18 +50,14 @@ def write_difference(found: RunDifference, files: DiffFiles) -> None:
 
     Files of an earlier comparison, in the same folder, that this one does not have are removed.
     """
-    _write_keys(files.changed, (image.key for image in found.changed))
+    write_lines(files.changed, (image.key for image in found.changed))
     if found.retrieval is None:
         for path in (files.queries, files.won, files.lost):
             path.unlink(missing_ok=True)
     else:
         write_parquet(files.queries, found.retrieval.table)
-        _write_keys(files.won, found.retrieval.won)
-        _write_keys(files.lost, found.retrieval.lost)
+        write_lines(files.won, found.retrieval.won)
+        write_lines(files.lost, found.retrieval.lost)
     write_json(files.numbers, as_json(found))
     pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())
-
-
-def _write_keys(path: Path, keys: Iterable[str]) -> None:
-    write_whole(path, "".join(f"{key}\n" for key in keys).encode())

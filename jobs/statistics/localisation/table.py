@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,6 +18,7 @@ from jobs.arrays import Float64Array
 from jobs.atomic import StagedFile
 from jobs.statistics.localisation.blocks import MaskBlock
 from jobs.statistics.localisation.sums import MEASURES
+from jobs.tables import float32_column
 
 _FIRST = (
     pa.field("shard", pa.string(), nullable=False),
@@ -51,12 +51,12 @@ class RowsWriter:
             "shard": pa.array([block.shard] * len(block.keys), pa.string()),
             "key": pa.array(block.keys, pa.string()),
             "mask": pa.array(block.status, pa.string()),
-            "person_area": _column(area),
+            "person_area": float32_column(area),
         }
-        columns |= {_area(part): _column(values) for part, values in part_areas.items()}
+        columns |= {_area(part): float32_column(values) for part, values in part_areas.items()}
         for name, values in scores.items():
-            columns |= {_score(name, measure): _column(values[:, v]) for v, measure in enumerate(MEASURES)}
-        columns |= {_on(name, part): _column(values) for (name, part), values in on_parts.items()}
+            columns |= {_score(name, measure): float32_column(values[:, v]) for v, measure in enumerate(MEASURES)}
+        columns |= {_on(name, part): float32_column(values) for (name, part), values in on_parts.items()}
         self._parts.update(part_areas)
         self._files.append(self.scratch / f"rows-{len(self._files)}.parquet")
         pq.write_table(pa.table(columns), self._files[-1])
@@ -86,7 +86,7 @@ def _completed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         if field_.name not in rows.column_names:
             like = _like(field_.name, rows.column_names)
             values = rows[like].to_numpy() * 0  # null stays null
-            rows = rows.append_column(field_, _column(values))
+            rows = rows.append_column(field_, float32_column(values))
     return rows.select(schema.names).cast(schema)
 
 
@@ -94,10 +94,6 @@ def _like(column: str, there: list[str]) -> str:
     """The column that is null where this one of a part must be."""
     of_map = next((name for name in there if name.endswith("_on_person") and column.startswith(name[:-6])), None)
     return of_map or "person_area"
-
-
-def _column(values: Float64Array) -> pa.Array:
-    return pa.array(values.astype(np.float32), pa.float32(), from_pandas=True)  # NaN is null
 
 
 def _area(part: str) -> str:

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from cam.measures import STRIPES
 from cam.names import MapName, column_of
-from jobs.arrays import Float64Array
 from jobs.atomic import StagedFile, make_folder
 from jobs.errors import UserError
 from jobs.identity import identity_codes, identity_columns
@@ -34,6 +33,7 @@ from jobs.statistics.question import Question, make_question
 from jobs.statistics.report.with_interval import WithInterval
 from jobs.statistics.stored import stored_columns
 from jobs.statistics.summary import GroupSummary, summarise
+from jobs.tables import float32_column
 
 PROMPT = "prompt"  # what --by says
 
@@ -161,7 +161,7 @@ def _tables(chosen: ChosenImages, maps: tuple[str, ...], schema: pa.Schema) -> I
             pa.array([keys[row] for row in chosen.rows[block.at].tolist()], pa.string()),
         ]
         for k in range(len(maps)):
-            columns += [_column(block.mass[:, k]), _column(block.won[:, k])]
+            columns += [float32_column(block.mass[:, k]), float32_column(block.won[:, k])]
         yield block, pa.table(columns, schema=schema)
 
 
@@ -170,10 +170,6 @@ def _schema(maps: tuple[str, ...]) -> pa.Schema:
     for name in maps:
         fields += [pa.field(f"{column_of(name)}_{kind}", pa.float32()) for kind in ("mass_share", "won")]
     return pa.schema(fields)
-
-
-def _column(values: Float64Array) -> pa.Array:
-    return pa.array(values.astype(np.float32), pa.float32(), from_pandas=True)  # NaN is null
 
 
 def _attributes(run: Run, question: Question, path: Path, config: StatsConfig) -> tuple[AttributeAuc, ...]:

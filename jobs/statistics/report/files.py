@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from jobs.atomic import make_folder, write_json, write_whole
+from jobs.atomic import make_folder, write_json, write_lines, write_whole
 from jobs.figures import write_figures
 from jobs.statistics.report.figures import FIGURES, draw_figures
 from jobs.statistics.report.findings import Findings, agreement_table, stats_table
@@ -50,7 +50,7 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
     write_whole(files.table_csv, csv_bytes(table))
     write_whole(files.agreement, csv_bytes(agreement_table(found)))
     _write_consistency(found, files.consistency)
-    write_whole(files.outliers, "".join(f"{outlier.key}\n" for outlier in found.outliers).encode())
+    write_lines(files.outliers, (outlier.key for outlier in found.outliers))
     _write_maps(found, files.mean_maps)
     pictures = write_figures(files.figures, draw_figures(found), FIGURES)
     write_whole(files.report, report_page(found, pictures).encode())

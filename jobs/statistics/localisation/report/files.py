@@ -12,6 +12,7 @@ from jobs.statistics.localisation.findings import LocaliseFindings
 from jobs.statistics.localisation.report.figures import FIGURES, draw_figures
 from jobs.statistics.localisation.report.page import report_page
 from jobs.statistics.localisation.table import RowsWriter
+from jobs.tables import json_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +42,7 @@ def write_localisation(found: LocaliseFindings, rows: RowsWriter, folder: Path) 
 
 def _content(found: LocaliseFindings) -> dict[str, object]:
     """What localise.json has; `group` is the values that were grouped by, empty without --by."""
-    groups = [
-        {name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
-         for name, value in row.items()} if found.question.by else {}
-        for row in found.groups.to_pylist()
-    ]  # fmt: skip
+    groups = json_rows(found.groups if found.question.by else found.groups.select([]))
     counts = found.counts
     return {
         "run": found.run,
