@@ -15,7 +15,7 @@ from jobs.phrases import counted
 if TYPE_CHECKING:
     from jobs.comparison.diff import DiffResult
     from jobs.comparison.findings import RunDifference
-    from jobs.statistics.report.html import Estimate
+    from jobs.statistics.report.html import WithEnds
 
 _SHOWN = ("pearson", "spearman", "top20", "moved", "com_shift", "area50_shift")
 _MOST_GROUPS = 12
@@ -137,7 +137,7 @@ def _retrieval(found: RunDifference) -> list[str]:
     ]
 
 
-def _interval(one: Estimate) -> str:
+def _interval(one: WithEnds) -> str:
     return _bracketed(one.value, one.low, one.high)
 
 

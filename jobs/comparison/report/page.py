@@ -12,7 +12,7 @@ from jobs.comparison.retrieval_change import RetrievalChange
 from jobs.phrases import counted, shown
 from jobs.statistics.report.findings import Statistic
 from jobs.statistics.report.html import (
-    Estimate,
+    WithEnds,
     chosen_text,
     estimate_text,
     facts_html,
@@ -145,5 +145,5 @@ def _changed_html(found: RunDifference) -> str:
     return f"<h2>Most changed images</h2><p class=note>{note}</p>" + html_table(heads, rows)
 
 
-def _on_one_line(one: Estimate) -> str:
+def _on_one_line(one: WithEnds) -> str:
     return estimate_text(one).replace("\n", " ")

@@ -12,7 +12,7 @@ from jobs.phrases import shown
 from jobs.statistics.question import Question
 
 
-class Estimate(Protocol):
+class WithEnds(Protocol):
     """A number with the ends of its interval; None where it is not defined."""
 
     @property
@@ -77,8 +77,8 @@ def interval_text(value: float | None, low: float | None, high: float | None) ->
     return f"{number_text(value)}\n[{number_text(low)}, {number_text(high)}]"
 
 
-def estimate_text(one: Estimate) -> str:
-    """The number of an estimate, and its interval on a second line where it has one."""
+def estimate_text(one: WithEnds) -> str:
+    """A number, and its interval on a second line where it has one."""
     return interval_text(one.value, one.low, one.high)
 
 
