@@ -14,7 +14,7 @@ from jobs.comparison.findings import RunDifference, map_notes, pairing_notes, su
 from jobs.comparison.pairing import PairCounts, Pairing
 from jobs.comparison.query_scores import BothScores, scores_of_both
 from jobs.comparison.report.files import DiffFiles, write_difference
-from jobs.comparison.retrieval_change import joined_scores, queries_by_shard, retrieval_change
+from jobs.comparison.retrieval_change import queries_by_shard, retrieval_change
 from jobs.errors import UserError
 from jobs.identity import NOBODY
 from jobs.phrases import first_few
@@ -54,21 +54,18 @@ def diff_runs(config: DiffConfig) -> DiffResult:
     maps = a.shared_maps(b, config.maps)
     question = make_question(a, by=config.by, where=config.where or "", maps=maps, seed=config.seed)
     scores, problem = _known_scores(a, b, config.memory)
-    joined = None if scores is None else joined_scores(scores)
     chosen = choose_images(a, question, a.published())
     make_folder(config.folder)
     files = DiffFiles.in_folder(config.folder)
     pairing = Pairing(a, b, stored_columns(maps))
-    wanted = {} if joined is None else queries_by_shard(joined)
+    wanted = {} if scores is None else queries_by_shard(scores.joined)
     sums = accumulate_pairs(chosen, pairing, files.table, wanted, config.changed)
     counts = pairing.finish(shard for shard, _ in chosen.spans())
     _require_pairs(a, b, counts)
     statistics, differences = summarise_pairs(sums, config.resamples)
     retrieval = None
-    if scores is not None and joined is not None and len(joined):
-        retrieval = retrieval_change(scores, joined, sums.queries, maps, resamples=config.resamples, seed=config.seed)
-    elif scores is not None:
-        problem = "no query has a match in both runs"
+    if scores is not None:
+        retrieval = retrieval_change(scores, sums.queries, maps, resamples=config.resamples, seed=config.seed)
     groups = chosen.groups.num_rows
     found = RunDifference(
         run_a=str(a.layout.root),
@@ -93,11 +90,12 @@ def diff_runs(config: DiffConfig) -> DiffResult:
 
 
 def _known_scores(a: Run, b: Run, memory: int) -> tuple[BothScores | None, str | None]:
-    """AP of both runs, or why it is not known: a run may hold training images alone, which nothing is ranked for."""
+    """AP of queries of both runs, or why it is not known: a run may hold training images alone, and no queries."""
     try:
-        return scores_of_both(a, b, memory), None
+        scores = scores_of_both(a, b, memory)
     except UserError as error:
         return None, str(error)
+    return (scores, None) if len(scores.joined) else (None, "no query has a match in both runs")
 
 
 def _require_pairs(a: Run, b: Run, counts: PairCounts) -> None:

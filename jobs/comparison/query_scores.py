@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.reading import read_json_object, reading
@@ -39,6 +41,14 @@ class BothScores:
     b: QueryScores
     settings: str
 
+    @cached_property
+    def joined(self) -> pa.Table:
+        """shard, key, ap_a, first_hit_rank_a, ap_b, first_hit_rank_b of queries with a match in both, in A's order."""
+        ids = ["shard", "key"]
+        both = self.a.table.append_column("place", pa.array(range(len(self.a.table)), pa.int64()))
+        both = both.join(self.b.table, ids, join_type="inner", left_suffix="_a", right_suffix="_b")
+        return both.sort_by("place").drop_columns("place")
+
 
 def scores_of_both(a: Run, b: Run, memory: int) -> BothScores:
     """Average precision of both runs under the same settings: those of A's evaluation, else of B's, else the defaults.
@@ -66,8 +76,6 @@ def _scores(run: Run, stored: EvaluateConfig | None, settings: EvaluateConfig, m
 
 
 def _with_match(table: pa.Table, source: str) -> QueryScores:
-    import pyarrow.compute as pc
-
     return QueryScores(table=table.filter(pc.is_valid(table["ap"])).select(list(_COLUMNS)), source=source)
 
 

@@ -67,17 +67,8 @@ class RetrievalChange:
     table: pa.Table
 
 
-def joined_scores(scores: BothScores) -> pa.Table:
-    """shard, key, ap_a, first_hit_rank_a, ap_b and first_hit_rank_b of queries with a match in both, in A's order."""
-    ids = ["shard", "key"]
-    both = scores.a.table.append_column("place", pa.array(range(len(scores.a.table)), pa.int64()))
-    both = both.join(scores.b.table, ids, join_type="inner", left_suffix="_a", right_suffix="_b")
-    return both.sort_by("place").drop_columns("place")
-
-
 def retrieval_change(
     scores: BothScores,
-    joined: pa.Table,
     compared: Mapping[tuple[str, str], QueryChange],
     maps: tuple[str, ...],
     *,
@@ -88,6 +79,7 @@ def retrieval_change(
 
     Intervals are over the identities of the compared queries.
     """
+    joined = scores.joined
     ids = list(zip(joined["shard"].to_pylist(), joined["key"].to_pylist(), strict=True))
     known = np.array([one in compared for one in ids], bool)
     ap_a, ap_b = (joined[name].to_numpy() for name in ("ap_a", "ap_b"))
