@@ -156,6 +156,16 @@ def test_the_shipped_checkpoint_is_small_and_says_what_it_is() -> None:
     assert info.config.vocab_size == 7 and info.config.token_rows is not None
 
 
+def shown_persons(queries: Path) -> set[str]:
+    """Who is on queries with a wrong first image, and on the images that come first there, and ten others."""
+    rows = pq.read_table(queries).to_pylist()
+    wrong = [row for row in rows if not row["rank1_correct"]]
+    pids = {pid for row in wrong for pid in (row["pid"], *row["topk_pids"])} | set(
+        sorted({r["pid"] for r in rows})[:10]
+    )
+    return {f"{pid:04d}" for pid in pids}
+
+
 @pytest.fixture(scope="module")
 def desk(demo: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages speak of: some of the demo's images laid out as Market-1501, masks, its checkpoint,
@@ -166,17 +176,17 @@ def desk(demo: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     for name in ("query", "bounding_box_test", "bounding_box_train"):
         (market / name).mkdir(parents=True)
     masks.mkdir()
-    wrong = set((demo[0] / "RUN" / "evaluation" / "failures.txt").read_text().split())
+    shown = shown_persons(demo[0] / "RUN" / "evaluation" / "queries.parquet")
     for tar in sorted((demo[0] / "shards").glob("*.tar")):
-        is_query = tar.name.startswith("query")
+        place = market / ("query" if tar.name.startswith("query") else "bounding_box_test")
         with tarfile.open(tar) as members:
-            for number, member in enumerate(members):  # three for each image
+            for member in members:
                 key = member.name.partition(".")[0]
                 file = members.extractfile(member)
-                if file is None or (is_query and number // 3 % 8 and key not in wrong):
+                if file is None or key.partition("_")[0] not in shown:
                     continue
                 if member.name.endswith(".jpg"):
-                    (market / ("query" if is_query else "bounding_box_test") / member.name).write_bytes(file.read())
+                    (place / member.name).write_bytes(file.read())
                 elif member.name.endswith(".mask.png"):
                     (masks / f"{key}.png").write_bytes(file.read())
     image = min((market / "query").glob("*.jpg"))
