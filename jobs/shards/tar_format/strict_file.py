@@ -25,6 +25,8 @@ class StrictTarFile(tarfile.TarFile):
     def next(self) -> tarfile.TarInfo | None:
         """The next member; None where the headers end."""
         vars(self)["members"] = []  # or the archive's whole index stays in memory
+        if self.firstmember is None and self.offset == 0 and self.fileobj.tell() > 0:
+            return None  # the archive begins with its end: tarfile of Python 3.10 would read before the start
         return super().next()
 
     def next_plain(self) -> tuple[str, int, bytes] | None:
