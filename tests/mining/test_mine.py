@@ -403,7 +403,7 @@ def test_sigterm_stops_with_75_and_the_same_command_goes_on(inputs: Path, tmp_pa
     words = [sys.executable, "-m", "jobs", "mine", "--shards", f"{tmp_path}/t-*.tar", "--device", "cpu"]
     words += ["--checkpoint", f"{inputs}/m.pth", "--output", str(tmp_path / "RUN"), "--batch-size", "4"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(tmp_path.glob("RUN/metadata/*.parquet")):
         assert time.monotonic() < deadline and process.poll() is None, "no shard was published"
         time.sleep(0.01)
