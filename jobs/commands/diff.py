@@ -26,6 +26,8 @@ _MOST_GROUPS = 12
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--by", multiple=True, help="Group by a column of RUN_A or an SQL expression [AS name]. Repeatable.")
 @click.option("--where", help="SQL condition that selects images of RUN_A; `run` is the table of all.")
+@click.option("--evaluation", type=click.Path(path_type=Path), help="The folder of `promptsg evaluate` of RUN_A that "
+              "ap and first_rank in SQL are from.  [default: RUN_A/evaluation]")  # fmt: skip
 @click.option("--map", "maps", multiple=True, help="A map of both runs; the first one orders the images. Repeatable.  "
               "[default: all]")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN_B/diff]")
@@ -42,6 +44,7 @@ def command(
     run_b: Path,
     by: tuple[str, ...],
     where: str | None,
+    evaluation: Path | None,
     maps: tuple[str, ...],
     output: Path | None,
     changed: int,
@@ -83,6 +86,7 @@ def command(
             run_b=run_b,
             by=by,
             where=where,
+            evaluation=evaluation,
             maps=maps,
             output=output,
             changed=changed,

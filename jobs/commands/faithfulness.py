@@ -15,6 +15,7 @@ from jobs.commands.options import (
     allow_remote_option,
     device_option,
     echo,
+    evaluation_option,
     json_option,
     option_group,
     option_with_default,
@@ -36,6 +37,7 @@ _config_options = option_group(
         "--checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint that RUN was mined with."
     ),
     click.option("--weights-key", help="Which state dict of the checkpoint to take.  [default: as RUN was mined]"),
+    evaluation_option,
     click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all]"),
     option_with_default(
         "--steps",

@@ -48,7 +48,7 @@ def diff_runs(config: DiffConfig) -> DiffResult:
     """
     if config.where is not None:
         refuse_blank(config.where, "--where")
-    a, b = open_run(config.run_a), open_run(config.run_b)
+    a, b = open_run(config.run_a, evaluation=config.evaluation), open_run(config.run_b)
     for run in (a, b):
         warn_of_unfinished(run)
     maps = a.shared_maps(b, config.maps)

@@ -55,7 +55,7 @@ def measure_faithfulness(config: FaithfulnessConfig) -> FaithfulnessResult:
     Raises UserError for another checkpoint than the run's, an unknown map, a selection without images, and shards that
     are missing or have changed. Raises CamError for more steps than patches.
     """
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
     config = replace(config, maps=run.choose_maps(config.maps) or run.maps)
     measured = measure(run, config)

@@ -21,6 +21,7 @@ class FaithfulnessConfig(ShardAccess):
     checkpoint: the one that the run was mined with; `any_checkpoint` accepts another.
     weights_key: the state dict of the checkpoint to take, by default that of the run.
     selection: without `order_by` and `keys`, its limit is a random sample.
+    evaluation: the folder of `promptsg evaluate` whose ap and first_rank it may name; None is RUN/evaluation.
     maps: stored maps; all of them if empty.
     seed: of the random orders, the intervals and the random weights.
     steps: the steps from no patch removed to all. random: random orders for each image.
@@ -39,6 +40,7 @@ class FaithfulnessConfig(ShardAccess):
     checkpoint: Path
     weights_key: str | None = None
     selection: RowSelection = field(default_factory=lambda: RowSelection(limit=DEFAULT_LIMIT))
+    evaluation: Path | None = None
     maps: tuple[str, ...] = ()
     seed: int = 0
     steps: int = 16

@@ -34,6 +34,7 @@ _TEMPLATES = ("gallery.css", "gallery.js", "index.html")  # the page itself last
 class GalleryConfig(ShardAccess):
     """Which images of a run are on the page, how they look, and the folder `output` that it is written to.
 
+    `evaluation` is the folder of `promptsg evaluate` whose scores are shown, by default RUN/evaluation, if it is there.
     `maps` are stored maps, by default all of the run. `thumb_height` is the height of pictures in pixels. `workers` are
     processes, by default one per core. `other` is a run B over the same images, to whose maps the page can switch; then
     the maps are by default all that both have. With `overwrite`, a gallery in the folder is replaced.
@@ -42,6 +43,7 @@ class GalleryConfig(ShardAccess):
     run: Path
     output: Path
     selection: RowSelection = field(default_factory=lambda: RowSelection(limit=DEFAULT_LIMIT))
+    evaluation: Path | None = None
     maps: tuple[str, ...] = ()
     looks: Looks = field(default_factory=Looks)
     thumb_height: int = 128
@@ -70,7 +72,7 @@ def gallery(config: GalleryConfig) -> GalleryReport:
     Raises UserError on a selection without images, on a folder that holds other files, and on shards that do not exist
     or have changed.
     """
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
     other = None if config.other is None else open_run(config.other)
     style = GalleryStyle(

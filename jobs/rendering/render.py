@@ -53,7 +53,7 @@ def render(config: RenderConfig) -> RenderReport:
     Raises UserError on a selection without images, on pictures of another request in the folder, on shards that do not
     exist or have changed, and on a full disk.
     """
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.scores)
     warn_of_unfinished(run)
     style = config.picture_style(run)
     planned = plan(run, config, style)
@@ -67,7 +67,7 @@ def render(config: RenderConfig) -> RenderReport:
 
 def preview(config: RenderConfig) -> RenderPreview:
     """What `render` would draw, without drawing it. Raises as `render` does on the selection."""
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.scores)
     warn_of_unfinished(run)
     planned = plan(run, config, config.picture_style(run))
     return RenderPreview(

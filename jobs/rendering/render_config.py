@@ -23,6 +23,7 @@ from jobs.rendering.image_files import FORMATS
 from jobs.rendering.looks import Looks
 from jobs.rendering.two_runs import other_run
 from jobs.runs.query import RowSelection
+from jobs.runs.query_list import QUERIES
 from jobs.runs.run import Run, open_run
 from jobs.shards.access import ShardAccess
 
@@ -31,13 +32,14 @@ from jobs.shards.access import ShardAccess
 class RenderConfig(ShardAccess):
     """Pictures of which images of a run, how they look, and where they go.
 
-    `output` is a folder, by default RUN/pictures. `style` is one of STYLES. `maps` are stored maps, by default all for
-    panels and sheets, else the first. `size` is (height, width) of each image in pixels; without a width it follows the
-    image, and without a size, overlays and heatmaps have the image's own and compositions a height of 256. `form` is
-    png, jpg or webp. `queries` is queries.parquet or failures.txt of `promptsg evaluate`; ranked lists show its `topk`
-    first images. `other` is the run B of the style `diff`, which draws by default all maps that both runs have.
-    `per_page` images make a page of a sheet. `workers` are processes, by default one per core. With `overwrite`,
-    pictures that exist are drawn again.
+    `output` is a folder. By default it is RUN/pictures, which has a folder for each style. `style` is one of STYLES.
+    `maps` are stored maps, by default all for panels and sheets, else the first. `size` is (height, width) of each
+    image in pixels; without a width it follows the image, and without a size, overlays and heatmaps have the image's
+    own and compositions a height of 256. `form` is png, jpg or webp. `queries` is queries.parquet or failures.txt of
+    `promptsg evaluate`; ranked lists show its `topk` first images. `evaluation` is the folder of `promptsg evaluate`
+    that `ap` and `first_rank` are from, by default the one that `queries` is in, else RUN/evaluation. `other` is the
+    run B of the style `diff`, which draws by default all maps that both runs have. `per_page` images make a page of a
+    sheet. `workers` are processes, by default one per core. With `overwrite`, pictures that exist are drawn again.
 
     Raises UserError on an unknown style or form, and on settings that contradict each other.
     """
@@ -51,6 +53,7 @@ class RenderConfig(ShardAccess):
     form: str = "png"
     selection: RowSelection = field(default_factory=RowSelection)
     queries: Path | None = None
+    evaluation: Path | None = None
     topk: int = 10
     other: Path | None = None
     per_page: int = 8
@@ -75,6 +78,27 @@ class RenderConfig(ShardAccess):
     def folder(self) -> Path:
         """Where the pictures go."""
         return self.output or self.run / "pictures"
+
+    @property
+    def style_folder(self) -> str:
+        """What stands before the name of each picture: the default folder has one for each style."""
+        return f"{self.style}/" if self.output is None else ""
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether the names of the pictures begin with their numbers: where an order was requested.
+
+        A list of keys is one too. Sheets have numbers of their own, and the user's own template says itself.
+        """
+        listed = self.selection.keys is not None or (self.queries is not None and self.queries.suffix != ".parquet")
+        return (listed or self.selection.order_by is not None) and self.style != SHEET and self.name_template is None
+
+    @property
+    def scores(self) -> Path | None:
+        """The folder of `promptsg evaluate`; None where it is the run's own."""
+        if self.evaluation is None and self.queries is not None and self.queries.with_name(QUERIES).is_file():
+            return self.queries.parent
+        return self.evaluation
 
     def picture_style(self, run: Run) -> PictureStyle:
         """The style with the maps of this run. Raises UserError naming a map that the run does not have."""

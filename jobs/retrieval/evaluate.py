@@ -16,6 +16,7 @@ from jobs.retrieval.report import write_evaluation
 from jobs.retrieval.rerank import RerankedDistances
 from jobs.retrieval.scores import camera_pairs, summarise
 from jobs.retrieval.selection import SideCounts, SideRows, as_sides, only_in_own_camera, own_places, select_side
+from jobs.runs.evaluation.query_scores import EvaluatedState
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 
@@ -52,6 +53,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     run = open_run(config.run)
     warn_of_unfinished(run)
+    state = EvaluatedState.of(run)  # before any row is read: a run that grows meanwhile is another state
     sides = choose_sides(run, config, measure_columns(run.maps))
     queries, gallery = sides.queries, sides.gallery
     make_folder(config.folder)
@@ -81,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         near_parallel=near_parallel(run, ranked.median_cosine),
         files=EvaluationFiles.in_folder(config.folder),
     )
-    write_evaluation(evaluation, queries, gallery, ranking)
+    write_evaluation(evaluation, state, queries, gallery, ranking)
     return evaluation
 
 

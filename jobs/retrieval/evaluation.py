@@ -9,6 +9,8 @@ from jobs.retrieval.correlates import Correlation
 from jobs.retrieval.rerank import RerankConfig
 from jobs.retrieval.scores import CameraPair, RetrievalScores
 from jobs.retrieval.selection import SideCounts
+from jobs.runs.layout import RunLayout
+from jobs.runs.query_list import QUERIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class EvaluateConfig:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.output or self.run / "evaluation"
+        return self.output or RunLayout(self.run).evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class EvaluationFiles:
         """Their names in the folder of the results."""
         return cls(
             metrics=folder / "metrics.json",
-            queries=folder / "queries.parquet",
+            queries=folder / QUERIES,
             failures=folder / "failures.txt",
             correlations=folder / "why.csv",
         )

@@ -15,6 +15,7 @@ from jobs.retrieval.correlates import Correlation, worst_first
 from jobs.retrieval.evaluation import Evaluation
 from jobs.retrieval.protocol import Ranking
 from jobs.retrieval.selection import SideRows
+from jobs.runs.evaluation.query_scores import EvaluatedState
 from jobs.statistics.intervals.resamples import LEVEL
 from jobs.tables import csv_text, write_parquet
 
@@ -40,10 +41,16 @@ _QUERY_FIELDS = (
 )
 
 
-def write_evaluation(evaluation: Evaluation, queries: SideRows, gallery: SideRows, ranking: Ranking) -> None:
-    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last."""
+def write_evaluation(
+    evaluation: Evaluation, state: EvaluatedState, queries: SideRows, gallery: SideRows, ranking: Ranking
+) -> None:
+    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last.
+
+    `state` is what was ranked; queries.parquet keeps it.
+    """
     files = evaluation.files
-    write_parquet(files.queries, queries_table(queries, gallery, ranking))
+    table = queries_table(queries, gallery, ranking)
+    write_parquet(files.queries, table.replace_schema_metadata(state.as_metadata()))
     wrong = worst_first(queries.table["key"].to_pylist(), ranking.ap, ranking.first > 1)
     write_lines(files.failures, wrong)
     _write_correlations(files.correlations, evaluation.correlations)

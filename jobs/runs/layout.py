@@ -39,6 +39,11 @@ class RunLayout:
         return self.root / "logs"
 
     @property
+    def evaluation(self) -> Path:
+        """The folder of `promptsg evaluate`, unless its --output names another."""
+        return self.root / "evaluation"
+
+    @property
     def lock(self) -> Path:
         """The lock file that is held while a shard's two files get their names."""
         return self.logs / ".publish.lock"

@@ -3,6 +3,8 @@
 Uses DuckDB over the Parquet files, which it reads itself: it keeps no footers, of which those of 10,000 files take
 gigabytes. A user's SQL sees neither other files, nor the network, nor Python's variables. What it may take is bounded:
 `repeat('x', 1000000000)` or a join of the samples with themselves ends with one line.
+
+Where the expressions name `ap` or `first_rank`, the samples have these columns of `promptsg evaluate` too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from jobs.errors import UserError
 from jobs.memory import limited_growth, machine_memory
 from jobs.phrases import did_you_mean
+from jobs.runs.evaluation.query_scores import ROW, SCORES, names_scores, read_scores
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from jobs.runs.run import Run
 
 SAMPLES = "samples"
+_QUERY_SCORES = "query_scores"
 POSITION = "position_in_list"  # an internal column: the place in the list; messages do not show it
 # Without a folder for it DuckDB does not move a join of everything with everything to the disk, which would fill it.
 _SETTINGS = (
@@ -58,10 +62,13 @@ class SqlLimits:
         )
 
 
-def connect_metadata(run: Run, shards: Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
+def connect_metadata(
+    run: Run, shards: Sequence[str] | None = None, *, expressions: Iterable[str | None] = ()
+) -> duckdb.DuckDBPyConnection:
     """A connection that sees the metadata of the run, or of some shards, as the table `samples`, and nothing else.
 
-    Raises UserError if no shard of the run is done, or naming a file that is damaged.
+    The samples have the columns `ap` and `first_rank` where one of the user's expressions names them. Raises UserError
+    if no shard of the run is done, if there are no such scores of it, or naming a file that is damaged.
     """
     import duckdb
 
@@ -73,7 +80,10 @@ def connect_metadata(run: Run, shards: Sequence[str] | None = None) -> duckdb.Du
     connection.execute("SET enable_progress_bar = false")
     connection.execute("SET enable_external_file_cache = false")  # each file is read once, and keeping it costs a third
     connection.execute(f"SET allowed_paths = {_literals(files)}")
-    create_samples(connection, SAMPLES, run, files)
+    scored = names_scores(expressions)
+    if scored:
+        connection.register(_QUERY_SCORES, read_scores(run))
+    create_samples(connection, SAMPLES, run, files, scored=scored)
     for setting in _SETTINGS:
         connection.execute(f"SET {setting}")
     return connection
@@ -91,10 +101,13 @@ def reading_metadata(run: Run) -> Iterator[None]:
         raise UserError(f"cannot read the metadata of {run.layout.root}: {first_paragraph(error)}") from error
 
 
-def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, files: Iterable[str]) -> None:
+def create_samples(
+    connection: duckdb.DuckDBPyConnection, name: str, run: Run, files: Iterable[str], *, scored: bool = False
+) -> None:
     """A view of the rows of some of the run's files, with the columns of its metadata.
 
-    Raises UserError naming a file that lacks a column.
+    With `scored` it has `ap` and `first_rank` too, if the connection was made for expressions that name them. Raises
+    UserError naming a file that lacks a column.
     """
     import duckdb
 
@@ -102,6 +115,9 @@ def create_samples(connection: duckdb.DuckDBPyConnection, name: str, run: Run, f
     # Where maps were added, the files may differ in their last columns.
     differing = ", union_by_name = true" if run.manifest.additions else ""
     source = f"read_parquet({_literals(files)}, hive_partitioning = false{differing})"
+    if scored:
+        columns = f"{columns}, {', '.join(SCORES)}"
+        source = f"{source} LEFT JOIN {_QUERY_SCORES} USING ({', '.join(ROW)})"
     try:
         connection.execute(f"CREATE TEMP VIEW {name} AS SELECT {columns} FROM {source}")
     except duckdb.Error as error:
@@ -211,7 +227,7 @@ def sql_error(error: Exception, columns: Sequence[str], option: str) -> UserErro
     found = _UNKNOWN_COLUMN.search(text)
     if found is None:
         return UserError(f"{option}: {text}")
-    known = [name for name in columns if name != POSITION]
+    known = [*(name for name in columns if name != POSITION), *SCORES]
     hint = (
         did_you_mean(found[1].lower(), known, cutoff=0.5) or f"; columns are {', '.join(known[:_COLUMNS_SHOWN])}, ..."
     )

@@ -12,6 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.phrases import first_few
+from jobs.runs.evaluation.query_scores import (
+    AP,
+    FIRST_HIT_RANK,
+    FIRST_RANK,
+    ROW,
+    SCORES,
+    read_scores,
+    with_scores,
+)
 from jobs.runs.metadata_sql import (
     POSITION,
     SAMPLES,
@@ -35,9 +44,10 @@ logger = logging.getLogger(__name__)
 class RowSelection:
     """Which rows of a run's metadata are chosen, and in which order.
 
-    `where` and `order_by` are SQL expressions over the metadata's columns. `keys` restricts the selection to images of
-    these keys. `sample` rows are drawn uniformly, the same ones for the same `seed`. Then the rows are sorted and cut
-    to `limit`. Without `order_by` the order is that of `keys`, else by shard and place in the tar.
+    `where` and `order_by` are SQL expressions over the metadata's columns, and over `ap` and `first_rank` of queries
+    once `promptsg evaluate` has run; both are NULL for rows that were no query. `keys` restricts the selection to
+    images of these keys. `sample` rows are drawn uniformly, the same ones for the same `seed`. Then the rows are sorted
+    and cut to `limit`. Without `order_by` the order is that of `keys`, else by shard and place in the tar.
     """
 
     where: str | None = None
@@ -59,15 +69,16 @@ def select_rows(
 ) -> pa.Table:
     """The selected rows, failed ones included, with all columns of the metadata or those named.
 
-    `joined` is a table with the columns `shard` and `key`: only its rows are selected from, by default in its order.
+    Those named may be `ap` and `first_rank` too. `joined` is a table with the columns `shard` and `key`: only its rows are selected from, by default in its order.
     The expressions may also use its other columns, but not nested ones. `also` is a further condition, written by the
     program. `option` is what an error calls the user's condition. Warns of keys that the run does not have.
 
     Raises UserError for a column that does not exist, naming the nearest, and for any other error in the SQL.
     """
-    from jobs.runs.run import rows_at
-
-    connection = connect_metadata(run)
+    # Scores that are in the table are those of its own evaluation.
+    has_scores = joined is not None and AP in joined.column_names
+    expressions = () if has_scores else (selection.where, selection.order_by)
+    connection = connect_metadata(run, expressions=expressions)
     source, order = SAMPLES, "shard, tar_index"
     with reading_metadata(run):
         if joined is not None:
@@ -79,7 +90,18 @@ def select_rows(
         if selection.order_by is not None:
             check_expression(connection, source, "order", selection.order_by, "--order-by")
     places = run_sql(connection, run, _selection_sql(selection, source, order, also))
-    return rows_at(run, places, columns)
+    return _rows_at(run, places, columns)
+
+
+def _rows_at(run: Run, places: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """As `rows_at`; the columns may be those of queries too."""
+    from jobs.runs.run import rows_at
+
+    if columns is None or not (wanted := [name for name in columns if name in SCORES]):
+        return rows_at(run, places, columns)
+    of_run = [name for name in columns if name not in SCORES]
+    rows = rows_at(run, places, list(dict.fromkeys([*of_run, *ROW])))
+    return with_scores(rows, read_scores(run), wanted).select(list(columns))
 
 
 def warn_of_incomplete_maps(run: Run) -> None:
@@ -111,7 +133,7 @@ def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
 
     Raises as `select_rows` does.
     """
-    connection = connect_metadata(run)
+    connection = connect_metadata(run, expressions=[where])
     if where is not None:
         with reading_metadata(run):
             check_expression(connection, SAMPLES, "condition", where, "--where")
@@ -157,6 +179,9 @@ def _join(connection: duckdb.DuckDBPyConnection, joined: pa.Table) -> str:
     plain = [field.name for field in joined.schema if not pa.types.is_nested(field.type)]
     ours = {name for name, *_ in connection.execute(f"DESCRIBE {SAMPLES}").fetchall()}
     more = ["shard", "key", *(name for name in plain if name not in ours)]
+    if FIRST_HIT_RANK in more and FIRST_RANK not in [*more, *ours]:
+        joined = joined.append_column(FIRST_RANK, joined[FIRST_HIT_RANK])
+        more.append(FIRST_RANK)
     numbered = joined.select(more).append_column(POSITION, pa.array(range(joined.num_rows), pa.int64()))
     connection.register("joined", numbered)
     connection.execute(f"CREATE TEMP VIEW joined_samples AS SELECT * FROM {SAMPLES} JOIN joined USING (shard, key)")

@@ -47,11 +47,13 @@ class Run:
     """A run on disk, finished or still growing. Only published shards are seen.
 
     Where a shard's files are not its own, such as another run's, every method that reads them raises UserError naming
-    the file. `footers` has what the files say of themselves.
+    the file. `footers` has what the files say of themselves. `evaluation` is the folder of `promptsg evaluate`, by
+    default RUN/evaluation: SQL expressions may name its `ap` and `first_rank`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, evaluation: Path | None = None) -> None:
         self.layout = RunLayout(root)
+        self.evaluation = evaluation or self.layout.evaluation
         self.manifest: Manifest = read_manifest(self.layout)
         self.footers = RunFooters(self.layout, self.manifest.fingerprint)
         self._files: list[_OpenFile] | None = None  # those of the last dataset
@@ -279,8 +281,10 @@ class Run:
             return _read_rows(dataset, np.asarray(rows, np.int64))
 
 
-def open_run(root: str | Path) -> Run:
+def open_run(root: str | Path, *, evaluation: str | Path | None = None) -> Run:
     """Opens a run for reading. Raises UserError if the folder is not a run.
+
+    `evaluation` is the folder of the run's `promptsg evaluate`, by default RUN/evaluation.
 
     >>> run = open_run("RUN")
     >>> run.maps
@@ -291,7 +295,7 @@ def open_run(root: str | Path) -> Run:
     >>> run.maps_of("gradcam++/mim", rows[:3]).shape  # (N, h, w) float32, raw
     (3, 8, 4)
     """
-    return Run(Path(root))
+    return Run(Path(root), None if evaluation is None else Path(evaluation))
 
 
 def rows_at(run: Run, places: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:

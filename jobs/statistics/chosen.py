@@ -18,6 +18,7 @@ import pyarrow.dataset as ds
 
 from jobs.arrays import Float32Array, Int32Array, Int64Array
 from jobs.identity import NOBODY, identity_codes, identity_columns
+from jobs.runs.evaluation.query_scores import names_scores
 from jobs.runs.metadata_sql import condition, create_samples, run_sql
 from jobs.runs.run import Run
 from jobs.statistics.expressions import OPTIONS, connect_images
@@ -129,8 +130,9 @@ def _scan(run: Run, shards: tuple[str, ...], columns: list[str]) -> tuple[Int32A
 
 def _select(run: Run, question: Question, shards: tuple[str, ...], columns: list[str]) -> tuple[Int32Array, pa.Table]:
     """Columns of the images that have maps and meet the condition, with the group keys as g0, g1, ...; their shards."""
-    con = connect_images(run)
-    create_samples(con, "block", run, run.metadata_files(shards))
+    expressions = [question.where, *(key.expression for key in question.by)]
+    con = connect_images(run, expressions)
+    create_samples(con, "block", run, run.metadata_files(shards), scored=names_scores(expressions))
     keys = [f"({key.expression}\n) AS g{i}" for i, key in enumerate(question.by)]
     chosen = f"h5_row IS NOT NULL AND {condition(question.where if question.where.strip() else None)}"
     table = run_sql(con, run, f"SELECT shard, {', '.join([*columns, *keys])} FROM block WHERE {chosen}", OPTIONS)

@@ -21,7 +21,8 @@ class StatsConfig:
     """What to compute of which run, and where the results go.
 
     by: columns or SQL expressions over one row, each with an optional `AS name`. where: an SQL condition that selects
-    images. maps: names; () is all of the run. output: a folder; None is RUN/stats. outliers: how many images to list.
+    images. evaluation: the folder of `promptsg evaluate` whose ap and first_rank they may name; None is RUN/evaluation.
+    maps: names; () is all of the run. output: a folder; None is RUN/stats. outliers: how many images to list.
     sample: about how many images are compared in pairs. resamples, seed: of the bootstrap; seed also of the sample.
 
     block: compute the sums of this block of shards only, and save them as a part. parts: files of such parts; their
@@ -33,6 +34,7 @@ class StatsConfig:
     run: Path
     by: tuple[str, ...] = ()
     where: str | None = None
+    evaluation: Path | None = None
     maps: tuple[str, ...] = ()
     output: Path | None = None
     outliers: int = 50

@@ -28,7 +28,7 @@ def check_expressions(run: Run, by: Sequence[str], where: str) -> None:
         return
     import duckdb
 
-    rows = connect_images(run).table("run")
+    rows = connect_images(run, [text for _, text in texts]).table("run")
     for option, text in texts:
         try:
             # Parsed as one expression and bound, as a condition may hold neither windows nor aggregates; nothing runs.
@@ -41,13 +41,16 @@ def check_expressions(run: Run, by: Sequence[str], where: str) -> None:
 def count_images(run: Run, where: str) -> int:
     """How many images of the whole run have maps and meet the condition."""
     chosen = condition(where if where.strip() else None)
-    table = run_sql(connect_images(run), run, f"SELECT count(*) AS n FROM run WHERE {chosen}", OPTIONS)
+    table = run_sql(connect_images(run, [where]), run, f"SELECT count(*) AS n FROM run WHERE {chosen}", OPTIONS)
     return int(table["n"][0].as_py())
 
 
-def connect_images(run: Run) -> duckdb.DuckDBPyConnection:
-    """A connection that sees `samples` and `run`, and neither files nor network."""
-    con = connect_metadata(run)
+def connect_images(run: Run, expressions: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    """A connection that sees `samples` and `run`, and neither files nor network.
+
+    Both have the scores of queries where one of the user's expressions names them.
+    """
+    con = connect_metadata(run, expressions=expressions)
     with reading_metadata(run):
         con.execute("CREATE TEMP VIEW run AS SELECT * FROM samples WHERE h5_row IS NOT NULL")
     return con

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jobs.errors import UserError
+from jobs.runs.evaluation.query_scores import scores_digest
 from jobs.runs.run import Run
 from jobs.statistics.expressions import check_expressions, count_images
 
@@ -28,7 +29,8 @@ class Question:
     """What is computed of a run. Parts of one question can be merged.
 
     `where` is an SQL condition, empty for all images. `fraction` of the identities is kept whole as a sample for what
-    compares pairs of maps. `fingerprint` is the run's.
+    compares pairs of maps. `fingerprint` is the run's. `scores` is the SHA-256 of the queries.parquet whose `ap` or
+    `first_rank` an expression names, else empty.
     """
 
     by: tuple[GroupKey, ...]
@@ -37,6 +39,7 @@ class Question:
     seed: int
     fraction: float
     fingerprint: str
+    scores: str = ""
 
 
 def make_question(
@@ -66,6 +69,7 @@ def make_question(
         seed=seed,
         fraction=min(1.0, sample / count),
         fingerprint=run.manifest.fingerprint,
+        scores=scores_digest(run, [where, *(key.expression for key in keys)]),
     )
 
 

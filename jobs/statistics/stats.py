@@ -11,6 +11,7 @@ from jobs.errors import UserError
 from jobs.launch.split import block_of
 from jobs.phrases import first_few
 from jobs.processes import available_cores
+from jobs.runs.evaluation.query_scores import scores_digest
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
@@ -51,7 +52,7 @@ def stats(config: StatsConfig) -> StatsResult:
     """
     if config.where is not None:
         refuse_blank(config.where, "--where")
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
     if config.parts:
         part = merge_parts(run, config.parts)
@@ -119,4 +120,7 @@ def _part_of(run: Run, path: Path) -> Partial:
     part = load_partial(path)
     if part.question.fingerprint != run.manifest.fingerprint:
         raise UserError(f"{path} is not a part of the run {run.layout.root}")
+    expressions = [part.question.where, *(key.expression for key in part.question.by)]
+    if part.question.scores != scores_digest(run, expressions):
+        raise UserError(f"{path} is from before the last `promptsg evaluate`: make the part again")
     return part

@@ -11,6 +11,7 @@ from jobs.commands.options.declared import allow_pipes_option as allow_pipes_opt
 from jobs.commands.options.declared import allow_remote_option as allow_remote_option
 from jobs.commands.options.declared import device_option as device_option
 from jobs.commands.options.declared import echo as echo
+from jobs.commands.options.declared import evaluation_option as evaluation_option
 from jobs.commands.options.declared import json_option as json_option
 from jobs.commands.options.declared import option_group as option_group
 from jobs.commands.options.declared import option_with_default as option_with_default

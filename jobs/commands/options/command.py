@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "--set",
     ),
     "Which images": (
-        "--where", "--order-by", "--limit", "--sample", "--keys", "--queries", "--num", "--query-where",
+        "--where", "--order-by", "--limit", "--sample", "--keys", "--queries", "--evaluation", "--num", "--query-where",
         "--gallery-where", "--keep-same-camera", "--images", "--split", "--split-map", "--pattern", "--csv", "--camid",
         "--camid-base", "--follow-links",
     ),

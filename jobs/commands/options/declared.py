@@ -18,6 +18,10 @@ option_with_default = functools.partial(click.option, show_default=True)
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+evaluation_option = click.option(
+    "--evaluation", type=click.Path(path_type=Path), help="The folder of `promptsg evaluate` that ap and first_rank in "
+    "SQL are from.  [default: RUN/evaluation]",
+)  # fmt: skip
 shards_root_option = click.option(
     "--shards-root", help="The folder or address where the shards are now, if they have moved."
 )

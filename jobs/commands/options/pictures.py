@@ -10,6 +10,7 @@ from jobs.commands.options.declared import (
     F,
     allow_pipes_option,
     allow_remote_option,
+    evaluation_option,
     option_group,
     option_with_default,
     run_argument,
@@ -68,7 +69,7 @@ workers_option = click.option(
 def stored_pictures_options(
     *, maps: str, limit: int | None = None, keys: bool = True, upsample: bool = True
 ) -> Callable[[F], F]:
-    """What `render` and `gallery` share: `run`, `selection`, `maps`, `looks`, `workers` and the fields of ShardAccess.
+    """What `render` and `gallery` share: a run, a selection, maps, looks, workers and the fields of ShardAccess.
 
     `maps` is the default of --map as the help states it, `limit` that of --limit. Without `keys` or `upsample` the
     command has no such option.
@@ -76,6 +77,7 @@ def stored_pictures_options(
     options = [
         run_argument,
         selection_options(limit=limit, keys=keys),
+        evaluation_option,
         stored_maps_option(default=maps),
         looks_options(upsample=upsample),
         shards_root_option,

@@ -20,12 +20,13 @@ def selection_options(*, limit: int | None = None, keys: bool = True) -> Callabl
     """Which rows of a run: `selection`, a RowSelection. `limit` is the default of --limit."""
     most = "Use at most this many images, after sorting."
     options = [
-        click.option("--where", help="SQL over the metadata's columns, such as 'pid = 12 AND camid = 3'."),
-        click.option("--order-by", help="SQL, such as 'mim_attention_entropy DESC'."),
+        click.option("--where", help="SQL over the metadata's columns, such as 'pid = 12 AND camid = 3'; after "
+                     "`promptsg evaluate` also over ap and first_rank of queries."),
+        click.option("--order-by", help="SQL, such as 'mim_attention_entropy DESC' or ap."),
         click.option("--limit", type=click.IntRange(1), default=limit, show_default=limit is not None, help=most),
         click.option("--sample", type=click.IntRange(1), help="Draw this many of the images at random."),
         option_with_default("--seed", type=click.IntRange(0), default=0, help="The seed of random draws."),
-    ]
+    ]  # fmt: skip
     if keys:
         told = "A file with a key on each line, or a .csv with a column key; - is standard input."
         options.append(click.option("--keys", type=_KEYS, help=told))

@@ -13,9 +13,9 @@ class LocaliseConfig(ShardAccess):
     """Which maps of which images are compared with masks from where, and where the results go.
 
     masks: folders with `<key>.png`, the first that has the file counts; () takes `<key>.mask.png` of the shards.
-    labels: a file of the labels' names. by, where, maps: as of `promptsg stats`. queries: the queries.parquet of
-    `promptsg evaluate`; None is the one in RUN/evaluation, if it is there. output: a folder; None is RUN/localise.
-    resamples, seed: of the bootstrap.
+    labels: a file of the labels' names. by, where, evaluation, maps: as of `promptsg stats`. queries: the
+    queries.parquet of `promptsg evaluate`; None is the one in RUN/evaluation, if it is there. output: a folder; None
+    is RUN/localise. resamples, seed: of the bootstrap.
     """
 
     run: Path
@@ -23,6 +23,7 @@ class LocaliseConfig(ShardAccess):
     labels: Path | None = None
     by: tuple[str, ...] = ()
     where: str | None = None
+    evaluation: Path | None = None
     maps: tuple[str, ...] = ()
     queries: Path | None = None
     output: Path | None = None

@@ -62,7 +62,8 @@ def measure(config: LocaliseConfig, scratch: Path) -> MeasuredMasks:
     """Compares maps with masks and writes nothing but files in the folder `scratch`. Raises as `localise`."""
     if config.where is not None:
         refuse_blank(config.where, "--where")
-    run, names = open_run(config.run), read_label_names(config.labels)
+    run = open_run(config.run, evaluation=config.evaluation or config.queries)
+    names = read_label_names(config.labels)
     warn_of_unfinished(run)
     question = make_question(run, by=config.by, where=config.where or "", maps=config.maps, seed=config.seed)
     chosen = choose_images(run, question, run.published())

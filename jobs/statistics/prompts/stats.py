@@ -59,7 +59,7 @@ def prompt_stats(config: StatsConfig, attributes: Path | None = None) -> PromptR
     """
     if config.where is not None:
         refuse_blank(config.where, "--where")
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
     if config.by != (PROMPT,) or config.block is not None:
         raise UserError("--by prompt compares maps and not images: give it alone, without --block; --where selects")
