@@ -28,7 +28,8 @@ _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
 
 
 @click.command(name="render", cls=PromptsgCommand)
-@click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures]")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder for the pictures.  [default: RUN/pictures, "
+              "with a folder for each style]")  # fmt: skip
 @option_with_default("--style", type=click.Choice(STYLES), default=RenderConfig.style, help="The kind of pictures.")
 @stored_pictures_options(maps="all for panel, sheet and diff, else the first")
 @click.option("--queries", type=click.Path(path_type=Path), help="Only these queries: queries.parquet or failures.txt "
@@ -47,8 +48,8 @@ _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
 )
 @option_with_default("--format", "form", type=click.Choice(list(FORMATS)), default=RenderConfig.form,
               help="The format of the pictures.")  # fmt: skip
-@click.option("--name-template", help="How pictures are named, with {key} {shard} {pid} {camid} {map} {style}; a / "
-              "makes folders.  [default: {key}__{map}]")  # fmt: skip
+@click.option("--name-template", help="How pictures are named, with {key} {shard} {pid} {camid} {map} {style} "
+              "{number}; a / makes folders.  [default: {key}__{map}]")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Also draw pictures that exist already.")
 @click.option("--dry-run", is_flag=True, help="Only say how many pictures would be drawn, and name the first ten.")
 def command(
@@ -138,7 +139,8 @@ def describe(report: RenderReport) -> str:
     """What was drawn, and what was left out."""
     kept = f", {report.kept} existed and were kept (--overwrite draws them again)" if report.kept else ""
     written = f"{counted(report.written, 'picture')} written to {report.folder}{kept}"
-    return "\n".join([written, *_left_out(report.left_out)])
+    index = [f"to look through: {report.index}"] if report.index else []
+    return "\n".join([written, *_left_out(report.left_out), *index])
 
 
 def describe_preview(planned: RenderPreview) -> str:

@@ -14,19 +14,21 @@ from jobs.errors import UserError
 from jobs.phrases import is_plain
 
 TEMPLATE = "{key}__{map}"  # unless the user gives one; where a picture shows no one map, {map} is the style
-FIELDS = ("key", "shard", "pid", "camid", "map", "style")
+FIELDS = ("key", "shard", "pid", "camid", "map", "style", "number")
 _NAME_BYTES = 200
+_DIGITS = 4
 
 
 @dataclass(frozen=True)
 class NamedPicture:
-    """What a template is filled in with: the metadata of the picture's first image, and its one map or None."""
+    """What a template is filled in with: the metadata of the picture's first image, its one map or None, its number."""
 
     key: str
     shard: str
     pid: int | None
     camid: int | None
     map: str | None = None
+    number: int = 1
 
 
 def picture_names(
@@ -61,6 +63,11 @@ def identity_names(identities: Iterable[str]) -> dict[str, str]:
         identity: f"{name}~{_digest(identity)}" if name.casefold() in twice else name
         for identity, name in names.items()
     }
+
+
+def numbered(number: int, count: int) -> str:
+    """`0012`: a picture's number as its name has it, with as many digits as the largest of `count`, four at least."""
+    return f"{number:0{max(_DIGITS, len(str(count)))}d}"
 
 
 def check_template(template: str) -> None:
@@ -101,6 +108,7 @@ def _fill_in(picture: NamedPicture, style: str, template: str | None, shared_key
         "camid": "none" if picture.camid is None else picture.camid,
         "map": style if picture.map is None else column_of(picture.map),
         "style": style,
+        "number": numbered(picture.number, 0),
     }
     if template is not None:
         return _file_name(template, values)

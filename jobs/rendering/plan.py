@@ -13,7 +13,8 @@ from jobs.rendering.colour_limits import columns_for
 from jobs.rendering.drawing.entry import ROW_COLUMNS
 from jobs.rendering.drawing.job import LeftOut, PictureJob
 from jobs.rendering.drawing.style import IDENTITY, ONE_MAP_EACH, RANKED, SHEET, OtherRun, PictureStyle
-from jobs.rendering.names import NamedPicture, identity_names, picture_names
+from jobs.rendering.extent import extent_columns
+from jobs.rendering.names import NamedPicture, identity_names, numbered, picture_names
 from jobs.rendering.ranked_plan import plan_ranked
 from jobs.rendering.render_config import RenderConfig
 from jobs.rendering.two_runs import is_in_both
@@ -63,8 +64,20 @@ def plan(run: Run, config: RenderConfig, style: PictureStyle) -> RenderPlan:
         places = [(row, map) for row in range(table.num_rows) for map in maps]
         names = _names(run, config, table, places)
         jobs = [PictureJob(name=name, rows=(row,), map=map) for name, (row, map) in zip(names, places, strict=True)]
-    jobs = [replace(job, name=f"{job.name}.{config.form}") for job in jobs]
-    return RenderPlan(table, jobs, left_out)
+    return RenderPlan(table, _named(jobs, config), left_out)
+
+
+def _named(jobs: list[PictureJob], config: RenderConfig) -> list[PictureJob]:
+    """The pictures with the whole path of each below the output folder, and with their numbers if they have any."""
+    if config.is_numbered:
+        pages = config.style == IDENTITY
+        places = [place if pages else job.rows[0] for place, job in enumerate(jobs)]
+        last = max(places, default=0) + 1
+        jobs = [
+            replace(job, number=place + 1, name=f"{numbered(place + 1, last)}_{job.name}")
+            for job, place in zip(jobs, places, strict=True)
+        ]
+    return [replace(job, name=f"{config.style_folder}{job.name}.{config.form}") for job in jobs]
 
 
 def _choose_rows(run: Run, config: RenderConfig, style: PictureStyle) -> _Chosen:
@@ -72,6 +85,7 @@ def _choose_rows(run: Run, config: RenderConfig, style: PictureStyle) -> _Chosen
     selection = replace(config.selection, keys=listed.keys_among(config.selection.keys))
     columns = [*ROW_COLUMNS, "status", *columns_for(style.maps, style.looks.scale)]
     columns += [name for name in _OF_LATER_RUNS if name in run.schema.names]
+    columns = list(dict.fromkeys([*columns, *extent_columns(style.maps, run.schema.names)]))
     table = select_rows(run, selection, joined=listed.table, columns=columns)
     if not table.num_rows:
         raise UserError(f"no image of {run.layout.root} fits the selection; give another --where, --keys or --queries")
@@ -99,7 +113,8 @@ def _names(run: Run, config: RenderConfig, table: pa.Table, places: list[_Place]
     keys, shards = table["key"].to_pylist(), table["shard"].to_pylist()
     pids, camids = table["pid"].to_pylist(), table["camid"].to_pylist()
     pictures = [
-        NamedPicture(key=keys[row], shard=shards[row], pid=pids[row], camid=camids[row], map=map) for row, map in places
+        NamedPicture(key=keys[row], shard=shards[row], pid=pids[row], camid=camids[row], map=map, number=row + 1)
+        for row, map in places
     ]
     # The user's own template says itself whether it names the shard.
     shared = frozenset(keys_in_several_shards(run, keys)) if config.name_template is None else frozenset()

@@ -15,6 +15,9 @@ from jobs.rendering.colour_limits import colour_limits
 from jobs.rendering.drawing.entry import ImageRow, rows_of
 from jobs.rendering.drawing.job import LeftOut, PictureJob
 from jobs.rendering.drawing.style import PictureStyle
+from jobs.rendering.index.captions import list_of
+from jobs.rendering.index.listed import merged, numbered_otherwise, read_list, refuse_another_order, write_list
+from jobs.rendering.index.pages import write_index
 from jobs.rendering.painter import Drawn, Painter, draw_all
 from jobs.rendering.plan import RenderPlan, plan
 from jobs.rendering.render_config import RenderConfig
@@ -29,12 +32,16 @@ WORTH_PROCESSES = 30_000_000  # pixels; drawing fewer takes less time than start
 
 @dataclass(frozen=True, kw_only=True)
 class RenderReport:
-    """What was done in `folder`: pictures written, pictures that existed and were kept, and what was left out."""
+    """What was done in `folder`: pictures written, pictures that existed and were kept, and what was left out.
+
+    `index` is the page that shows all pictures of the folder, None where a file of somebody else has its name.
+    """
 
     folder: Path
     written: int
     kept: int
     left_out: tuple[LeftOut, ...]
+    index: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,7 @@ class RenderPreview:
 
 
 def render(config: RenderConfig) -> RenderReport:
-    """Draws what is requested and does not exist yet.
+    """Draws what is requested and does not exist yet, and an index page of all pictures of the folder.
 
     Raises UserError on a selection without images, on pictures of another request in the folder, on shards that do not
     exist or have changed, and on a full disk.
@@ -57,12 +64,20 @@ def render(config: RenderConfig) -> RenderReport:
     warn_of_unfinished(run)
     style = config.picture_style(run)
     planned = plan(run, config, style)
+    listed, earlier = list_of(run, config, planned), read_list(config.folder)
+    stale = numbered_otherwise(listed, earlier)
+    if not config.overwrite:
+        refuse_another_order(config.folder, stale)
     todo = _todo(planned, config)
     kept = len(planned.jobs) - len(todo)
     register(config.folder, style.kind, digest_of(run.manifest.fingerprint, style, planned), kept)
+    for picture in stale:
+        (config.folder / picture.file).unlink(missing_ok=True)
+    write_list(config.folder, merged(listed, [one for one in earlier if one not in stale]))
     drawn = _draw(run, config, style, planned, todo) if todo else Drawn(0, [])
+    index = write_index(config.folder, run.layout.root.resolve().name, read_list(config.folder))
     left_out = (*planned.left_out, *drawn.left_out)
-    return RenderReport(folder=config.folder, written=drawn.written, kept=kept, left_out=left_out)
+    return RenderReport(folder=config.folder, written=drawn.written, kept=kept, left_out=left_out, index=index)
 
 
 def preview(config: RenderConfig) -> RenderPreview:

@@ -69,9 +69,10 @@ def select_rows(
 ) -> pa.Table:
     """The selected rows, failed ones included, with all columns of the metadata or those named.
 
-    Those named may be `ap` and `first_rank` too. `joined` is a table with the columns `shard` and `key`: only its rows are selected from, by default in its order.
-    The expressions may also use its other columns, but not nested ones. `also` is a further condition, written by the
-    program. `option` is what an error calls the user's condition. Warns of keys that the run does not have.
+    Those named may be `ap` and `first_rank` too. `joined` is a table with the columns `shard` and `key`: only its rows
+    are selected from, by default in its order. The expressions may also use its other columns, but not nested ones.
+    `also` is a further condition, written by the program. `option` is what an error calls the user's condition. Warns
+    of keys that the run does not have.
 
     Raises UserError for a column that does not exist, naming the nearest, and for any other error in the SQL.
     """

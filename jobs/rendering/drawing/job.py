@@ -19,7 +19,8 @@ class PictureJob:
 
     Rows are numbers of rows of the plan's table, later of the chunk that the job is in. `map` is the one map that is
     shown, None for all. In a ranked list the first row is the query, and the others have `hits`; `note` is about the
-    query. `identity` is who an identity page shows, such as `pid 12`.
+    query. `identity` is who an identity page shows, such as `pid 12`. `number` is the place in the requested order,
+    from 1, None without one.
     """
 
     name: str
@@ -28,6 +29,7 @@ class PictureJob:
     hits: tuple[RankedHit, ...] = ()
     note: str = ""
     identity: str = ""
+    number: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`ap` and `first_rank` in SQL and as columns, against the rows of queries.parquet, and evaluations that are too old."""
+"""`ap` and `first_rank` in SQL and as columns, against queries.parquet, and evaluations that are too old."""
 
 from __future__ import annotations
 
