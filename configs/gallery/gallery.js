@@ -276,7 +276,7 @@
     }
     $("size").value = state.size;
     document.documentElement.style.setProperty("--thumb", `${state.size}px`);
-    document.documentElement.style.setProperty("--cell", `${Math.max(114, Math.round(state.size * ratio) + 12)}px`);
+    document.documentElement.style.setProperty("--cell", `${Math.max(142, Math.round(state.size * ratio) + 12)}px`);
     $("reset").disabled = !state.pid && !state.cameras.size && !state.splits.size;
     drawGrid();
     drawPanel();
@@ -335,7 +335,8 @@
     });
   }
 
-  function paint(canvas, levels, map) {
+  // With `fades` a pixel is as opaque as its level is high, as in the pictures of the grid.
+  function paint(canvas, levels, map, fades) {
     const [h, w] = map.grid ?? data.grid;
     const centres = map.centres ?? data.centres;
     const context = canvas.getContext("2d");
@@ -345,7 +346,8 @@
       across.forEach(([left, right, over], x) => {
         const top = levels[above * w + left] * (1 - over) + levels[above * w + right] * over;
         const bottom = levels[below * w + left] * (1 - over) + levels[below * w + right] * over;
-        out.data.set([...palette[Math.round(top * (1 - down) + bottom * down)], 255], 4 * (y * canvas.width + x));
+        const level = Math.round(top * (1 - down) + bottom * down);
+        out.data.set([...palette[level], fades ? level : 255], 4 * (y * canvas.width + x));
       });
     });
     context.putImageData(out, 0, 0);
@@ -401,7 +403,7 @@
     section.dataset.map = map.name;
     section.dataset.side = side;
     levelsOf(row, map).then(
-      (levels) => [heat, over].forEach((one) => paint(one, levels, map)),
+      (levels) => [heat, over].forEach((one) => paint(one, levels, map, one === over && data.fade)),
       (problem) => section.append(make("p", { className: "problem", textContent: problem.message })));
     return section;
   }
@@ -415,7 +417,8 @@
     }
     const opens = !panel.open;
     if (row !== pictured) {
-      const facts = ["split", "shard", ...data.image_numbers].map((name) => [name, text(rows[name][row])]);
+      const facts = ["split", "shard", ...data.image_numbers].map(
+        (name) => [name, name === "camid" ? camera(rows.camid[row]) : text(rows[name][row])]);
       $("panel-key").textContent = rows.key[row];
       $("panel-image").replaceChildren(list(facts));
       $("panel-maps").replaceChildren(...data.maps.flatMap((map) => sides.map((side) => mapSection(row, map, side))));

@@ -12,6 +12,7 @@ from cam.overlay import apply_colormap
 from cam.placement import GridPlacement
 from jobs.rendering.page.pictures import PART
 from jobs.rendering.page.rows import OF_B, GalleryRows, GalleryStyle
+from jobs.runs.evaluation.query_scores import SCORES
 from jobs.runs.query import RowSelection
 from jobs.runs.run import Run
 
@@ -25,7 +26,9 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
     measures = [measure for measure in MEASURES if f"{next(iter(columns))}_{measure}" in run.schema.names]
     grid = int(table["grid_h"][0].as_py()), int(table["grid_w"][0].as_py())
     placement = style.placement or GridPlacement.even(grid)
-    numbers = [*IMAGE_NUMBERS, *(f"{column}_{measure}" for column in columns for measure in measures)]
+    # The scores are of queries: without one among the rows there is nothing to sort by.
+    scores = [name for name in SCORES if name in table.column_names and table[name].null_count < len(table)]
+    numbers = [*IMAGE_NUMBERS, *scores, *(f"{column}_{measure}" for column in columns for measure in measures)]
     return {
         "run": run.layout.root.resolve().name,
         "fingerprint": run.manifest.fingerprint,
@@ -43,12 +46,13 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
         ],
         "other": None if style.other is None else style.other.root.resolve().name,
         "measures": measures,
-        "image_numbers": list(IMAGE_NUMBERS),
+        "image_numbers": [*IMAGE_NUMBERS, *scores],
         "grid": list(grid),
         "centres": [[axis.first, axis.step] for axis in (placement.rows, placement.columns)],
         "colormap": style.looks.colormap,
         "colours": _colours(style.looks.colormap),
         "alpha": style.looks.share,
+        "fade": style.looks.fade,
         "thumb_height": style.thumb_height,
         "rows": {name: _values(table, name) for name in (*TEXTS, *numbers)} | _rows_of_b(shown, style, measures),
     }

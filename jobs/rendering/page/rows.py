@@ -16,6 +16,7 @@ from jobs.arrays import Float32Array
 from jobs.rendering.drawing.style import OtherRun
 from jobs.rendering.looks import Looks
 from jobs.rendering.two_runs import rows_in_both
+from jobs.runs.evaluation.query_scores import known_scores, with_scores
 from jobs.runs.query import RowSelection, count_by_status, select_rows
 from jobs.runs.run import Run
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
@@ -55,7 +56,7 @@ class GalleryStyle:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryRows:
-    """The rows that are shown, all columns of the metadata, with their maps.
+    """The rows that are shown, all columns of the metadata, and the scores of queries where they are known; their maps.
 
     `maps` is column -> (N, h, w), in the order of the rows, and `limits` column -> the ends of its colour scale, None
     where each map has its own. `matching` rows fit the selection; `left_out` counts those that cannot be shown.
@@ -84,6 +85,8 @@ def choose_rows(run: Run, selection: RowSelection, style: GalleryStyle, other: R
     shown = [OK] if any(MapName.parse(name).needs_target for name in style.maps) else sorted(KEPT)
     statuses = ", ".join(f"'{status}'" for status in shown)
     table = select_rows(run, selection, also=f"status IN ({statuses})")
+    if (scores := known_scores(run)) is not None:
+        table = with_scores(table, scores)
     left_out, matching = _count(run, selection, frozenset(shown))
     others = None
     if other is not None:
