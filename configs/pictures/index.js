@@ -5,7 +5,8 @@
   const $ = (id) => document.getElementById(id);
   const pictures = [...document.querySelectorAll(".grid a")];
   const viewer = $("viewer");
-  let current = 0;
+  let current = 0; // has the focus, or gets it
+  let viewed = 0; // was opened last
 
   function focus(place) {
     if (!(place in pictures)) return;
@@ -33,6 +34,7 @@
   function open(place) {
     if (!(place in pictures)) return;
     focus(place);
+    viewed = place;
     const picture = pictures[place];
     $("viewer-image").src = picture.href;
     $("viewer-image").alt = picture.querySelector("img").alt;
@@ -77,7 +79,7 @@
     focus(to);
   });
 
-  viewer.addEventListener("close", () => pictures[current]?.focus());
+  viewer.addEventListener("close", () => focus(viewed)); // the browser has gone back to where it was opened
   viewer.addEventListener("click", (event) => {
     if (event.target === viewer) viewer.close();
   });

@@ -28,6 +28,8 @@ from jobs.rendering import render as module
 from jobs.rendering.colour_limits import colour_limits
 from jobs.rendering.drawing.style import PictureStyle
 from jobs.rendering.image_files import decode, sized
+from jobs.rendering.index.listed import LIST
+from jobs.rendering.index.pages import INDEX
 from jobs.rendering.looks import Looks
 from jobs.rendering.names import safe_name
 from jobs.rendering.panels import GREEN, RED
@@ -67,7 +69,9 @@ def render(run: Path, *options: object) -> Result:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and p.name != RECORD)
+    """All files but those of the index and the record of requests."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return sorted(str(path) for path in found if path.name not in (RECORD, LIST, INDEX))
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
@@ -306,7 +310,7 @@ def test_a_dry_run_says_what_would_be_drawn_and_draws_nothing(mined: Path, tmp_p
     keys = select_rows(open_run(mined / "RUN"), RowSelection(where="split = 'query'", limit=3))["key"].to_pylist()
     options = [str(mined / "RUN"), "--keys", "-", "--dry-run", "--output", str(tmp_path / "new")]
     done = CliRunner().invoke(command, options, input=f"{keys[2]}\n{keys[0]}\n", catch_exceptions=False)
-    assert done.output.splitlines()[1:] == [f"  {keys[at]}__mim_attention.png" for at in (2, 0)]
+    assert done.output.splitlines()[1:] == [f"  000{n}_{keys[at]}__mim_attention.png" for n, at in ((1, 2), (2, 0))]
 
 
 def test_shards_that_moved_changed_or_are_gone(mined: Path, tmp_path: Path) -> None:
@@ -508,7 +512,7 @@ def test_ranked_figures_mark_right_and_wrong(mined: Path, tmp_path: Path) -> Non
         assert columns[0] < columns[1]  # the first hit is right, the second wrong
     options = (*options, "--queries", tmp_path / "failures.txt")
     render(mined / "RUN", *options, "--topk", 1, "--output", tmp_path / "failed")
-    assert names(tmp_path / "failed") == [f"{queries[1]['key']}__ranked.png"]
+    assert names(tmp_path / "failed") == [f"0001_{queries[1]['key']}__ranked.png"]  # a list of keys is an order
     one = picture(tmp_path / "failed" / names(tmp_path / "failed")[0])
     assert (one == GREEN).all(axis=2).any() and not (one == RED).all(axis=2).any()
     render(mined / "RUN", "--queries", tmp_path / "queries.parquet", "--where", "ap > 0.2", "--output", tmp_path / "o")

@@ -31,6 +31,7 @@ AP, FIRST_RANK = "ap", "first_rank"
 SCORES = (AP, FIRST_RANK)
 FIRST_HIT_RANK = "first_hit_rank"  # the name of first_rank in queries.parquet
 ROW = ("shard", "key", "h5_row")  # what tells a row of the metadata, and is in queries.parquet too
+_STORED = (*ROW, AP, FIRST_HIT_RANK)
 _EVALUATED = b"promptsg.evaluated"  # in the metadata of the schema of queries.parquet
 # Texts and comments of SQL, in which a name is no column.
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\$\$.*?\$\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -95,8 +96,10 @@ def read_scores(run: Run) -> pa.Table:
         )
     with reading(path, "the queries of `promptsg evaluate`", "evaluate the run again"):
         file = pq.ParquetFile(path)
+        if missing := [name for name in _STORED if name not in file.schema_arrow.names]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
         state = EvaluatedState.from_metadata(file.schema_arrow.metadata)
-        table = file.read(columns=[*ROW, AP, FIRST_HIT_RANK]).rename_columns([*ROW, *SCORES])
+        table = file.read(columns=list(_STORED)).select(_STORED).rename_columns([*ROW, *SCORES])
     _check_state(run, path, state)
     return table.replace_schema_metadata(None)
 
