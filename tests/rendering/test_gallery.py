@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -26,6 +27,7 @@ from jobs.rendering.gallery import GalleryConfig, GalleryReport
 from jobs.rendering.gallery import gallery as write_gallery
 from jobs.rendering.looks import Looks
 from jobs.rendering.page.pictures import PART, picture_name, thumbnail
+from jobs.retrieval.evaluate import EvaluateConfig, evaluate
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
 from jobs.runs.metadata_rows import Results
@@ -251,6 +253,33 @@ def test_keys_choose_the_images_and_what_is_counted(run: Run, tmp_path: Path) ->
     assert report.left_out == {IMAGE_CORRUPT: 1, NO_LABEL: 1} and report.page == tmp_path / "out/index.html"
 
 
+def test_scores_of_queries_are_among_the_numbers_once_evaluated(run: Run, tmp_path: Path) -> None:
+    where = "shard = 'gallery-000000' AND key < '000020'"
+    write(run, tmp_path / "before", RowSelection(where=where))
+    assert "ap" not in page_of(tmp_path / "before")["image_numbers"]
+    sides = {"query_where": "key < '000010'", "gallery_where": "key < '000040'"}
+    evaluate(EvaluateConfig(run=run.layout.root, output=tmp_path / "evaluation", bootstrap=5, **sides))
+    table = pq.read_table(tmp_path / "evaluation/queries.parquet")
+    scores = {row["key"]: (row["ap"], row["first_hit_rank"]) for row in table.to_pylist()}
+    write(run, tmp_path / "after", RowSelection(where=where, order_by="ap"), evaluation=tmp_path / "evaluation")
+    page = page_of(tmp_path / "after")
+    rows = page["rows"]
+    assert page["image_numbers"][-2:] == ["ap", "first_rank"]
+    found = {key: (ap, rank) for key, ap, rank in zip(rows["key"], rows["ap"], rows["first_rank"], strict=True)}
+    wanted = {key: score for key, score in scores.items() if key in found and score[0] is not None}
+    assert {key: rank for key, (_, rank) in found.items() if rank is not None} == {k: r for k, (_, r) in wanted.items()}
+    assert all(found[key][0] == pytest.approx(ap, rel=1e-5) for key, (ap, _) in wanted.items())
+    known = [ap for ap in rows["ap"] if ap is not None]
+    assert known == sorted(known) and 2 < len(known) < len(rows["ap"])  # gallery images have none
+    words = ("--keys", str(tmp_path / "evaluation/failures.txt"), "--evaluation", str(tmp_path / "evaluation"))
+    done = gallery(run, tmp_path / "failures", *words)
+    assert done.exit_code == 0, done.output
+    wrong = (tmp_path / "evaluation/failures.txt").read_text().split()
+    page = page_of(tmp_path / "failures")
+    assert page["rows"]["key"] == [key for key in wrong if key in page["rows"]["key"]] and len(wrong) > 1
+    assert all(rank > 1 for rank in page["rows"]["first_rank"])
+
+
 def test_a_shared_scale_runs_over_all_images(run: Run, tmp_path: Path) -> None:
     write(run, tmp_path / "out", RowSelection(where="pid = 2"), looks=Looks(scale="shared"))
     page = page_of(tmp_path / "out")
@@ -466,7 +495,7 @@ def test_the_panel_opens_moves_and_closes(driver: Any, large: Path) -> None:
     assert page.panel() == rows["key"][shown[1]]
     assert page.find("#panel-place").text == f"2 of {len(shown)}"
     facts = page.js("return [...document.querySelectorAll('#panel-image dd')].map((d) => d.textContent)")
-    assert facts[2:4] == [str(rows["pid"][shown[1]]), "1"]
+    assert facts[2:4] == [str(rows["pid"][shown[1]]), "1 (c2)"]
     page.press(Keys.ARROW_RIGHT)
     assert page.panel() == rows["key"][shown[2]]
     page.press(Keys.ARROW_LEFT)
@@ -498,6 +527,21 @@ def test_the_panel_draws_the_heatmap_that_python_draws(driver: Any, large: Path)
         # One level of 255 beside it where rounding differs: turbo's steepest step is 8 in a channel.
         assert drawn.shape == expected.shape and np.abs(drawn.astype(int) - expected).max() <= 16
         assert np.abs(drawn.astype(int) - expected).mean() < 1 < expected.std()
+
+
+@pytest.mark.browser
+def test_the_panels_overlay_fades_as_the_grids_pictures_do(driver: Any, large: Path, run: Run, tmp_path: Path) -> None:
+    def opacities(folder: Path) -> list[int]:
+        page = Page(driver, folder, "open=10")
+        canvas = "document.querySelectorAll('section[data-map=\"mim_attention\"] canvas')[1]"
+        data = f"[...{canvas}.getContext('2d').getImageData(0, 0, {canvas}.width, {canvas}.height).data]"
+        page.until(f"{data}.some((value) => value)")
+        return list(page.js(f"return {data}")[3::4])
+
+    faded = opacities(large)  # one high patch, all others are 0
+    assert max(faded) > 150 and faded.count(0) > len(faded) / 2
+    write(run, tmp_path / "even", RowSelection(limit=20), looks=Looks(fade=False))
+    assert set(opacities(tmp_path / "even")) == {255}
 
 
 @pytest.mark.browser

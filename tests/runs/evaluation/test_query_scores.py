@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from jobs.runs.evaluation import query_scores as module
 from jobs.runs.evaluation.query_scores import known_scores, names_scores
 from jobs.runs.query import RowSelection, select_rows
 from jobs.runs.run import open_run
+from jobs.statistics.chosen import choose_images, choose_in_blocks
+from jobs.statistics.question import make_question
+from jobs.statistics.stats import merge_parts
 from tests.runs.conftest import NAMES, promptsg
 from tests.support.made_runs import made_manifest, made_samples, made_shard
 
@@ -57,20 +61,28 @@ def test_rows_that_were_no_query_have_null(made: Path) -> None:
     assert failed and all(row["ap"] is None and row["first_rank"] is None for row in failed)
 
 
-def test_every_command_that_takes_sql_knows_them(made: Path, tmp_path: Path) -> None:
+def test_groups_and_conditions_of_statistics_know_them(made: Path) -> None:
     evaluated(made)
     queries = queries_of(made / "evaluation")
-    hard = sum(row["ap"] < 0.3 for row in queries)
+    run = open_run(made)
+    question = make_question(run, by=["ap < 0.3 AS hard", "first_rank = 1 AS right"], where="ap IS NOT NULL")
+    chosen = choose_images(run, question, run.published())
+    found = Counter[tuple[bool, bool]]()
+    for group, images in zip(chosen.group.tolist(), chosen.images.tolist(), strict=True):
+        found[tuple(column[group].as_py() for column in chosen.groups.columns)] += images
+    assert found == Counter((row["ap"] < 0.3, row["first_hit_rank"] == 1) for row in queries) and len(found) > 1
+    subquery = make_question(run, where="ap < (SELECT avg(ap) FROM run)")
+    mean = sum(row["ap"] for row in queries) / len(queries)
+    below = next(choose_in_blocks(run, subquery, run.published()))
+    assert len(below.rows) == sum(row["ap"] < mean for row in queries)
     code, said = promptsg("render", made, "--where", "ap < 0.3", "--order-by", "first_rank, ap", "--dry-run")
-    assert code == 0 and said.startswith(f"{hard} pictures in ")
-    words = ("--by", "ap < 0.3 AS hard", "--where", "ap IS NOT NULL", "--resamples", 10, "--outliers", 0)
-    code, said = promptsg("stats", made, *words, "--output", tmp_path / "stats")
-    assert code == 0 and said.startswith(f"{len(queries)} images in 2 groups"), said
-    stats = pq.read_table(tmp_path / "stats/stats.parquet").to_pylist()
-    assert {(row["hard"], row["n_images"]) for row in stats} == {(True, hard), (False, len(queries) - hard)}
-    words = ("--by", "first_rank = 1 AS right", "--where", "ap IS NOT NULL", "--resamples", 10)
-    code, said = promptsg("diff", made, made, *words, "--output", tmp_path / "diff")
-    assert code == 0 and said.startswith(f"{len(queries)} pairs of {len(queries)} images"), said
+    assert code == 0 and said.startswith(f"{sum(row['ap'] < 0.3 for row in queries)} pictures in ")
+
+
+@pytest.mark.parametrize("name", ["render", "gallery", "stats", "diff", "localise", "faithfulness"])
+def test_every_command_that_chooses_images_takes_another_evaluation(name: str) -> None:
+    code, said = promptsg(name, "--help")
+    assert code == 0 and "--evaluation" in said
 
 
 def test_without_an_evaluation_one_line_names_the_command(made: Path) -> None:
@@ -173,8 +185,7 @@ def test_parts_of_statistics_by_different_evaluations_are_not_merged(made: Path,
         code, said = promptsg("stats", made, "--by", "ap < 0.3 AS hard", "--block", block, *out)
         assert code == 0, said
     parts = sorted((tmp_path / "stats/parts").glob("*.npz"))
-    merge = ("stats", made, "--merge", *parts, "--resamples", 10, "--outliers", 0, *out)
-    assert promptsg(*merge)[0] == 0
+    assert len(merge_parts(open_run(made), parts).shards) == 3
     evaluated(made, "--keep-same-camera")
-    code, said = promptsg(*merge)
-    assert code == 1 and "is from before the last `promptsg evaluate`: make the part again" in said
+    with pytest.raises(UserError, match="is from before the last `promptsg evaluate`: make the part again"):
+        merge_parts(open_run(made), parts)
