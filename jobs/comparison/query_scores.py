@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +15,7 @@ from jobs.retrieval.evaluate import choose_sides, rank_sides
 from jobs.retrieval.evaluation import EvaluateConfig, EvaluationFiles
 from jobs.retrieval.report import queries_table
 from jobs.retrieval.rerank import RerankConfig
+from jobs.runs.evaluation.query_scores import EvaluatedState, stored_state
 from jobs.runs.run import Run
 
 _COLUMNS = ("shard", "key", "ap", "first_hit_rank")
@@ -83,7 +83,7 @@ def _stored(run: Run) -> EvaluateConfig | None:
     """The settings that the run was evaluated with; None where it was not, or its shards have changed since."""
     config = EvaluateConfig(run=run.layout.root)
     files = EvaluationFiles.in_folder(config.folder)
-    if not files.metrics.is_file() or not files.queries.is_file() or _is_older(files.metrics, run.layout.metadata):
+    if not files.metrics.is_file() or not files.queries.is_file() or _is_old(run, files):
         return None
     match read_json_object(files.metrics, "the metrics of `promptsg evaluate`", _REMEDY):
         case {"query_where": str(query), "gallery_where": str(gallery), "rerank": rerank, **rest}:
@@ -104,9 +104,15 @@ def _rerank(recorded: object) -> RerankConfig | None:
     return None
 
 
-def _is_older(file: Path, folder: Path) -> bool:
-    """Whether files were put into the folder after the file was written."""
-    return file.stat().st_mtime_ns < folder.stat().st_mtime_ns
+def _is_old(run: Run, files: EvaluationFiles) -> bool:
+    """Whether the run has changed since it was evaluated.
+
+    Earlier versions did not write what was evaluated: then any file that was put into the metadata later counts.
+    """
+    state = stored_state(files.queries)
+    if state is None:
+        return files.metrics.stat().st_mtime_ns < run.layout.metadata.stat().st_mtime_ns
+    return state != EvaluatedState.of(run)
 
 
 def _told(settings: EvaluateConfig) -> str:

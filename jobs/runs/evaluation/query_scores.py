@@ -32,6 +32,7 @@ SCORES = (AP, FIRST_RANK)
 FIRST_HIT_RANK = "first_hit_rank"  # the name of first_rank in queries.parquet
 ROW = ("shard", "key", "h5_row")  # what tells a row of the metadata, and is in queries.parquet too
 _STORED = (*ROW, AP, FIRST_HIT_RANK)
+_WHAT, _REMEDY = "queries of `promptsg evaluate`", "run `promptsg evaluate` again"
 _EVALUATED = b"promptsg.evaluated"  # in the metadata of the schema of queries.parquet
 # Texts and comments of SQL, in which a name is no column.
 _NOT_CODE = re.compile(r"'(?:[^']|'')*'|\$\$.*?\$\$|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -94,13 +95,12 @@ def read_scores(run: Run) -> pa.Table:
             f"ap and first_rank come from `promptsg evaluate {run.layout.root}`: run it first, since there is no "
             f"{path}. For results in another folder give --evaluation FOLDER"
         )
-    with reading(path, "the queries of `promptsg evaluate`", "evaluate the run again"):
+    with reading(path, _WHAT, _REMEDY):
         file = pq.ParquetFile(path)
         if missing := [name for name in _STORED if name not in file.schema_arrow.names]:
             raise ValueError(f"it has no column {', '.join(missing)}")
-        state = EvaluatedState.from_metadata(file.schema_arrow.metadata)
         table = file.read(columns=list(_STORED)).select(_STORED).rename_columns([*ROW, *SCORES])
-    _check_state(run, path, state)
+    check_state(run, path)
     return table.replace_schema_metadata(None)
 
 
@@ -132,8 +132,20 @@ def with_scores(rows: pa.Table, scores: pa.Table | None, columns: Sequence[str] 
     return rows
 
 
-def _check_state(run: Run, path: Path, state: EvaluatedState | None) -> None:
-    """Raises UserError where the scores are not of the run as it is now."""
+def stored_state(path: Path) -> EvaluatedState | None:
+    """What a queries.parquet is about; None where an earlier version wrote it. Raises UserError if it is damaged."""
+    import pyarrow.parquet as pq
+
+    with reading(path, _WHAT, _REMEDY):
+        return EvaluatedState.from_metadata(pq.ParquetFile(path).schema_arrow.metadata)
+
+
+def check_state(run: Run, path: Path) -> None:
+    """Raises UserError where the scores in queries.parquet are not of the run as it is now.
+
+    Warns where they do not say what they are of.
+    """
+    state = stored_state(path)
     root, again = run.layout.root, f"run `promptsg evaluate {run.layout.root}` again"
     if state is None:
         logger.warning("%s does not say which shards it is about; if %s has changed since, %s", path, root, again)

@@ -5,6 +5,7 @@ Legend: Q queries, K maps.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from jobs.arrays import BoolArray, Float64Array, Int64Array
 from jobs.errors import UserError
 from jobs.reading import reading
-from jobs.runs.query_list import QUERIES
+from jobs.runs.evaluation.query_scores import check_state, queries_file
 from jobs.runs.run import Run, positions_by_shard
 from jobs.statistics.intervals.resamples import EDGES, resample_counts
 from jobs.statistics.intervals.weighted import FEWEST, weighted_pearson, weighted_spearman
@@ -24,6 +25,7 @@ from jobs.statistics.localisation.config import LocaliseConfig
 from jobs.statistics.localisation.sums import MEASURES
 from jobs.statistics.report.with_interval import WithInterval
 
+logger = logging.getLogger(__name__)
 _COLUMNS = ["shard", "key", "h5_row", "ap", "rank1_correct"]
 _AGAIN = "run `promptsg evaluate` again"
 _ARRAYS = 4  # of float64, per query and resample, that a correlation holds at once
@@ -85,10 +87,13 @@ class RankedQueries:
 def ranked_queries(run: Run, config: LocaliseConfig, maps: int) -> RankedQueries | None:
     """The queries of the configuration; None where none are given and `promptsg evaluate` has not run.
 
-    Raises UserError for a file that is not there, or is not one that `promptsg evaluate` wrote.
+    None as well, with a warning, where none are given and the run has changed since then. Raises UserError for a file
+    that is not there, is not one that `promptsg evaluate` wrote, or is older than the run.
     """
-    path = config.queries or run.layout.root / "evaluation" / QUERIES
-    if config.queries is None and not path.is_file():
+    path = config.queries or queries_file(run)
+    if config.queries is not None or config.evaluation is not None:
+        check_state(run, path)
+    elif not _is_current(run, path):
         return None
     with reading(path, "queries of `promptsg evaluate`", _AGAIN):
         table = pq.ParquetFile(path).read(columns=_COLUMNS)
@@ -103,6 +108,18 @@ def ranked_queries(run: Run, config: LocaliseConfig, maps: int) -> RankedQueries
         values=np.full((len(table), maps, len(MEASURES)), np.nan),
         identity=np.full(len(table), -1, np.int64),
     )
+
+
+def _is_current(run: Run, path: Path) -> bool:
+    """Whether the run was evaluated as it is now; warns where it has changed since."""
+    if not path.is_file():
+        return False
+    try:
+        check_state(run, path)
+    except UserError as error:
+        logger.warning("failed queries are not looked at: %s", error)
+        return False
+    return True
 
 
 def compare_queries(queries: RankedQueries, maps: Sequence[str], resamples: int, seed: int) -> tuple[QueriesLook, ...]:

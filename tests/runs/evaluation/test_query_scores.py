@@ -174,7 +174,7 @@ def test_scores_of_an_earlier_version_are_taken_with_a_warning(made: Path, caplo
         "again"
     ]
     pq.write_table(pa.table({"key": ["a"]}), path)
-    with pytest.raises(UserError, match=r"cannot read .*queries\.parquet as the queries of `promptsg evaluate`"):
+    with pytest.raises(UserError, match=r"cannot read .*queries\.parquet as queries of `promptsg evaluate`"):
         select_rows(open_run(made), RowSelection(where="ap >= 0"))
 
 
