@@ -96,6 +96,8 @@ def command(
       failures.txt     keys of the queries whose first image is wrong, worst AP first
       why.csv          correlation of AP with where each map looks, with 95 % intervals over identities
 
+    Then `render`, `gallery`, `stats` and others know the columns ap and first_rank in SQL.
+
     The memory holds the features and one block of distances, never all distances: Market-1501 (3,368 x 15,913) takes
     0.5 GB, 20,000 x 200,000 fits in the default. --rerank also holds each image's neighbours, at most 36 KB per image
     with the default k1 and k2. If that is more than --memory, the error names what it needs.

@@ -45,11 +45,12 @@ def command(
     """Write a folder whose index.html shows images and maps of RUN: filter, sort, switch maps, click for the panel.
 
     It needs no server and nothing outside of the folder. Images that failed, or have a map that is not finite, are left
-    out.
+    out. After `promptsg evaluate` the page can sort by ap and first_rank too.
 
     \b
     Example:
       promptsg gallery RUN --where "split = 'query'" --order-by 'mim_attention_entropy' --output look
+      promptsg gallery RUN --keys RUN/evaluation/failures.txt --output failures
       promptsg gallery RUN --other RUN_B --keys RUN_B/diff/changed.txt --output changed
     """
     config = GalleryConfig(

@@ -86,12 +86,14 @@ def command(
       diff              an image, its maps in RUN and in --other on one scale, and their difference
 
     Pictures that exist already for the same request are kept, so that an interrupted command can be repeated.
-    --overwrite draws them again.
+    --overwrite draws them again. With --order-by or a list of keys their names begin with the place in that order, such
+    as 0001_. index.html shows all pictures of the folder with captions, in any browser.
 
     \b
     Examples:
       promptsg render RUN --where "pid = 12 AND camid = 3"
       promptsg render RUN --style panel --order-by 'mim_attention_entropy DESC' --limit 50
+      promptsg render RUN --where "split = 'query'" --order-by ap --limit 50
       promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
       promptsg render RUN --style diff --other RUN_B --keys RUN_B/diff/changed.txt --limit 20
     """

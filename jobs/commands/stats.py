@@ -74,6 +74,7 @@ def command(
     \b
     Example:
       promptsg stats RUN --by camid --by split --where "pid > 0"
+      promptsg stats RUN --by "ap < 0.5 AS hard" --where "ap IS NOT NULL"
       promptsg stats RUN --by prompt --attributes market_attributes.csv
       promptsg stats RUN --by camid --block 0/2; promptsg stats RUN --by camid --block 1/2
       promptsg stats RUN --merge RUN/stats/parts/*.npz
