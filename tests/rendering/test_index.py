@@ -183,6 +183,11 @@ def test_a_page_of_somebody_else_stays(tmp_path: Path, caplog: pytest.LogCapture
     assert write_index(tmp_path, "RUN", listed(3)) is None
     assert (tmp_path / "index.html").read_text() == "<h1>Mine</h1>"
     assert "index.html was not written by `promptsg render` and stays" in caplog.text
+    (tmp_path / "index.html").write_bytes(b"")  # a crash left it
+    (tmp_path / "index-2.html").write_text("mine too")
+    assert write_index(tmp_path, "RUN", listed(501)) is None and (tmp_path / "index-2.html").read_text() == "mine too"
+    assert write_index(tmp_path, "RUN", listed(3)) == tmp_path / "index.html"
+    assert (tmp_path / "index-2.html").exists()
 
 
 def test_the_list_keeps_what_exists_and_refuses_what_is_outside(tmp_path: Path) -> None:

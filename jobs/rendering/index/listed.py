@@ -61,6 +61,8 @@ def read_list(folder: Path) -> list[ListedPicture]:
         found = [ListedPicture(**{**row, "caption": tuple(row["caption"])}) for row in rows]
         if outside := [one.file for one in found if not _is_below(one.file)]:
             raise ValueError(f"{outside[0]!r} is not below the folder")
+        if not all(one.caption for one in found):
+            raise ValueError("a picture has no caption")
     return [one for one in found if (folder / one.file).is_file()]
 
 

@@ -10,6 +10,7 @@ import html
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
@@ -33,21 +34,28 @@ _LATER_PAGE = re.compile(r"index-(\d+)\.html")
 def write_index(folder: Path, run: str, pictures: Sequence[ListedPicture]) -> Path | None:
     """Writes index.html, and index-2.html and so on where there are many; returns the first.
 
-    Returns None, with a warning, where index.html is of somebody else: it stays. Pages of a longer index are removed.
+    Returns None, with a warning, where one of these files is of somebody else: it stays. Pages of a longer index are
+    removed.
     """
-    first = folder / INDEX
-    if first.exists() and _OURS not in first.read_bytes()[:1000]:
-        logger.warning("%s was not written by `promptsg render` and stays; the pictures have no index page", first)
-        return None
     pages = list(_in_pages(pictures))
-    for number, on_page in enumerate(pages, 1):
-        content = _page(run, pictures, on_page, number, len(pages))
-        write_whole(folder / page_name(number), content.encode(), durable=False)
+    paths = [folder / page_name(number) for number in range(1, len(pages) + 1)]
+    if foreign := [path for path in paths if path.exists() and not _is_ours(path)]:
+        logger.warning("%s was not written by `promptsg render` and stays; the pictures have no index page", foreign[0])
+        return None
+    for number, (path, on_page) in enumerate(zip(paths, pages, strict=True), 1):
+        write_whole(path, _page(run, pictures, on_page, number, len(pages)).encode(), durable=False)
     for path in folder.glob("index-*.html"):
         found = _LATER_PAGE.fullmatch(path.name)
-        if found and int(found[1]) > len(pages) and _OURS in path.read_bytes()[:1000]:
+        if found and int(found[1]) > len(pages) and _is_ours(path):
             path.unlink()
-    return first
+    return paths[0]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a page was written here. So was an empty one, which a crash of the machine may leave."""
+    with path.open("rb") as file:
+        start = file.read(1000)
+    return not start or _OURS in start
 
 
 def page_name(number: int) -> str:
@@ -75,20 +83,24 @@ def _in_pages(pictures: Sequence[ListedPicture]) -> Iterator[list[ListedPicture]
 
 
 def _page(run: str, pictures: Sequence[ListedPicture], on_page: Sequence[ListedPicture], number: int, last: int) -> str:
-    templates = files("configs") / "pictures"
     parts = [
         f'<h2>{_text(request)}</h2>\n<div class="grid{" large" if large else ""}">\n{_figures(list(group))}</div>'
         for (request, large), group in groupby(on_page, key=lambda one: (one.request, is_large(one)))
     ]
-    return Template((templates / INDEX).read_text(encoding="utf-8")).substitute(
+    return Template(_template(INDEX)).substitute(
         title=_text(f"{run} · promptsg pictures"),
-        style=(templates / "index.css").read_text(encoding="utf-8"),
-        script=(templates / "index.js").read_text(encoding="utf-8"),
+        style=_template("index.css"),
+        script=_template("index.js"),
         run=_text(run),
         about=_text(counted(len(pictures), "picture") + (f", page {number} of {last}" if last > 1 else "")),
         turn=_turn(number, last),
         body="\n".join(parts) or "<p>No picture was drawn.</p>",
     )
+
+
+@cache
+def _template(name: str) -> str:
+    return (files("configs") / "pictures" / name).read_text(encoding="utf-8")
 
 
 def _figures(pictures: Sequence[ListedPicture]) -> str:
