@@ -4,6 +4,7 @@
     rollout               a method over all blocks of the model
     mim_attention         a map that the model computes itself
     mim_attention:bag     the same for a named prompt
+    mim_attention#3       one head of it, counted from 0, where a run stored its heads
 
 The methods are known here. Which layers and which maps of its own a model has, the model alone knows: see
 `cam.available`.
@@ -25,6 +26,8 @@ ATTENTION = "mim_attention"  # PromptSG's own map, one of the default maps
 LAYER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 NATIVE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 PROMPT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+HEAD = "#"  # before the number of a head
+_HEAD_NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 
 
 def check_methods(texts: Sequence[str]) -> None:
@@ -43,14 +46,18 @@ class MapName:
     """The name of one map.
 
     `method` is one of METHODS, or the name of a map that the model computes itself. Only the gradient methods have a
-    `layer`. Only the model's own maps have a `prompt`, the name of a further prompt.
+    `layer`. Only the model's own maps have a `prompt`, the name of a further prompt, or a `head`, counted from 0: a
+    head is read from a run that stored all heads, and never computed alone.
     """
 
     method: str
     layer: str | None = None
     prompt: str | None = None
+    head: int | None = None
 
     def __str__(self) -> str:
+        if self.head is not None:
+            return f"{self.method}{HEAD}{self.head}"
         if self.prompt is not None:
             return f"{self.method}:{self.prompt}"
         return self.method if self.layer is None else f"{self.method}/{self.layer}"
@@ -86,6 +93,9 @@ class MapName:
         method, slash, layer = text.partition("/")
         if slash and method in GRADIENT_METHODS and LAYER_NAME.fullmatch(layer):
             return cls(method, layer)
+        own, mark, head = text.partition(HEAD)
+        if mark and own not in METHODS and NATIVE_NAME.fullmatch(own) and _HEAD_NUMBER.fullmatch(head):
+            return cls(own, head=int(head))
         native, colon, prompt = text.partition(":")
         if native not in METHODS and NATIVE_NAME.fullmatch(native):
             if not colon:
@@ -104,11 +114,18 @@ class MapName:
 def parse_names(texts: Sequence[str]) -> tuple[MapName, ...]:
     """The named maps in the order given, each once.
 
-    Raises CamError on wrong syntax, on an unknown method, on no name at all, and on two names with the same column.
+    Raises CamError on wrong syntax, on an unknown method, on no name at all, on two names with the same column, and on
+    a single head, which is read and not computed.
     """
     if not texts:
         raise CamError("no map was requested")
     names = tuple(dict.fromkeys(MapName.parse(text) for text in texts))
+    for name in names:
+        if name.head is not None:
+            raise CamError(
+                f"{name} is a single head: heads are computed all together (`promptsg mine --attention-heads all`), "
+                f"and {name} is then a name to read them by"
+            )
     columns: dict[str, MapName] = {}
     for name in names:
         if other := columns.get(name.column):
@@ -118,5 +135,10 @@ def parse_names(texts: Sequence[str]) -> tuple[MapName, ...]:
 
 
 def column_of(name: str) -> str:
-    """A map name made safe for unquoted SQL: `++` becomes `pp`; `/`, `:` and the like become `_`."""
-    return re.sub(r"[^a-z0-9_]", "_", name.lower().replace("++", "pp"))
+    """A map name made safe for unquoted SQL: `++` becomes `pp`, `#` `_head`; `/`, `:` and the like become `_`."""
+    return re.sub(r"[^a-z0-9_]", "_", name.lower().replace("++", "pp").replace(HEAD, "_head"))
+
+
+def title_of(name: str) -> str:
+    """A map's name as a caption has it: `mim_attention#3` is `mim_attention head 3`."""
+    return name.replace(HEAD, " head ")

@@ -18,16 +18,16 @@ from cam.names import column_of
 from jobs.arrays import Float64Array, Int8Array, Int32Array
 from jobs.atomic import StagedFile
 from jobs.comparison.measures import MEASURES, MOVED, add_pairs, add_values, compare_maps, shifts
-from jobs.comparison.paired_maps import PairSlice, pair_slices
+from jobs.comparison.paired_maps import OF_EACH, PairSlice, pair_slices
 from jobs.comparison.pairing import Pairing, ShardPairs
 from jobs.comparison.sums import ChangedImage, MapPairSums, PairedSums, QueryChange
 from jobs.processes import available_cores
+from jobs.runs.heads.names import without_heads
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import NOT_FINITE, ZERO
 from jobs.statistics.prefetch import in_threads, prefetched
 from jobs.tables import float32_column
 
-_STORED = ("com_x", "com_y", "area50")
 _AHEAD = 2  # slices that wait to be measured
 _MOST_THREADS = 4  # that measure; more would wait for the disk
 
@@ -36,7 +36,7 @@ _ImageId = tuple[str, str]
 
 def stored_columns(maps: Collection[str]) -> list[str]:
     """The columns of both runs' metadata that the measures need."""
-    return [f"{column_of(name)}_{measure}" for name in maps for measure in _STORED]
+    return [f"{column_of(name)}_{measure}" for name in without_heads(maps) for measure in OF_EACH]
 
 
 def table_schema(maps: Collection[str]) -> pa.Schema:
@@ -79,7 +79,8 @@ class _Measured:
 
 def _measured(one: PairSlice) -> _Measured:
     found, state_a, state_b = compare_maps(np.ascontiguousarray(one.a), np.ascontiguousarray(one.b))
-    stored = shifts(*(_stored(table[one.at], one.name) for table in (one.pairs.table_a, one.pairs.table_b)))
+    measured = ((one.measures_a, one.pairs.table_a), (one.measures_b, one.pairs.table_b))
+    stored = shifts(*(_stored(table[one.at], one.name) if own is None else own for own, table in measured))
     return _Measured(of=one, values=np.hstack([found, stored]), state_a=state_a, state_b=state_b)
 
 
@@ -174,5 +175,5 @@ def _rows(pairs: ShardPairs, values: Mapping[str, Float64Array]) -> pa.Table:
 
 def _stored(table: pa.Table, name: str) -> Float64Array:
     """(n, 3) what mining measured of a map; NaN where it is null."""
-    columns = [table[f"{column_of(name)}_{measure}"].to_numpy() for measure in _STORED]
+    columns = [table[f"{column_of(name)}_{measure}"].to_numpy() for measure in OF_EACH]
     return np.stack(columns, axis=1).astype(np.float64)

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cam.measures import measure_maps
 from cam.placement import GridPlacement
-from jobs.arrays import Float32Array, Int32Array, Int64Array
+from jobs.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from jobs.comparison.pairing import Pairing, ShardPairs
 from jobs.errors import UserError
+from jobs.runs.heads.names import is_head
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.map_slices import read_slices
 from jobs.statistics.prefetch import prefetched
 from jobs.statistics.regrid import CommonGrid, Regrid
 
+OF_EACH = ("com_x", "com_y", "area50")  # what is measured of each map alone
 _Slices = Iterator[tuple[slice, Float32Array]]
 
 
@@ -27,7 +30,8 @@ _Slices = Iterator[tuple[slice, Float32Array]]
 class PairSlice:
     """Some of a shard's n pairs, and the maps (k, M) of one name that both runs have of them.
 
-    at: their positions among the pairs. clusters (n,): those of all pairs of the shard.
+    at: their positions among the pairs. clusters (n,): those of all pairs of the shard. measures_a, measures_b: see
+    `measures_of`.
     """
 
     pairs: ShardPairs
@@ -37,6 +41,8 @@ class PairSlice:
     at: slice
     a: Float32Array
     b: Float32Array
+    measures_a: Float64Array | None
+    measures_b: Float64Array | None
 
     @property
     def is_last(self) -> bool:
@@ -59,8 +65,26 @@ def pair_slices(chosen: ChosenImages, pairing: Pairing) -> Iterator[PairSlice]:
         for name in chosen.question.maps:
             if name not in grids:
                 grids[name] = _common_grid(a, b, name, pairs)
-            for at, one, other in _of_shard(a, b, name, pairs, grids[name]):
-                yield PairSlice(pairs=pairs, clusters=clusters, name=name, grid=grids[name], at=at, a=one, b=other)
+            for at, one, other in _of_shard(a, b, name, pairs):
+                yield PairSlice(
+                    pairs=pairs,
+                    clusters=clusters,
+                    name=name,
+                    grid=grids[name],
+                    at=at,
+                    a=_laid(one, grids[name].a, a, pairs.shard),
+                    b=_laid(other, grids[name].b, b, pairs.shard),
+                    measures_a=measures_of(a, name, one),
+                    measures_b=measures_of(b, name, other),
+                )
+
+
+def measures_of(run: Run, name: str, maps: Float32Array) -> Float64Array | None:
+    """(k, OF_EACH) of a head's maps (k, h, w); None for all other maps, of which mining stored them."""
+    if not is_head(name):
+        return None
+    measured = measure_maps(maps, run.manifest.measured_placement)
+    return np.stack([measured[measure] for measure in OF_EACH], axis=1).astype(np.float64)
 
 
 def _pairs(chosen: ChosenImages, pairing: Pairing) -> Iterator[tuple[ShardPairs, slice]]:
@@ -80,14 +104,9 @@ def _placement(run: Run, name: str, shard: str, rows: Int64Array) -> GridPlaceme
     return GridPlacement.of_maps((h, w), run.manifest.placement)
 
 
-def _of_shard(
-    a: Run, b: Run, name: str, pairs: ShardPairs, grid: CommonGrid
-) -> Iterator[tuple[slice, Float32Array, Float32Array]]:
-    """(positions among the pairs, maps of A (k, M), maps of B (k, M)) of one map of a shard."""
-    first = read_slices(a, name, pairs.shard, pairs.rows_a)
-    second = _in_order_of(b, name, pairs)
-    for at, one, other in _aligned(first, second):
-        yield at, _laid(one, grid.a, a, pairs.shard), _laid(other, grid.b, b, pairs.shard)
+def _of_shard(a: Run, b: Run, name: str, pairs: ShardPairs) -> Iterator[tuple[slice, Float32Array, Float32Array]]:
+    """(positions among the pairs, maps of A (k, h, w), maps of B (k, h, w)) of one map of a shard."""
+    return _aligned(read_slices(a, name, pairs.shard, pairs.rows_a), _in_order_of(b, name, pairs))
 
 
 def _laid(maps: Float32Array, regrid: Regrid, run: Run, shard: str) -> Float32Array:

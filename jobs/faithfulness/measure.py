@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cam.faithfulness import passes
 from jobs.arrays import Float32Array, Int64Array
+from jobs.errors import UserError
 from jobs.faithfulness.images import CHUNK, read_images, select_images, with_captions
 from jobs.faithfulness.measured import Measured
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
@@ -33,6 +34,7 @@ from jobs.faithfulness.score import (
     load_mined_model,
 )
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
+from jobs.runs.heads.names import is_head
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from promptsg_core.model import AnyModel
@@ -58,6 +60,8 @@ def measure_faithfulness(config: FaithfulnessConfig) -> FaithfulnessResult:
     run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
     config = replace(config, maps=run.choose_maps(config.maps) or run.maps)
+    if config.sanity and (heads := [name for name in config.maps if is_head(name)]):
+        raise UserError(f"{heads[0]}: re-initialised models are not compared head by head; give --no-sanity")
     measured = measure(run, config)
     summary = summarise(run, config, measured)
     folder = config.output or config.run / "faithfulness"

@@ -19,6 +19,8 @@ from jobs.phrases import did_you_mean
 from jobs.runs.footer import damaged_error, read_facts, read_rows
 from jobs.runs.growth.added_maps import AddedMaps, added_maps
 from jobs.runs.growth.run_json import grown_manifest
+from jobs.runs.heads.names import head_names, is_head, refuse_shared_columns
+from jobs.runs.heads.rows import MapRows, map_rows
 from jobs.runs.integrity.belonging import maps_path, refuse_unlisted, unreadable
 from jobs.runs.integrity.footers import RunFooters
 from jobs.runs.layout import RunLayout
@@ -60,6 +62,7 @@ class Run:
         self._dataset: ds.Dataset | None = None
         self._checked: set[_OpenFile] = set()  # files whose footers were seen to be their shards' own
         self._added: tuple[AddedMaps, ...] | None = None if self.manifest.additions else ()
+        self._heads: int | None = None
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -79,6 +82,22 @@ class Run:
         if self._added is None:
             self._added = added_maps(self.manifest, self.footers.all_of(self.published()))
         return self._added
+
+    @property
+    def heads(self) -> int | None:
+        """How many heads of its attention the run stored, as its first shard with images has them.
+
+        0 where it stored only their mean, and None where no shard with images is done. Raises UserError as `open_maps`.
+        """
+        if not self.manifest.has_heads:
+            return 0
+        if self._heads is None:
+            for shard in self.published():
+                if self.footers.of(shard).images:
+                    with self.open_maps(shard) as file:
+                        self._heads = int(stored(file, f"{MAPS}/{HEADS}").shape[1])
+                    break
+        return self._heads
 
     @property
     def schema(self) -> pa.Schema:
@@ -175,14 +194,27 @@ class Run:
                 raise damaged_error(path, ValueError("it has other columns than the run"))
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The named maps, each once. Raises UserError for one that the run lacks, naming the nearest and all."""
+        """The named maps, each once; `mim_attention#3` is head 3 of the attention, `mim_attention#all` is every head.
+
+        Raises UserError for one that the run lacks, naming the nearest and all, or how many heads there are.
+        """
+        found: list[str] = []
         for name in names:
-            if name not in self.maps:
-                if incomplete := [one for one in self.added if name in one.maps]:
-                    raise UserError(f"{self.layout.root} has {name!r} not everywhere: {incomplete[0].describe()}")
-                hint = did_you_mean(name, self.maps) or "."
-                raise UserError(f"{self.layout.root} has no map {name!r}{hint} It has {', '.join(self.maps)}")
-        return tuple(dict.fromkeys(names))
+            if is_head(name):
+                heads = head_names(self.layout.root, self.manifest, name, self.heads)
+                refuse_shared_columns(heads, self.maps)
+                found += heads
+            else:
+                self._require_map(name)
+                found.append(name)
+        return tuple(dict.fromkeys(found))
+
+    def _require_map(self, name: str) -> None:
+        if name not in self.maps:
+            if incomplete := [one for one in self.added if name in one.maps]:
+                raise UserError(f"{self.layout.root} has {name!r} not everywhere: {incomplete[0].describe()}")
+            hint = did_you_mean(name, self.maps) or "."
+            raise UserError(f"{self.layout.root} has no map {name!r}{hint} It has {', '.join(self.maps)}")
 
     def shared_maps(self, other: Run, names: Sequence[str] = ()) -> tuple[str, ...]:
         """The named maps, or all that the other run has too, in this run's order.
@@ -201,19 +233,19 @@ class Run:
     def read_maps(self, name: str, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, h, w) float32 raw maps of a shard: all, a slice, or the given h5 rows in their order.
 
-        `mim_attention_heads` gives (N, heads, h, w) if the run stored it. Where a row lacks the target, its maps of the
-        target are NaN.
+        `mim_attention#3` is one head, and `mim_attention_heads` gives (N, heads, h, w), if the run stored its heads.
+        Where a row lacks the target, its maps of the target are NaN.
 
         Raises UserError naming the map or the shard that does not exist, or the shard to which a map was not added yet.
         """
         number = self.manifest.addition_of(name)
-        if number is None and not (name == HEADS and self.manifest.has_heads):
-            self.choose_maps([name])
-        return self._read(f"{MAPS}/{name}", shard, rows, number)
+        if number is None and not (name == HEADS and self.manifest.has_heads) and self.choose_maps([name]) != (name,):
+            raise UserError(f"{name} is not one map: read them one by one, or {HEADS} for all heads at once")
+        return self._read(name, shard, rows, number)
 
     def read_features(self, shard: str, rows: slice | Sequence[int] | None = None) -> Float32Array:
         """(N, D) float32 retrieval features of a shard, not normalised; rows as in `read_maps`."""
-        return self._read(FEATURES, shard, rows)
+        return self._read(None, shard, rows)
 
     def read_keys(self, shard: str) -> list[str]:
         """The keys of a shard's h5 rows."""
@@ -265,15 +297,16 @@ class Run:
         return maps_path(self.layout, shard, self.manifest.addition_of(name))
 
     def _read(
-        self, name: str, shard: str, rows: slice | Sequence[int] | None, addition: int | None = None
+        self, name: str | None, shard: str, rows: slice | Sequence[int] | None, addition: int | None = None
     ) -> Float32Array:
+        """Rows of a map, or of the features where `name` is None."""
         with self.open_maps(shard, addition=addition) as file:
             try:
-                dataset = stored(file, name)
+                dataset = stored(file, FEATURES) if name is None else map_rows(file, name)
             except KeyError:  # HDF5 says the same where it cannot read
                 if self.footers.of(shard).images:
                     raise
-                return np.empty((0, 0) if name == FEATURES else (0, 0, 0), np.float32)  # all images of it have failed
+                return np.empty((0, 0) if name is None else (0, 0, 0), np.float32)  # all images of it have failed
             if rows is None:
                 return np.asarray(dataset[:])
             if isinstance(rows, slice):
@@ -340,7 +373,7 @@ def positions_by_shard(shards: pa.ChunkedArray) -> dict[str, Int64Array]:
     return dict(zip(encoded.dictionary.to_pylist(), positions, strict=True))
 
 
-def _read_rows(dataset: h5py.Dataset, rows: Int64Array) -> Float32Array:
+def _read_rows(dataset: MapRows, rows: Int64Array) -> Float32Array:
     """The rows of an HDF5 dataset in any order, also repeated."""
     # h5py wants rising, distinct rows, and picks them slowly: rows that lie close are read as one slice.
     unique, inverse = np.unique(rows, return_inverse=True)

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from h5py import Dataset
 from numpy.typing import NDArray
 
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
-from jobs.runs.maps_file import MAPS, stored
+from jobs.runs.heads.rows import MapRows, map_rows
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 
@@ -61,13 +60,13 @@ def read_slices(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> I
 
 
 @contextmanager
-def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[Dataset]:
+def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Iterator[MapRows]:
     """The dataset of a map; raises UserError if it, or one of the rising rows, is not there."""
     path = run.maps_path(name, shard)
     # Each chunk is read once: no cache of them.
     with run.open_maps(shard, cache=0, addition=run.manifest.addition_of(name)) as file:
         try:
-            dataset = stored(file, f"{MAPS}/{name}")
+            dataset = map_rows(file, name)
         except KeyError as error:
             raise UserError(f"{path} has no map {name!r}") from error
         if int(rows[-1]) >= len(dataset):

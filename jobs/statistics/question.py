@@ -52,7 +52,7 @@ def make_question(
 
     Raises UserError on an unknown map or column, and if no image is selected.
     """
-    run.choose_maps(maps)
+    chosen = run.choose_maps(maps)
     keys = tuple(_group_key(text) for text in by)
     names = [key.name for key in keys]
     for name in names:
@@ -65,7 +65,7 @@ def make_question(
     return Question(
         by=keys,
         where=where,
-        maps=tuple(dict.fromkeys(maps)) or run.maps,
+        maps=chosen or run.maps,
         seed=seed,
         fraction=min(1.0, sample / count),
         fingerprint=run.manifest.fingerprint,

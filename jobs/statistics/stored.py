@@ -1,5 +1,7 @@
 """Sums per cluster, and histograms per group, of the numbers that mining stored with each map (no torch).
 
+Single heads have none in the metadata: theirs are computed here, from their maps.
+
 Legend: N images, C clusters, G groups, K maps.
 """
 
@@ -10,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cam.measures import effective_areas
+from cam.measures import effective_areas, measure_maps
 from cam.names import column_of
 from jobs.arrays import Float32Array, Float64Array, Int64Array
+from jobs.runs.heads.names import is_head, without_heads
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import LARGEST, LEAST, add_numbers
@@ -33,8 +36,8 @@ class StoredNumbers:
 
 
 def stored_columns(run: Run, maps: Sequence[str]) -> list[str]:
-    """The columns to choose images with; runs of the first version have no area90."""
-    columns = [_column(name, measure) for name in maps for measure in STORED]
+    """The columns to choose images with; runs of the first version have no area90, and single heads no columns."""
+    columns = [_column(name, measure) for name in without_heads(maps) for measure in STORED]
     return [column for column in columns if column in run.schema.names or not column.endswith("_area90")]
 
 
@@ -44,8 +47,9 @@ def stored_numbers(chosen: ChosenImages, grids: Mapping[str, tuple[int, int]]) -
     sums, counts = np.zeros(shape), np.zeros(shape)
     histogram = np.zeros((len(grids), len(STORED), chosen.groups.num_rows, BINS), np.int64)
     for k, (name, (h, w)) in enumerate(grids.items()):
+        computed = measures_of_head(chosen, name) if is_head(name) else {}
         for m, measure in enumerate(STORED):
-            values = chosen.column(_column(name, measure))
+            values = computed[measure] if computed else chosen.column(_column(name, measure))
             values = areas_of(chosen, name) if values is None else values
             unit = np.log(max(2, h * w)) if measure == "entropy" else 1.0
             add_numbers(values, chosen.cluster, unit, sums[k, m], counts[k, m], chosen.group, histogram[k, m])
@@ -55,6 +59,16 @@ def stored_numbers(chosen: ChosenImages, grids: Mapping[str, tuple[int, int]]) -
         counts=np.moveaxis(counts, 2, 0),
         histogram=np.moveaxis(histogram[:, shown], 2, 0),
     )
+
+
+def measures_of_head(chosen: ChosenImages, name: str) -> dict[str, Float32Array]:
+    """Measure -> (N,), as mining would have stored them of a map."""
+    found = {measure: np.full(len(chosen.rows), np.nan, np.float32) for measure in STORED}
+    for place, maps in chosen_maps(chosen, name):
+        measured = measure_maps(maps, chosen.run.manifest.measured_placement)
+        for measure, values in found.items():
+            values[place] = measured[measure]
+    return found
 
 
 def areas_of(chosen: ChosenImages, name: str) -> Float32Array:

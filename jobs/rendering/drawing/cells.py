@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cam.names import title_of
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
 from jobs.rendering.drawing.entry import Entry
@@ -26,7 +27,7 @@ def captioned_overlay(entry: Entry, name: str, style: PictureStyle) -> Picture:
 def legend_line(style: PictureStyle) -> list[Picture]:
     """A row of all legends, each under its map's name; nothing where no map has one."""
     with_legend = [(name, legends) for name in style.maps if (legends := style.legends(name, 0))]
-    parts = [column([text_block([name], 120), *legends]) for name, legends in with_legend]
+    parts = [column([text_block([title_of(name)], 120), *legends]) for name, legends in with_legend]
     return [row(parts, gap=20)] if parts else []
 
 

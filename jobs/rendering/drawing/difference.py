@@ -8,6 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from cam.names import title_of
 from cam.overlay import Map, Picture, resize_map
 from cam.panels import captioned, column, row
 from cam.placement import GridPlacement
@@ -32,7 +33,7 @@ def draw_diff(entry: Entry, style: PictureStyle) -> Picture:
 def _line(entry: Entry, name: str, style: PictureStyle) -> Picture:
     a, b, placement = _same_cells(entry.maps.get(name), entry.others.get(name), style)
     image, height = entry.image, int(entry.image.shape[0])
-    parts = [captioned(image, [name], font_size=SMALL, width=NARROW)]
+    parts = [captioned(image, [title_of(name)], font_size=SMALL, width=NARROW)]
     known = [map for map in (a, b) if map is not None]
     limits = 0.0, max((float(map.max()) for map in known), default=0.0)
     for run, map in (("A", a), ("B", b)):

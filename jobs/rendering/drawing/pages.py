@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cam.names import title_of
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
 from jobs.phrases import camera_text, counted, shown
@@ -21,7 +22,9 @@ def draw_sheet(entries: Sequence[Entry], style: PictureStyle) -> Picture:
     """A contact sheet: rows are images, columns their maps, a legend above each column where its scale is shared."""
     width = max(widest([entry.image for entry in entries]), NARROW)
     heads = [blank(_LABEL_WIDTH), centred(text_block(["image"], width), width)]
-    heads += [centred(column([text_block([name], width), *style.legends(name, 0)]), width) for name in style.maps]
+    heads += [
+        centred(column([text_block([title_of(name)], width), *style.legends(name, 0)]), width) for name in style.maps
+    ]
     lines = [row(heads)]
     for entry in entries:
         cells = [text_block([entry.name, entry.title()], _LABEL_WIDTH), centred(entry.image, width)]
@@ -37,7 +40,7 @@ def draw_identity(entries: Sequence[Entry], style: PictureStyle, identity: str) 
         by_camera.setdefault(entry.row["camid"], []).append(entry)
     lines = [line for camid, there in by_camera.items() for line in _camera_lines(camid, there, style)]
     counts = f"{counted(len(entries), 'image')}, {counted(len(by_camera), 'camera')}"
-    what = f"{counts}; beside each image: {', '.join(style.maps)}"
+    what = f"{counts}; beside each image: {', '.join(map(title_of, style.maps))}"
     title = text_block([shown(identity), what], widest(lines), font_size=15)
     return padded(column([title, *lines, *legend_line(style)], gap=10))
 

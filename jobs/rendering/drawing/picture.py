@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cam.names import title_of
 from cam.overlay import Picture
 from cam.panels import captioned, column, row
 from jobs.phrases import shown
@@ -60,4 +61,4 @@ def _heatmap_and_overlay(entry: Entry, name: str, style: PictureStyle) -> Pictur
     else:
         pictures = [no_map(entry.image)]
     pair = row([*pictures, *style.legends(name, entry.image.shape[0])])
-    return captioned(pair, [name, entry.extent(name)], font_size=SMALL)
+    return captioned(pair, [title_of(name), entry.extent(name)], font_size=SMALL)

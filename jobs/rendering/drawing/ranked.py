@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cam.names import title_of
 from cam.overlay import Picture
 from cam.panels import BLACK, captioned, column, row
 from jobs.rendering.drawing.cells import NARROW, SMALL, blank, captioned_overlay, centred, legend_line
@@ -38,7 +39,7 @@ def draw_ranked(
     body = [_query_first([_draw_framed(image, width) for image in images])]
     for name in style.maps:
         overlays = [centred(captioned_overlay(image.entry, name, style), width) for image in images]
-        body += [text_block([name], body[0].shape[1]), _query_first(overlays)]
+        body += [text_block([title_of(name)], body[0].shape[1]), _query_first(overlays)]
     right = sum(hit.correct for hit in hits)
     title = text_block([f"{query.name}: {right} of the first {len(hits)} right"], body[0].shape[1], font_size=15)
     return padded(column([title, *body, *legend_line(style)]))

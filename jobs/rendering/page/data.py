@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from cam.measures import MEASURES
+from cam.names import title_of
 from cam.overlay import apply_colormap
 from cam.placement import GridPlacement
 from jobs.rendering.page.pictures import PART
@@ -23,7 +24,8 @@ TEXTS = ("key", "shard", "split")
 def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: GalleryStyle) -> dict[str, object]:
     """All that the page knows, as JSON; the rows are column by column. At least one row is shown."""
     table, columns = shown.table, style.columns
-    measures = [measure for measure in MEASURES if f"{next(iter(columns))}_{measure}" in run.schema.names]
+    there = frozenset(table.column_names)
+    measures = [measure for measure in MEASURES if all(f"{column}_{measure}" in there for column in columns)]
     grid = int(table["grid_h"][0].as_py()), int(table["grid_w"][0].as_py())
     placement = style.placement or GridPlacement.even(grid)
     # The scores are of queries: without one among the rows there is nothing to sort by.
@@ -41,7 +43,7 @@ def page_data(run: Run, shown: GalleryRows, selection: RowSelection, style: Gall
         "left_out": shown.left_out,
         "part": PART,
         "maps": [
-            {"name": name, "column": column, "limits": shown.limits[column], "b": _of_b(shown, style, column)}
+            {"name": title_of(name), "column": column, "limits": shown.limits[column], "b": _of_b(shown, style, column)}
             for column, name in columns.items()
         ],
         "other": None if style.other is None else style.other.root.resolve().name,
@@ -65,7 +67,7 @@ def _of_b(shown: GalleryRows, style: GalleryStyle, column: str) -> dict[str, obj
     h, w = shown.maps[f"{column}{OF_B}"].shape[1:]
     placement = style.other.placement or GridPlacement.even((h, w))
     return {
-        "name": style.columns[column],
+        "name": title_of(style.columns[column]),
         "column": f"{column}{OF_B}",
         "limits": shown.limits[f"{column}{OF_B}"],
         "grid": [h, w],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from cam.measures import measure_maps
 from cam.names import MapName, column_of
 from cam.overlay import Range, range_of
 from cam.placement import GridPlacement
@@ -16,10 +17,11 @@ from jobs.arrays import Float32Array
 from jobs.rendering.drawing.style import OtherRun
 from jobs.rendering.looks import Looks
 from jobs.rendering.two_runs import rows_in_both
-from jobs.runs.evaluation.query_scores import known_scores, with_scores
+from jobs.runs.heads.names import is_head
 from jobs.runs.query import RowSelection, count_by_status, select_rows
 from jobs.runs.run import Run
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
+from jobs.tables import float32_column
 
 OF_B = "__b"  # what the columns of run B end with
 NOT_IN_B = "not_in_run_b"
@@ -56,7 +58,7 @@ class GalleryStyle:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryRows:
-    """The rows that are shown, all columns of the metadata, and the scores of queries where they are known; their maps.
+    """The rows that are shown, all columns of the metadata and the measures of single heads, with their maps.
 
     `maps` is column -> (N, h, w), in the order of the rows, and `limits` column -> the ends of its colour scale, None
     where each map has its own. `matching` rows fit the selection; `left_out` counts those that cannot be shown.
@@ -104,7 +106,19 @@ def choose_rows(run: Run, selection: RowSelection, style: GalleryStyle, other: R
         maps = {column: values[finite] for column, values in maps.items()}
     limits = {column: range_of(_both(maps, column), style.looks.scale) for column in style.columns}
     limits |= {f"{column}{OF_B}": limits[column] for column in style.columns if style.other is not None}
+    table = _with_heads(table, run, style, {column: maps[column] for column in style.columns})
+    if other is not None and others is not None:
+        others = _with_heads(others, other, style, {column: maps[f"{column}{OF_B}"] for column in style.columns})
     return GalleryRows(table=table, maps=maps, limits=limits, matching=matching, left_out=left_out, others=others)
+
+
+def _with_heads(table: pa.Table, run: Run, style: GalleryStyle, maps: Mapping[str, Float32Array]) -> pa.Table:
+    """The rows with what mining would have stored of each head that is shown; `maps` is column -> (N, h, w)."""
+    for column, name in style.columns.items():
+        if is_head(name) and len(table):
+            for measure, values in measure_maps(maps[column], run.manifest.measured_placement).items():
+                table = table.append_column(f"{column}_{measure}", float32_column(values))
+    return table
 
 
 def _both(maps: Mapping[str, Float32Array], column: str) -> Float32Array:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cam.measures import STRIPES
-from cam.names import column_of
+from cam.names import column_of, title_of
 from jobs.arrays import Int64Array
 from jobs.figures import PALETTE
 from jobs.statistics.accumulate import MEASURED
@@ -68,7 +68,7 @@ def mean_map_figure(found: Findings, k: int, name: str) -> Figure:
     bar.ax.tick_params(labelsize=7)
     figure.supxlabel("patch column", fontsize=8)
     figure.supylabel("patch row", fontsize=8)
-    figure.suptitle(f"Mean map, {name}{_left_out(found, k, shown)}", fontsize=10)
+    figure.suptitle(f"Mean map, {title_of(name)}{_left_out(found, k, shown)}", fontsize=10)
     return figure
 
 
@@ -88,7 +88,7 @@ def stripes_figure(found: Findings, k: int, name: str) -> Figure:
     axis.set_xlim(left=0)
     axis.set_xlabel("share of the map's mass, % (bars: 95 % interval over identities)")
     axis.set_ylabel("horizontal stripe of the image")
-    axis.set_title(f"Mass in six stripes, {name}{_left_out(found, k, shown)}", fontsize=10)
+    axis.set_title(f"Mass in six stripes, {title_of(name)}{_left_out(found, k, shown)}", fontsize=10)
     figure.legend(loc="outside lower center", fontsize=8, ncols=2, frameon=False)
     return figure
 
@@ -111,7 +111,7 @@ def distributions_figure(found: Findings, k: int, name: str) -> Figure:
         axis.set_xlabel(_LABELS[DISTRIBUTIONS[d]], fontsize=9)
         axis.set_ylabel("images of the group, %", fontsize=9)
         axis.tick_params(labelsize=8)
-    figure.suptitle(f"Distributions over images, {name}{_left_out(found, k, shown)}", fontsize=10)
+    figure.suptitle(f"Distributions over images, {title_of(name)}{_left_out(found, k, shown)}", fontsize=10)
     figure.legend(loc="outside lower center", fontsize=8, ncols=3, frameon=False)
     return figure
 
