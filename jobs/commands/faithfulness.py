@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from jobs.commands.options import (
+    HEADS_HELP,
     PRECISION_HELP,
     PromptsgCommand,
     allow_pipes_option,
@@ -37,8 +38,12 @@ _config_options = option_group(
         "--checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint that RUN was mined with."
     ),
     click.option("--weights-key", help="Which state dict of the checkpoint to take.  [default: as RUN was mined]"),
-    evaluation_option,
-    click.option("--map", "maps", multiple=True, help="A stored map; repeatable.  [default: all]"),
+    click.option(
+        "--map",
+        "maps",
+        multiple=True,
+        help=f"A stored map; repeatable. {HEADS_HELP} These need --no-sanity.  [default: all]",
+    ),
     option_with_default(
         "--steps",
         type=click.IntRange(1),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import PromptsgCommand, echo, evaluation_option, option_with_default, run_argument
+from jobs.commands.options import HEADS_HELP, PromptsgCommand, echo, option_with_default, run_argument
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.statistics.config import ShardBlock, StatsConfig
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 @click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
 @click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
 @click.option("--where", help="SQL condition that selects images; `run` is the table of all.")
-@evaluation_option
-@click.option("--map", "maps", multiple=True, help="A map of the run. Repeatable.  [default: all]")
+@click.option("--map", "maps", multiple=True, help=f"A map of the run; repeatable. {HEADS_HELP}  [default: all]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
 @option_with_default(
     "--outliers", default=StatsConfig.outliers, type=click.IntRange(0), help="How many outliers to list; 0: none."

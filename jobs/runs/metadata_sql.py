@@ -38,6 +38,12 @@ _SETTINGS = (
     "lock_configuration = true",
 )
 _UNKNOWN_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|has no column) "([^"]+)"')
+# A head's name in SQL: as its maps are named, or as its columns would be.
+_OF_HEAD = re.compile(r'_attention_head\d+_|syntax error at or near "#"')
+_NO_COLUMNS_OF_HEADS = (
+    "single heads have no columns in the metadata; `promptsg stats --map mim_attention#3` computes their measures, and "
+    "the page of `promptsg gallery --map mim_attention#3` sorts by them"
+)
 _COLUMNS_SHOWN = 8
 _MEMORY, _SECONDS = 2 << 30, 300.0  # what a query may take on a small run
 _BYTES_A_SECOND = 5_000_000  # of Parquet files; a large run may take longer by so much
@@ -225,6 +231,8 @@ def sql_error(error: Exception, columns: Sequence[str], option: str) -> UserErro
     """DuckDB's error in one line. For an unknown column the message names the nearest one of `columns`."""
     text = first_paragraph(error)
     found = _UNKNOWN_COLUMN.search(text)
+    if _OF_HEAD.search(found[1] if found else text):
+        return UserError(f"{option}: {_NO_COLUMNS_OF_HEADS}")
     if found is None:
         return UserError(f"{option}: {text}")
     known = [*(name for name in columns if name != POSITION), *SCORES]

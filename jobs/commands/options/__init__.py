@@ -6,6 +6,7 @@ A decorator here adds a group of options, and hands the command one typed object
 from __future__ import annotations
 
 from jobs.commands.options.command import PromptsgCommand as PromptsgCommand
+from jobs.commands.options.declared import HEADS_HELP as HEADS_HELP
 from jobs.commands.options.declared import PRECISION_HELP as PRECISION_HELP
 from jobs.commands.options.declared import allow_pipes_option as allow_pipes_option
 from jobs.commands.options.declared import allow_remote_option as allow_remote_option

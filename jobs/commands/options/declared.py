@@ -31,6 +31,11 @@ allow_remote_option = click.option(
 allow_pipes_option = click.option(
     "--allow-pipes", is_flag=True, help="Run the commands that run.json has in the place of shards."
 )
+# Of every option that names stored maps.
+HEADS_HELP = (
+    "mim_attention#3 is head 3 of those that --attention-heads all stored, counted from 0, and mim_attention#all is "
+    "every head."
+)
 # Without torch: the names alone.
 PRECISION_HELP = (
     "auto, bf16, fp16, fp32 or tf32. auto is fp16 on a GPU, and on a CPU bf16 where it has instructions, else fp32."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from jobs.commands.options.declared import (
+    HEADS_HELP,
     F,
     allow_pipes_option,
     allow_remote_option,
@@ -55,7 +56,8 @@ def looks_options(*, scales: Sequence[str] | None = None, upsample: bool = True)
 
 def stored_maps_option(*, default: str) -> Callable[[F], F]:
     """Which of a run's maps: `maps`, their names, empty for the default that the help states."""
-    return click.option("--map", "maps", multiple=True, help=f"A stored map; repeatable.  [default: {default}]")
+    told = f"A stored map; repeatable. {HEADS_HELP}  [default: {default}]"
+    return click.option("--map", "maps", multiple=True, help=told)
 
 
 picture_height_option = option_with_default(
