@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cam import CamError, MapName
-from cam.names import column_of, parse_names
+from cam import CamError
+from cam.names import MapName, column_of, parse_names, title_of
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,15 @@ def test_each_map_counts_once_and_columns_are_distinct() -> None:
     assert [str(name) for name in parse_names(["b:x", "a", "b:x"])] == ["b:x", "a"]
     with pytest.raises(CamError, match="the maps a:b-c and a:b_c would share the column a_b_c"):
         parse_names(["a:b-c", "a:b_c"])
+
+
+def test_a_head_is_a_name_to_read_by_and_is_never_computed_alone() -> None:
+    name = MapName.parse("mim_attention#11")
+    assert (name.method, name.head, str(name)) == ("mim_attention", 11, "mim_attention#11")
+    assert name.is_attention and not name.needs_target and name.column == "mim_attention_head11"
+    assert title_of("mim_attention#11") == "mim_attention head 11" and title_of("gradcam++/mim") == "gradcam++/mim"
+    for text in ("mim_attention#", "mim_attention#all", "mim_attention#01", "gradcam#1", "gradcam/mim#1", "a:b#1"):
+        with pytest.raises(CamError, match="unknown map"):
+            MapName.parse(text)
+    with pytest.raises(CamError, match=r"^mim_attention#3 is a single head: .*--attention-heads all"):
+        parse_names(["mim_attention", "mim_attention#3"])

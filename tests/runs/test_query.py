@@ -25,6 +25,7 @@ from jobs.errors import UserError
 from jobs.runs import footer
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import ResolvedSettings, RunRequest, create_manifest
+from jobs.runs.maps_file import HEADS
 from jobs.runs.metadata_rows import Results
 from jobs.runs.metadata_sql import SqlLimits, connect_metadata
 from jobs.runs.query import RowSelection, keys_in_several_shards, select_rows
@@ -51,11 +52,14 @@ def random_maps(shard: str, number: int) -> dict[str, NDArray[np.float32]]:
     return {MAPS[0]: attention / attention.sum(), MAPS[1]: gradient * 3}
 
 
-def make_run(root: Path, shards: Path, maps: Maps = random_maps) -> Run:
-    """A run over all tars of a folder as `mine` writes it, with maps of our own instead of a model's."""
+def make_run(root: Path, shards: Path, maps: Maps = random_maps, heads: bool = False) -> Run:
+    """A run over all tars of a folder as `mine` writes it, with maps of our own instead of a model's.
+
+    With `heads` the maps of each row have HEADS, (heads, h, w), too.
+    """
     listed = expand_shards([str(shards / "*.tar*")])
     asked = {
-        "asked": {"maps": list(MAPS)},
+        "asked": {"maps": list(MAPS), "attention_heads": "all" if heads else "mean"},
         "shards": [{"name": s.name, "url": s.url, "size": s.size} for s in listed],
     }
     manifest = create_manifest(RunLayout(root), RunRequest.model_validate(asked), ResolvedSettings())
@@ -82,6 +86,7 @@ def make_run(root: Path, shards: Path, maps: Maps = random_maps) -> Run:
         results = Results(
             maps=stacked, features=np.ones((count, 3), np.float32), score=zeros, probability=zeros,
             predicted=np.zeros(count, np.int64),
+            stored={HEADS: np.stack([one[HEADS] for one in found])} if heads else {},
         )  # fmt: skip
         output.add(SampleColumns.of(samples), results)
         output.commit()
