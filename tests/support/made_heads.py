@@ -25,12 +25,19 @@ def maps_with_heads(shard: str, number: int) -> Mapping[str, NDArray[np.float32]
     return {**random_maps(shard, number), MAPS[0]: heads.mean(axis=0), HEADS: heads}
 
 
-def run_with_heads(folder: Path, name: str = "RUN") -> Run:
+def reversed_heads(shard: str, number: int) -> Mapping[str, NDArray[np.float32]]:
+    """The same heads, the last one first."""
+    found = maps_with_heads(shard, number)
+    return {**found, HEADS: found[HEADS][::-1]}
+
+
+def run_with_heads(folder: Path, name: str = "RUN", reverse: bool = False) -> Run:
     """A run of 20 query and 12 gallery images in `folder`/`name`, over the tars in `folder`/tars."""
     if not (folder / "tars").exists():
         market_shard(folder / "tars/query-0.tar", 20)
         market_shard(folder / "tars/gallery-0.tar", 12, first=100)
-    return make_run(folder / name, folder / "tars", maps_with_heads, heads=True)
+    maps = reversed_heads if reverse else maps_with_heads
+    return make_run(folder / name, folder / "tars", maps, heads=True)
 
 
 def heads_in(run: Run, shard: str) -> NDArray[np.float32]:

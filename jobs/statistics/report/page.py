@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from cam.names import column_of
+from cam.names import column_of, title_of
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.report.findings import Findings
@@ -30,7 +30,7 @@ def report_page(found: Findings, pictures: Mapping[str, bytes]) -> str:
     """One HTML page; `pictures` are the figures as PNG, by name."""
     body = ["<h1>Where the model looks</h1>", _question_html(found), f"<p class=note>{_READING}</p>"]
     for k, name in enumerate(found.part.question.maps):
-        body += [f"<h2>{html.escape(name)}</h2>", _measures_html(found, k), *_figures_html(name, pictures)]
+        body += [f"<h2>{html.escape(title_of(name))}</h2>", _measures_html(found, k), *_figures_html(name, pictures)]
     body += [_consistency_html(found), _agreement_html(found), _outliers_html(found)]
     return whole_page("Where the model looks", body)
 

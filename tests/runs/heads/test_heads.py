@@ -54,7 +54,7 @@ def test_all_is_every_head_and_nothing_is_taken_by_default(run: Run) -> None:
     )
     assert run.shared_maps(run, ["mim_attention#1"]) == (every[1],)
     with pytest.raises(
-        UserError, match="mim_attention#all is not one map: .* mim_attention_heads for all heads at once"
+        UserError, match=r"mim_attention#all is not one map: .* mim_attention_heads for all heads at once"
     ):
         run.read_maps("mim_attention#all", "query-0")
 
@@ -75,7 +75,7 @@ def test_other_maps_have_no_heads(run: Run, tmp_path: Path) -> None:
     manifest = made_manifest(tmp_path / "RUN", ["a"])
     made_shard(tmp_path / "RUN", manifest, "a", made_samples(6))
     for text in ("mim_attention#3", "mim_attention#all"):
-        with pytest.raises(UserError, match="has no single heads, .* stores them with --attention-heads all"):
+        with pytest.raises(UserError, match=r"has no single heads, .* stores them with --attention-heads all"):
             open_run(tmp_path / "RUN").choose_maps([text])
     # Other families than the first are recorded by name, and have the last block's attention.
     resolved = ResolvedSettings(model={"family": "clipreid"})
@@ -85,7 +85,7 @@ def test_other_maps_have_no_heads(run: Run, tmp_path: Path) -> None:
 
 def test_sql_says_that_heads_have_no_columns(run: Run) -> None:
     for order in ("mim_attention_head3_entropy DESC", "mim_attention#3_entropy"):
-        with pytest.raises(UserError, match="^--order-by: single heads have no columns in the metadata; .* computes"):
+        with pytest.raises(UserError, match=r"^--order-by: single heads have no columns in the metadata; .* computes"):
             select_rows(run, RowSelection(order_by=order))
 
 
