@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import HEADS_HELP, PromptsgCommand, echo, option_with_default, run_argument
+from jobs.commands.options import (
+    HEADS_HELP,
+    PromptsgCommand,
+    allow_pipes_option,
+    allow_remote_option,
+    echo,
+    option_with_default,
+    run_argument,
+    shards_root_option,
+)
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.statistics.config import ShardBlock, StatsConfig
@@ -41,6 +50,9 @@ if TYPE_CHECKING:
 @click.option("--block", help="Only the i-th of n blocks of shards (i/n, from 0), as a part for --merge.")
 @click.option("--attributes", type=click.Path(path_type=Path), help="For --by prompt: a CSV or Parquet file with the "
               "column pid and one for each attribute label.")  # fmt: skip
+@shards_root_option
+@allow_remote_option
+@allow_pipes_option
 @click.option("--merge", is_flag=True, help="Merge PARTs; the question is taken from them.")
 def command(
     run: Path,
@@ -56,6 +68,9 @@ def command(
     seed: int,
     block: str | None,
     attributes: Path | None,
+    shards_root: str | None,
+    allow_remote: bool,
+    allow_pipes: bool,
     merge: bool,
 ) -> None:
     """Say where the model looks in RUN: mean maps, entropy, area, centre and stripes of mass per group of images.
@@ -63,7 +78,8 @@ def command(
     Intervals are 95 % bootstrap intervals over identities. Junk, distractors and images of unknown people are resampled
     as one identity: they are part of the means of their groups, but not of the numbers of identities, of consistency or
     of the outliers. Agreement and consistency are computed from whole identities drawn at random, about --sample
-    images. Outliers are found by the first map.
+    images. Outliers are found by the first map; the report shows them, where their shards can be opened, and the
+    commands that draw them.
 
     --by prompt compares the maps of the prompts that were mined with --prompt or --prompt-set: where each looks, its
     share of each image, and their agreement, in RUN/stats/prompts. With --attributes it says whether the attention of a
@@ -82,6 +98,7 @@ def command(
     # set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+    from jobs.rendering.thumbnails import OutlierThumbnails
     from jobs.statistics.stats import stats
 
     _check_parts(parts, merge)
@@ -99,7 +116,8 @@ def command(
         block=None if block is None else parse_block(block),
         parts=parts,
     )
-    echo(_by_prompt(config, attributes) or describe(stats(config)))
+    drawer = OutlierThumbnails(shards_root=shards_root, allow_remote=allow_remote, allow_pipes=allow_pipes)
+    echo(_by_prompt(config, attributes) or describe(stats(config, drawer)))
 
 
 def _check_parts(parts: tuple[Path, ...], merge: bool) -> None:
@@ -133,8 +151,12 @@ def parse_block(text: str) -> ShardBlock:
 
 
 def describe(result: StatsResult) -> str:
-    """One line: what was measured, and where the results are."""
+    """What was measured, and where the results are; and why outliers are listed without a picture."""
     images = counted(result.images, "image")
     if result.findings is None or result.files is None:
         return f"{result.part}: {images} of {counted(result.shards, 'shard')}"
-    return f"{images} in {counted(result.findings.part.groups.num_rows, 'group')}: {result.files.report}"
+    groups = counted(result.findings.part.groups.num_rows, "group")
+    lines = [f"{images} in {groups}: {result.files.report}"]
+    if result.drawn is not None and result.drawn.problem is not None:
+        lines.append(f"outliers in the report: {result.drawn.problem[0].lower()}{result.drawn.problem[1:]}")
+    return "\n".join(lines)

@@ -43,6 +43,16 @@ class ShardAccess:
         if str(self.shards_root or "").startswith(PIPE):  # names out of run.json would become words of the command
             raise UserError("--shards-root is a folder or an address, not a command")
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options of a command line that allow the same. A folder is named in full, for use in any folder."""
+        root = self.shards_root
+        moved = (
+            () if root is None else ("--shards-root", str(root) if "://" in str(root) else str(Path(root).absolute()))
+        )
+        remote = ("--allow-remote",) if self.allow_remote else ()
+        return (*moved, *remote, *(("--allow-pipes",) if self.allow_pipes else ()))
+
     def find(self, shards: Iterable[Shard]) -> list[Shard]:
         """The shards as they may be opened, in their order. Raises UserError, and opens nothing, where one may not."""
         found = [self._moved(shard) for shard in shards]

@@ -27,6 +27,7 @@ from jobs.statistics.parts.partial_file import load_partial, save_partial
 from jobs.statistics.question import make_question
 from jobs.statistics.report.files import StatsFiles, write_findings
 from jobs.statistics.report.findings import Findings
+from jobs.statistics.report.outliers import DrawnOutliers, OutlierDrawer
 from jobs.statistics.stored import stored_columns
 from jobs.statistics.summary import summarise
 
@@ -36,18 +37,23 @@ _MOST_THREADS = 4  # more of them would wait for the disk
 
 @dataclass(frozen=True, kw_only=True)
 class StatsResult:
-    """How many images were measured, and the results: the path of a part, or findings and their files."""
+    """How many images were measured, and the results: the path of a part, or findings and their files.
+
+    `drawn` are the pictures of outliers in the report, None where nobody drew them.
+    """
 
     images: int
     shards: int
     part: Path | None = None
     findings: Findings | None = None
     files: StatsFiles | None = None
+    drawn: DrawnOutliers | None = None
 
 
-def stats(config: StatsConfig) -> StatsResult:
+def stats(config: StatsConfig, drawer: OutlierDrawer | None = None) -> StatsResult:
     """Measures the maps of a run, or merges parts, and writes all results; with `config.block` only a part.
 
+    With a `drawer`, such as `jobs.rendering.thumbnails.OutlierThumbnails`, the report shows the outliers.
     Raises UserError on an unknown map or column, if no image is selected, or on parts that do not belong together.
     """
     if config.where is not None:
@@ -69,8 +75,11 @@ def stats(config: StatsConfig) -> StatsResult:
     if not count:
         raise UserError("the parts contain no image")
     findings = compute_findings(run, part, chosen, config)
-    files = write_findings(findings, config.folder)
-    return StatsResult(images=count, shards=shards, findings=findings, files=files)
+    drawn = None
+    if drawer is not None and findings.outliers:
+        drawn = drawer.draw(run, findings.outliers, part.question.maps[0])
+    files = write_findings(findings, config.folder, drawn)
+    return StatsResult(images=count, shards=shards, findings=findings, files=files, drawn=drawn)
 
 
 def block_shards(run: Run, block: ShardBlock | None) -> list[str]:

@@ -13,6 +13,7 @@ from jobs.atomic import make_folder, write_json, write_lines, write_whole
 from jobs.figures import write_figures
 from jobs.statistics.report.figures import FIGURES, draw_figures
 from jobs.statistics.report.findings import Findings, agreement_table, stats_table
+from jobs.statistics.report.outliers import OUTLIERS, DrawnOutliers
 from jobs.statistics.report.page import report_page
 from jobs.statistics.summary import MeanMap
 from jobs.tables import csv_bytes, write_parquet
@@ -32,15 +33,18 @@ class StatsFiles:
     figures: Path
 
 
-def write_findings(found: Findings, folder: Path) -> StatsFiles:
-    """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
+def write_findings(found: Findings, folder: Path, drawn: DrawnOutliers | None = None) -> StatsFiles:
+    """Writes every file, each atomically and the report last, with pictures of outliers where some were `drawn`.
+
+    Figures of an earlier one are removed.
+    """
     files = StatsFiles(
         report=folder / "report.html",
         table=folder / "stats.parquet",
         table_csv=folder / "stats.csv",
         agreement=folder / "agreement.csv",
         consistency=folder / "consistency.json",
-        outliers=folder / "outliers.txt",
+        outliers=folder / OUTLIERS,
         mean_maps=folder / "mean_maps.h5",
         figures=folder / "figures",
     )
@@ -53,7 +57,7 @@ def write_findings(found: Findings, folder: Path) -> StatsFiles:
     write_lines(files.outliers, (outlier.key for outlier in found.outliers))
     _write_maps(found, files.mean_maps)
     pictures = write_figures(files.figures, draw_figures(found), FIGURES)
-    write_whole(files.report, report_page(found, pictures).encode())
+    write_whole(files.report, report_page(found, pictures, folder, drawn).encode())
     return files
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -65,6 +66,17 @@ def image_html(name: str, png: bytes) -> str:
     return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
+def jpeg_html(name: str, jpeg: bytes) -> str:
+    """A JPEG inside of the page; `name` is any text."""
+    alt = html.escape(shown(name), quote=True)
+    return f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+
+
+def command_html(words: Sequence[str]) -> str:
+    """A command line as a shell takes it; one click selects all of it."""
+    return f"<pre class=command>{html.escape(shown(shlex.join(words)))}</pre>"
+
+
 def number_text(value: float | None) -> str:
     """Three digits; a dash for what is not defined."""
     return "–" if value is None or math.isnan(value) else f"{value:.3g}"
@@ -93,6 +105,11 @@ th, td {{ text-align: left; padding: .25em .8em .25em 0; border-bottom: 1px soli
 th {{ vertical-align: bottom }} td {{ white-space: pre }}
 .wide {{ overflow-x: auto }} .note {{ color: #555; max-width: 46em }}
 img {{ max-width: 100%; display: block; margin: 1em 0 }}
+.command {{ background: #f4f4f4; padding: .5em .8em; font-size: 13px; white-space: pre-wrap; overflow-wrap: anywhere;
+ user-select: all }}
+.cards {{ display: flex; flex-wrap: wrap; gap: 1em; margin: 1em 0 }} .cards figure {{ margin: 0; width: 13em }}
+.cards img {{ margin: 0 0 .3em; height: 128px; object-fit: contain; object-position: left }}
+figcaption {{ font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }}
 </style></head><body>
 {body}
 </body></html>

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from pathlib import Path
 
 from cam.names import column_of, title_of
 from jobs.statistics.accumulate import MEASURED
@@ -21,17 +22,20 @@ from jobs.statistics.report.html import (
     resampling_text,
     whole_page,
 )
+from jobs.statistics.report.outliers import DrawnOutliers, outliers_html
 
 _FIGURES = ("mean_map", "stripes", "distributions")
 _SHOWN = ("entropy", "area50", "area90", "com_x", "com_y", "mass")
 
 
-def report_page(found: Findings, pictures: Mapping[str, bytes]) -> str:
-    """One HTML page; `pictures` are the figures as PNG, by name."""
+def report_page(
+    found: Findings, pictures: Mapping[str, bytes], folder: Path, drawn: DrawnOutliers | None = None
+) -> str:
+    """One HTML page; `pictures` are the figures as PNG, by name, and `folder` is where all results are."""
     body = ["<h1>Where the model looks</h1>", _question_html(found), f"<p class=note>{_READING}</p>"]
     for k, name in enumerate(found.part.question.maps):
         body += [f"<h2>{html.escape(title_of(name))}</h2>", _measures_html(found, k), *_figures_html(name, pictures)]
-    body += [_consistency_html(found), _agreement_html(found), _outliers_html(found)]
+    body += [_consistency_html(found), _agreement_html(found), outliers_html(found, folder, drawn)]
     return whole_page("Where the model looks", body)
 
 
@@ -95,16 +99,6 @@ def _agreement_html(found: Findings) -> str:
         rows.append([*values, f"{map_a} and {map_b}", *cells, f"{entries[0].n_images:,}"])
     note = f"Over {len(part.sample.row):,} images of identities drawn at random."
     return f"<h2>Agreement between the maps of one image</h2><p class=note>{note}</p>" + html_table(heads, rows)
-
-
-def _outliers_html(found: Findings) -> str:
-    if not found.outliers:
-        return ""
-    rows = [[outlier.key, outlier.shard, outlier.identity, f"{outlier.distance:.3f}"] for outlier in found.outliers]
-    name = html.escape(found.part.question.maps[0])
-    text = f"Images whose {name} is farthest from their identity's mean map: the share of mass that lies elsewhere."
-    table = html_table(["key", "shard", "identity", "distance"], rows)
-    return f"<h2>Outliers</h2><p class=note>{text} The keys are in outliers.txt.</p>{table}"
 
 
 _READING = (
