@@ -158,5 +158,5 @@ def describe(result: StatsResult) -> str:
     groups = counted(result.findings.part.groups.num_rows, "group")
     lines = [f"{images} in {groups}: {result.files.report}"]
     if result.drawn is not None and result.drawn.problem is not None:
-        lines.append(f"outliers in the report: {result.drawn.problem[0].lower()}{result.drawn.problem[1:]}")
+        lines.append(result.drawn.problem)
     return "\n".join(lines)

@@ -53,7 +53,7 @@ class OutlierThumbnails(ShardAccess):
                 except UserError as error:
                     unread.append(shard)
                     problem = problem or one_line(error)
-        told = f"Without pictures are those of {counted(len(unread), 'shard')} ({first_few(unread)}): {problem}"
+        told = f"No pictures of the outliers in {counted(len(unread), 'shard')} ({first_few(unread)}): {problem}"
         return DrawnOutliers(pictures=pictures, problem=told if unread else None, options=self.words)
 
     def _of_shard(self, run: Run, rows: list[ImageRow], map: str, scratch: Path) -> dict[ImageId, DrawnOutlier]:

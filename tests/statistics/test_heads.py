@@ -66,7 +66,8 @@ def test_the_mean_of_all_heads_is_the_attention(run: Run) -> None:
     np.testing.assert_allclose(np.mean(shares[:COUNT], axis=0), shares[COUNT], rtol=1e-4)
 
 
-def test_parts_of_heads_merge(run: Run, tmp_path: Path) -> None:
+def test_parts_of_heads_merge(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.statistics.report.files.draw_figures", lambda _: {})
     whole = stats(StatsConfig(run=run.layout.root, maps=HEADS, output=tmp_path / "whole"))
     parts = []
     for index in (0, 1):
@@ -80,10 +81,12 @@ def test_parts_of_heads_merge(run: Run, tmp_path: Path) -> None:
     assert [one.key for one in merged.findings.outliers] == [one.key for one in whole.findings.outliers]
 
 
-def test_runs_differ_head_by_head(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_runs_differ_head_by_head(run: Run, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run B has the same heads in reverse order: its head 0 is this run's head 4."""
+    monkeypatch.setattr("jobs.comparison.report.files.draw_figures", lambda _: {})
     other = run_with_heads(folder, "OTHER", reverse=True)
-    config = DiffConfig(run_a=run.layout.root, run_b=other.layout.root, maps=("mim_attention#0",), output=tmp_path)
+    config = DiffConfig(run_a=run.layout.root, run_b=other.layout.root, maps=("mim_attention#0",), output=tmp_path,
+                        resamples=10)  # fmt: skip
     rows = pq.read_table(diff_runs(config).files.table, filters=[("shard", "==", "query-0")])
     a, b = of_split(run, "query-0", 0), of_split(run, "query-0", COUNT - 1)
     np.testing.assert_array_equal(of_split(other, "query-0", 0), b)

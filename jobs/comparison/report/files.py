@@ -60,4 +60,4 @@ def write_difference(found: RunDifference, files: DiffFiles) -> None:
         write_lines(files.lost, found.retrieval.lost)
     write_json(files.numbers, as_json(found))
     pictures = write_figures(files.figures, draw_figures(found), FIGURES)
-    write_whole(files.report, report_page(found, pictures).encode())
+    write_whole(files.report, report_page(found, pictures, files.changed).encode())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
+from pathlib import Path
 
+from cam.names import title_of
 from jobs.comparison.findings import RunDifference
 from jobs.comparison.measures import MEANINGS, MEASURES
 from jobs.comparison.report.figures import RETRIEVAL, mean_maps_name
@@ -14,6 +16,7 @@ from jobs.statistics.report.findings import Statistic
 from jobs.statistics.report.html import (
     WithEnds,
     chosen_text,
+    command_html,
     estimate_text,
     facts_html,
     grouped_by_text,
@@ -32,20 +35,20 @@ _HEADS = {
 _LISTED = 50
 
 
-def report_page(found: RunDifference, pictures: Mapping[str, bytes]) -> str:
-    """One HTML page; `pictures` are the figures as PNG, by name."""
+def report_page(found: RunDifference, pictures: Mapping[str, bytes], changed: Path) -> str:
+    """One HTML page; `pictures` are the figures as PNG, by name, and `changed` the file of the changed images' keys."""
     body = ["<h1>What changed from run A to run B</h1>", _question_html(found), _notes_html(found), _reading_html()]
     body += _retrieval_html(found, pictures)
     by_place = {(one.map, one.group, one.measure): one for one in found.statistics}
     for name in found.maps:
-        body += [f"<h2>{html.escape(name)}</h2>", _measures_html(found, name, by_place)]
+        body += [f"<h2>{html.escape(title_of(name))}</h2>", _measures_html(found, name, by_place)]
         figure = mean_maps_name(name)
         body.append(
             image_html(figure, pictures[figure])
             if figure in pictures
             else "<p>No pair has two maps of this kind with mass, so there is nothing to draw.</p>"
         )
-    return whole_page("What changed between two runs", [*body, _changed_html(found)])
+    return whole_page("What changed between two runs", [*body, _changed_html(found, changed)])
 
 
 def _question_html(found: RunDifference) -> str:
@@ -131,7 +134,7 @@ def _correlations_html(one: RetrievalChange) -> str:
     return f"<p class=note>{note}</p>" + html_table(["map", "measure", "queries", "Spearman", "Pearson"], rows)
 
 
-def _changed_html(found: RunDifference) -> str:
+def _changed_html(found: RunDifference, changed: Path) -> str:
     if not found.changed:
         return ""
     listed = found.changed[:_LISTED]
@@ -141,8 +144,12 @@ def _changed_html(found: RunDifference) -> str:
         f"Images of which most of the mass of {name} lies elsewhere in B. changed.txt has the keys of "
         f"{counted(len(found.changed), 'image')}, the largest change first."
     )
+    a, b = str(Path(found.run_a).absolute()), str(Path(found.run_b).absolute())
+    keys, output = changed.absolute(), changed.absolute().parent / "changed"
+    words = ["promptsg", "render", a, "--style", "diff", "--other", b, "--keys", str(keys)]
+    draw = command_html([*words, "--map", found.question.maps[0], "--overwrite", "--output", str(output)])
     heads = ["key", "shard", *(_HEADS[measure] for measure in MEASURES)]
-    return f"<h2>Most changed images</h2><p class=note>{note}</p>" + html_table(heads, rows)
+    return f"<h2>Most changed images</h2><p class=note>{note} To draw them:</p>{draw}" + html_table(heads, rows)
 
 
 def _on_one_line(one: WithEnds) -> str:

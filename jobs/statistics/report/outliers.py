@@ -77,12 +77,11 @@ def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict
     """What it makes -> the words of a command that draws the outliers, which runs in any folder, and again."""
     run, here = str(Path(found.run).absolute()), folder.absolute()
     chosen = ["--keys", str(here / OUTLIERS), "--map", found.part.question.maps[0], *options, "--overwrite"]
+    pictures, page = str(here / "outliers"), str(here / "outliers-gallery")
     return {
-        "To draw a picture of each": [
-            "promptsg", "render", run, "--style", "panel", *chosen, "--output", str(here / "outliers"),
-        ],
-        "For a page to filter and sort": ["promptsg", "gallery", run, *chosen, "--output", str(here / "outliers-gallery")],
-    }  # fmt: skip
+        "To draw a picture of each": ["promptsg", "render", run, "--style", "panel", *chosen, "--output", pictures],
+        "For a page to filter and sort": ["promptsg", "gallery", run, *chosen, "--output", page],
+    }
 
 
 def _commands_html(found: Findings, folder: Path, options: Sequence[str]) -> str:
