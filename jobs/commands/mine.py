@@ -14,6 +14,7 @@ from jobs.commands.options import (
     echo,
     head_and_camera_options,
     image_size_option,
+    next_step,
     prompt_option,
     prompt_set_option,
     target_option,
@@ -27,6 +28,8 @@ from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
 from jobs.phrases import counted, counted_kinds
 from jobs.progress import duration
+
+_WITHOUT_LIMIT = "the same command without --limit goes on with the rest"
 
 
 @click.command(
@@ -72,6 +75,8 @@ from jobs.progress import duration
 @click.option("--extend", is_flag=True, help="Add the shards that the run does not list yet, with the same settings.")
 @click.option("--add-maps", multiple=True, metavar="NAME", help="Add a map to the shards that are done, and leave what "
               "is stored as it is; repeatable.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="A first try: stop once the run has this many images. The same "
+              "command without it goes on from there.")  # fmt: skip
 @click.option("--compile", "compiling", type=click.Choice(COMPILE_CHOICES), default="auto", help="Compile the image "
               "tower for full batches on a CPU, which takes minutes. Tokens differ from the plain ones in the last "
               "bits (at most 1e-5 of their norm in fp32, 4e-2 in bf16). auto: in bf16, with AMX and for long runs "
@@ -90,6 +95,7 @@ def command(
     retry_failed: bool,
     extend: bool,
     add_maps: tuple[str, ...],
+    limit: int | None,
     compiling: CompileChoice,
     array_index: int | None,
     array_count: int | None,
@@ -113,6 +119,7 @@ def command(
         retry_failed=retry_failed,
         extend=extend,
         add_maps=add_maps,
+        limit=limit,
         compile=compiling,
         drain_file=drain_file,
         environment=_environment(array_index, array_count),
@@ -145,6 +152,8 @@ def describe(summary: MiningSummary) -> str:
         done = f"{summary.done} of {summary.total} shards of {summary.run} have {added}"
         if summary.not_mined:
             done += f", {counted(summary.not_mined, 'shard is', 'shards are')} not mined yet"
+    if summary.limit is not None and summary.nothing_to_do and summary.done < summary.total:
+        return f"the run has its first {summary.limit} images; {done}\n{_WITHOUT_LIMIT}"
     if summary.nothing_to_do:
         return f"{done}; nothing to do"
     lines = [f"overwriting: deleted {what}" for what in summary.deleted]
@@ -160,4 +169,21 @@ def describe(summary: MiningSummary) -> str:
         lines.append(f"{counted(total, 'member')} of the tars passed over: {counted_kinds(summary.passed_over)}")
     if summary.drained is not None:
         lines.append(f"stopped on {summary.drained}; the same command goes on from here")
-    return "\n".join(lines)
+    elif summary.limit is not None and summary.done < summary.total:
+        for shard, images in summary.first_of.items():
+            lines.append(f"of {shard} only the first {images} images are there, so it is not done")
+        lines.append(_WITHOUT_LIMIT)
+    return "\n".join([*lines, *_next_step(summary)])
+
+
+def _next_step(summary: MiningSummary) -> list[str]:
+    """What to look at, once all is done or there are images for a first look."""
+    if summary.drained is not None or not (summary.images or summary.shards):
+        return []
+    if summary.added_maps or (summary.done < summary.total and summary.limit is None):
+        return []
+    if summary.done < summary.total:
+        return next_step(("gallery", summary.run, "--output", summary.run / "first-look", "--overwrite"))
+    look = ("gallery", summary.run, "--output", summary.run / "gallery")
+    ranked = [("evaluate", summary.run)] if summary.has_queries else []
+    return next_step(look, ("stats", summary.run, "--by", "camid"), *ranked)

@@ -71,6 +71,9 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"  {count} all-zero maps of {name}" for name, count in sorted(found.zero_maps.items())]
     if found.done_again:
         lines.append(f"  {counted(found.done_again, 'image')} done again in fp32: numbers were not finite before")
+    if found.begun:
+        begun = ", ".join(f"{count} of {name}" for name, count in found.begun.items())
+        lines.append(f"first images, by mine --limit: {begun}")
     for added in found.added:
         lines.append(f"maps {added.describe()}")
         lines += [f"  {count} images {reason}: without these maps" for reason, count in sorted(added.failed.items())]

@@ -146,8 +146,8 @@ class MineOptions:
     `overrides` are KEY VALUE words of the training code's settings. With `overwrite` the run in the output folder is
     deleted first. With `retry_failed` the shards that are done but have failed images are mined again. With `extend`
     the run gets the shards that it does not list yet. `add_maps` are maps that are added to the shards that are done,
-    instead of mining any; with `retry_failed` also to those of which some images lack them. `compile` says whether the
-    image tower is compiled on a CPU, which changes the last bits of results. The job stops once `drain_file` exists.
+    instead of mining any; with `retry_failed` also to those of which some images lack them. With a `limit` it stops
+    once the run has so many images, as jobs/mining/growth/first_try.py says. `compile` says whether the image tower is compiled on a CPU, which changes the last bits of results. The job stops once `drain_file` exists.
     `environment` says which part of the work is this process's, and when the job must end.
     """
 
@@ -156,6 +156,7 @@ class MineOptions:
     retry_failed: bool = False
     extend: bool = False
     add_maps: tuple[str, ...] = ()
+    limit: int | None = None
     compile: CompileChoice = "auto"
     drain_file: Path | None = None
     environment: Environment = field(default_factory=Environment)
@@ -165,6 +166,12 @@ class MineOptions:
         """What is wrong with the options together; None where nothing is."""
         if self.overwrite and self.retry_failed:
             return "--overwrite deletes the run whose shards --retry-failed would mine again: give one"
+        if self.limit is not None:
+            others = {"--retry-failed": self.retry_failed, "--extend": self.extend, "--add-maps": bool(self.add_maps)}
+            if given := [flag for flag, is_given in others.items() if is_given]:
+                return f"--limit is for a first try of a new run, and {given[0]} for a run that goes on: give one"
+            if self.environment.array_count > 1 or self.environment.world_size > 1:
+                return "--limit is for one process: give it without a job array, torchrun and srun, and go on with them"
         alone = {"--overwrite": self.overwrite, "--extend": self.extend, "--add-maps": bool(self.add_maps)}
         given = [flag for flag, is_given in alone.items() if is_given]
         if len(given) < 2:

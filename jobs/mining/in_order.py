@@ -161,6 +161,7 @@ class ShardsInOrder:
             seconds_model=current.seconds_model,
             tar=end.whole,
             passed_over=end.contents.passed_over,
+            only_first=end.only_first,
         )
         if self._progress is not None:
             self._progress.finish_shard(end.shard.size)

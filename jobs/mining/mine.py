@@ -18,6 +18,7 @@ from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.family_maps import with_maps
+from jobs.mining.growth.first_try import FirstTry
 from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
@@ -32,6 +33,7 @@ from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
 from jobs.runs.request import Addition, RunRequest
 from jobs.runs.restart import discard_run, refuse_changed
+from jobs.shards.samples import split_of
 from jobs.shards.urls import Shard, expand_shards
 
 if TYPE_CHECKING:
@@ -81,10 +83,12 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
         done = layout.done()
         refuse_damaged_pairs(layout, before.fingerprint, [shard.name for shard in block if shard.name in done])
     todo = block if options.overwrite else pending.listed()
-    if not todo:
+    first_try = FirstTry.of(layout, before, block, options)
+    if not todo or first_try.is_over:
         for folder in (layout.root, layout.maps, layout.metadata):
             remove_leftovers(folder)
-        return MiningSummary(run=layout.root, done=len(block), total=len(block), nothing_to_do=True)
+        already = len(block) - len(todo)
+        return MiningSummary(run=layout.root, done=already, total=len(block), nothing_to_do=True, limit=options.limit)
     loaded = _load(config, options, shards, layout, before)
     _tell_if_shared(loaded, options, counter)
     if before is not None and options.extend:
@@ -103,14 +107,18 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     loaded = loaded.of_run(manifest)
     logger.info("%d shards to do on %s in %s; %s", len(todo), loaded.device, manifest.resolved.precision,
                 ", ".join(config.maps))  # fmt: skip
-    progress = Progress(_bytes_of(todo, options.environment.world_size))
-    summary = _run_worker(loaded, manifest, config, options, block, pending.drawn(counter), progress)
+    progress = Progress(None if first_try.left else _bytes_of(todo, options.environment.world_size))
+    summary = _run_worker(
+        loaded, manifest, config, options, block, pending.drawn(counter), progress, limit=first_try.left
+    )
     done = layout.done()
     return replace(
         summary,
         run=layout.root,
         done=sum(shard.name in done for shard in block),
         total=len(block),
+        limit=options.limit,
+        has_queries={"query", "gallery"} <= {split_of(shard.name) for shard in shards},
         deleted=deleted,
         seconds=time.monotonic() - started,
     )
@@ -238,8 +246,12 @@ def _run_worker(
     drawn: Iterable[Shard],
     progress: Progress,
     addition: int | None = None,
+    limit: int | None = None,
 ) -> MiningSummary:
-    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop."""
+    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop.
+
+    It stops after `limit` images.
+    """
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from jobs.mining.limits.batch_size import with_batch_size
@@ -263,6 +275,7 @@ def _run_worker(
             repeats=loaded.fp32_repeats(manifest),
             addition=addition,
             compiling=CompileWish.for_bytes(options.compile, _bytes_of(block, environment.world_size)),
+            limit=limit,
         )
         return worker.run(drawn, workers, environment.local_world_size)
 

@@ -24,6 +24,9 @@ class MiningSummary:
     `done` of the `total` shards of the block are done in `run`. `nothing_to_do` says that they all were before.
     Where maps were added to shards that are done, `added_maps` are these, `done` counts the shards that have them,
     and `not_mined` those that cannot have them, since they are not mined yet.
+    Where there was a `limit` on the images of the run, `first_of` maps the shard of which only the first images were
+    mined to their number: it is not done.
+    `has_queries` says that the shards have the splits that retrieval is evaluated on.
     `deleted` names what `overwrite` has deleted. `seconds` is the time for everything, `seconds_model` the part of the
     model.
 
@@ -37,6 +40,9 @@ class MiningSummary:
     nothing_to_do: bool = False
     added_maps: tuple[str, ...] = ()
     not_mined: int = 0
+    limit: int | None = None
+    first_of: Mapping[str, int] = field(default_factory=dict)
+    has_queries: bool = False
     deleted: tuple[str, ...] = ()
     shards: int = 0
     images: int = 0
@@ -68,7 +74,8 @@ class MiningSummary:
             return replace(self, failed_shards=(*self.failed_shards, report), seconds_model=seconds)
         return replace(
             self,
-            shards=self.shards + 1,
+            shards=self.shards + (not report.only_first),
+            first_of={report.shard: report.rows} if report.only_first else self.first_of,
             images=self.images + report.images,
             failed_images=self.failed_images + report.failed_images,
             partial_images=self.partial_images + _total(report.partial),

@@ -42,7 +42,7 @@ class Worker:
     `progress` counts the batches and the shards. `drain` says before each batch whether to stop; without it the worker
     stops only at the end. With `replace` a shard that is published already is replaced. `repeats` does images again in
     fp32 whose numbers are not finite. With an `addition` (its number) the maps are added to shards that are published
-    already. `compiling` says when the image tower is compiled.
+    already. `compiling` says when the image tower is compiled. It stops after `limit` images.
     """
 
     def __init__(
@@ -59,11 +59,12 @@ class Worker:
         repeats: Fp32Repeats | None = None,
         addition: int | None = None,
         compiling: CompileWish = CompileWish(),  # noqa: B008 - it is frozen
+        limit: int | None = None,
     ) -> None:
         self.model, self.config, self.manifest = model, config, manifest
         self._targets, self._cameras = targets, cameras
         self.progress, self.drain, self.replace = progress, drain, replace
-        self._repeats, self.addition, self._compiling = repeats, addition, compiling
+        self._repeats, self.addition, self._compiling, self._limit = repeats, addition, compiling, limit
         self.layout = RunLayout(config.output)
         self.summary = MiningSummary(run=config.output)
         self._current: CurrentShard | None = None
@@ -119,6 +120,7 @@ class Worker:
             max_image_pixels=self.config.max_image_pixels,
             ranks_on_node=ranks_on_node,
             lend=True,
+            limit=self._limit,
         )
 
     def _writer(self, events: EventLog) -> Writer:
@@ -179,8 +181,9 @@ def _log(report: ShardReport) -> None:
     if report.passed_over:
         notes.append(f"passed over {counted_kinds(report.passed_over)}")
     logger.info(
-        "%s: %d images%s; reading %.1f s, model %.1f s, writing %.1f s",
+        "%s: %s%d images%s; reading %.1f s, model %.1f s, writing %.1f s",
         report.shard,
+        "only the first " if report.only_first else "",
         report.images,
         f" ({', '.join(notes)})" if notes else "",
         report.seconds_reading,

@@ -23,11 +23,12 @@ class ShardReport:
     `failed` counts the rows without maps by reason. `partial` counts, by reason, the rows that lack only the target's
     maps. `zero_maps` counts the maps that are zero everywhere, by name. `passed_over` counts, by kind, the members of
     the tar of which nothing was made. `done_again` counts the rows that were computed in fp32, since their numbers were
-    not finite in the run's precision.
+    not finite in the run's precision. `only_first` says that the shard is not done: only its first images are mined.
     """
 
     shard: str
     error: str | None = None
+    only_first: bool = False
     images: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     partial: dict[str, int] = field(default_factory=dict)
@@ -42,6 +43,11 @@ class ShardReport:
     def failed_images(self) -> int:
         """The number of rows without maps."""
         return sum(self.failed.values())
+
+    @property
+    def rows(self) -> int:
+        """The number of rows, with maps and without."""
+        return self.images + self.failed_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +70,14 @@ class EventLog:
         self._file = (folder / name).open("a", encoding="utf-8")
 
     def shard(self, report: ShardReport) -> None:
-        """Records what became of a shard. It only warns if it cannot: a full disk must not end the job here."""
-        line = json_text({"time": time.time(), **asdict(report)}, indent=None)
+        """Records what became of a shard. It only warns if it cannot: a full disk must not end the job here.
+
+        A shard of which only the first images are mined is not done, so nothing has become of it.
+        """
+        if report.only_first:
+            return
+        facts = {name: value for name, value in asdict(report).items() if name != "only_first"}
+        line = json_text({"time": time.time(), **facts}, indent=None)
         try:
             self._file.write(line + "\n")
             self._file.flush()

@@ -44,7 +44,7 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
     """
     opened = open_run(run)
     names = [shard.name for shard in opened.manifest.shards]
-    done = set(opened.published())
+    done = set(opened.published()) - opened.layout.begun
     if missing := [name for name in names if name not in done]:
         raise UnfinishedRunError(opened.layout.root, missing, len(names))
     paths = [opened.layout.shard_metadata(name) for name in names]

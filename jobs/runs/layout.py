@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.shards.names import is_file_name
@@ -14,9 +14,14 @@ _ADDED = re.compile(r"maps-[2-9]|maps-[1-9][0-9]+")
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths of one run. Only `done` and `added_folders` read the disk, and nothing is created."""
+    """Paths of one run. Only `done`, `begun_shards` and `added_folders` read the disk, and nothing is created.
+
+    Of the shards in `begun` the paths are those of their first images, which `mine --limit` published: for readers of a
+    run, which see them as long as the shards are not done. Whoever mines has none.
+    """
 
     root: Path
+    begun: frozenset[str] = frozenset()
 
     @property
     def manifest(self) -> Path:
@@ -32,6 +37,11 @@ class RunLayout:
     def metadata(self) -> Path:
         """The folder of Parquet files, one per shard. A shard is done when its file is there."""
         return self.root / "metadata"
+
+    @property
+    def first_images(self) -> Path:
+        """The folder of both files of each shard of which only the first images are mined."""
+        return self.root / "first-images"
 
     @property
     def logs(self) -> Path:
@@ -50,7 +60,7 @@ class RunLayout:
 
     def shard_maps(self, shard: str) -> Path:
         """maps/<shard>.h5"""
-        return self.maps / f"{shard}.h5"
+        return (self.first_images if shard in self.begun else self.maps) / f"{shard}.h5"
 
     def added_maps(self, number: int) -> Path:
         """maps-<number>: the folder of HDF5 files of maps that were added later; the first addition has number 2."""
@@ -70,12 +80,25 @@ class RunLayout:
 
     def shard_metadata(self, shard: str) -> Path:
         """metadata/<shard>.parquet"""
-        return self.metadata / f"{shard}.parquet"
+        return (self.first_images if shard in self.begun else self.metadata) / f"{shard}.parquet"
+
+    def reading_begun(self) -> RunLayout:
+        """The layout for readers, who see the first images of the shards that are not done."""
+        return replace(self, begun=frozenset(self.begun_shards()))
+
+    def begun_shards(self) -> set[str]:
+        """Names of the shards of which only the first images are mined."""
+        return _published_in(self.first_images) - self.done()
 
     def done(self) -> set[str]:
         """Names of the shards whose metadata is published. Lists one folder once."""
-        if not self.metadata.is_dir():
-            return set()
-        with os.scandir(self.metadata) as entries:
-            files = [entry.name for entry in entries if entry.name.endswith(".parquet") and not entry.is_dir()]
-        return {name for file in files if is_file_name(name := file.removesuffix(".parquet"))}
+        return _published_in(self.metadata)
+
+
+def _published_in(folder: Path) -> set[str]:
+    """Names of the shards whose metadata is in a folder."""
+    if not folder.is_dir():
+        return set()
+    with os.scandir(folder) as entries:
+        files = [entry.name for entry in entries if entry.name.endswith(".parquet") and not entry.is_dir()]
+    return {name for file in files if is_file_name(name := file.removesuffix(".parquet"))}

@@ -127,6 +127,8 @@ def warn_of_unfinished(run: Run) -> None:
             "%s: %d of %d shards are not done, and their images are left out: %s",
             run.layout.root, len(missing), len(names), first_few(missing),
         )  # fmt: skip
+    if begun := sorted(run.layout.begun):
+        logger.warning("%s: of %s the first images are there (`mine --limit`)", run.layout.root, first_few(begun))
 
 
 def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:

@@ -35,24 +35,40 @@ def discard_run(layout: RunLayout, tell: Callable[[str], None]) -> None:
 
 def _discard_files(layout: RunLayout, tell: Callable[[str], None]) -> None:
     added = layout.added_folders()
-    for folder in (layout.maps, layout.metadata, *added):
+    for folder in (layout.maps, layout.metadata, layout.first_images, *added):
         remove_leftovers(folder)
         if live := in_use(folder):
             raise UserError(f"{layout.root} is being written by another job ({live[0].name}); stop it first")
-    own = ((layout.metadata, ".parquet"), (layout.maps, ".h5"), (layout.logs, ".jsonl"))
+    own = (
+        (layout.metadata, ".parquet"),
+        (layout.maps, ".h5"),
+        (layout.first_images, ".parquet"),
+        (layout.first_images, ".h5"),
+        (layout.logs, ".jsonl"),
+    )
     for folder, ending in (*own, *((folder, ".h5") for folder in added)):
         paths = [path for path in folder.iterdir() if path.suffix == ending] if folder.is_dir() else []
         if paths:
             tell(f"{len(paths)} files {folder}/*{ending}")
         for path in paths:
             path.unlink()
-    for folder in added:
+    for folder in (*added, layout.first_images):
         with contextlib.suppress(OSError):  # other files may be in it
             folder.rmdir()
     for path in (layout.root / "metadata.parquet", layout.manifest):
         if path.exists():
             tell(str(path))
             path.unlink()
+
+
+def remove_first_images(layout: RunLayout, shards: Iterable[str]) -> None:
+    """Removes the first images of shards that are done now, the commits first."""
+    if layout.first_images.is_dir():
+        for shard in shards:
+            for ending in (".parquet", ".h5"):
+                (layout.first_images / f"{shard}{ending}").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # those of other shards are in it
+            layout.first_images.rmdir()
 
 
 def has_failed_rows(layout: RunLayout, shard: str) -> bool:

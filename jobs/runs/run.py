@@ -48,14 +48,15 @@ class _OpenFile:
 class Run:
     """A run on disk, finished or still growing. Only published shards are seen.
 
+    Of a shard that is not done, the images are seen that `mine --limit` took of it, if it did.
+
     Where a shard's files are not its own, such as another run's, every method that reads them raises UserError naming
     the file. `footers` has what the files say of themselves. `evaluation` is the folder of `promptsg evaluate`, by
     default RUN/evaluation: SQL expressions may name its `ap` and `first_rank`.
     """
 
-    def __init__(self, root: Path, evaluation: Path | None = None) -> None:
-        self.layout = RunLayout(root)
-        self.evaluation = evaluation or self.layout.evaluation
+    def __init__(self, root: Path) -> None:
+        self.layout = RunLayout(root).reading_begun()
         self.manifest: Manifest = read_manifest(self.layout)
         self.footers = RunFooters(self.layout, self.manifest.fingerprint)
         self._files: list[_OpenFile] | None = None  # those of the last dataset
@@ -115,10 +116,16 @@ class Run:
         return canonical_sha256({"shards": shards, "additions": complete}) if complete else shards
 
     def published(self) -> list[str]:
-        """Names of the shards that are done. Raises UserError where a Parquet file is there that is not a shard's."""
-        done = self.layout.done()
-        refuse_unlisted(self.layout, done, (shard.name for shard in self.manifest.recorded_shards))
-        return sorted(done)
+        """Names of the shards that are done, and of those of which the first images are there (`layout.begun`).
+
+        Raises UserError where a Parquet file is there that is not a shard's.
+        """
+        done, now = self.layout.done(), self.layout.reading_begun()
+        if now.begun != self.layout.begun:  # they have been mined whole since, or others were begun
+            self.layout, self.footers = now, RunFooters(now, self.manifest.fingerprint)
+        published = done | now.begun
+        refuse_unlisted(now, published, (shard.name for shard in self.manifest.recorded_shards))
+        return sorted(published)
 
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """The metadata of all published shards, or of the named ones: one row for each sample, failures included.
@@ -185,7 +192,7 @@ class Run:
 
         Errors of pyarrow and DuckDB do not name it.
         """
-        for name in sorted(self.layout.done() if shards is None else shards):
+        for name in sorted(self.layout.done() | self.layout.begun if shards is None else shards):
             path = self.layout.shard_metadata(name)
             numbers = [file.number for file in read_facts(path).added]
             manifest = grown_manifest(self.layout, self.manifest, numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from cam.names import MapName
 from jobs.arrays import BoolArray, Float32Array
-from jobs.atomic import StagedFile, publish_together, sha256_of
+from jobs.atomic import StagedFile, make_folder, publish_together, sha256_of
 from jobs.errors import ShardError
 from jobs.phrases import one_line
 from jobs.runs.events import ShardReport
@@ -28,6 +29,7 @@ from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.maps_file import FEATURES, KEY, MAPS, ShardMapsWriter, disk_error
 from jobs.runs.metadata_rows import MetadataRows, Results
+from jobs.runs.restart import remove_first_images
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import KEPT, NOT_FINITE, OK
 from jobs.shards.shard_bytes import ShardBytes
@@ -74,21 +76,32 @@ class ShardOutput:
             self._h5.append([samples.key[row] for row in kept], {**results.maps, **results.stored}, results.features)
         self._rows.add(samples, results, kept)
 
-    def commit(self, tar: ShardBytes | None = None, passed_over: Mapping[str, int] | None = None) -> Committed:
+    def commit(
+        self, tar: ShardBytes | None = None, passed_over: Mapping[str, int] | None = None, *, only_first: bool = False
+    ) -> Committed:
         """Checks both files, and publishes the HDF5 file first and the Parquet file last.
 
-        `tar` are the bytes that were mined. `passed_over` counts, by kind, the members of which nothing was made.
+        `tar` are the bytes that were mined. `passed_over` counts, by kind, the members of which nothing was made. With
+        `only_first` the rows are those of the shard's first images: they are published where they do not make it done.
         """
-        report = self._report(passed_over or {})
-        self._refuse_too_many_failures(Counter(report.failed))
+        report = replace(self._report(passed_over or {}), only_first=only_first)
+        self._refuse_too_many_failures(Counter(report.failed), only_first=only_first)
+        layout = self.layout
+        if only_first:
+            layout = RunLayout(layout.root, frozenset([self.shard]))
+            make_folder(layout.first_images)
+            self._maps.final = layout.shard_maps(self.shard)
         self._h5.close(None if tar is None else tar.sha256)
         with errors_of_shard(self.shard, self._maps.final):
             self._maps.sync()
             check_maps(self._maps.path, self._h5.rows, self.manifest.maps)
-            with stage(self.layout.shard_metadata(self.shard)) as rows:
+            with stage(layout.shard_metadata(self.shard)) as rows:
                 self._write_rows(rows, report, tar)
-                check = partial(refuse_replaced, self.layout, self.manifest)
-                published = publish_together(self._maps, rows, self.layout.lock, replace=self.replace, check=check)
+                check = partial(refuse_replaced, layout, self.manifest)
+                again = self.replace or only_first
+                published = publish_together(self._maps, rows, layout.lock, replace=again, check=check)
+                if not only_first:
+                    remove_first_images(layout, [self.shard])
                 return Committed(published, report)
 
     def discard(self) -> None:
@@ -108,8 +121,12 @@ class ShardOutput:
             done_again=self._rows.done_again,
         )
 
-    def _refuse_too_many_failures(self, failed: Counter[str]) -> None:
-        if failed.total() > self.max_failed_fraction * len(self._rows):
+    def _refuse_too_many_failures(self, failed: Counter[str], *, only_first: bool) -> None:
+        """Raises ShardError where too many samples failed. Of the first images, a single good one is enough to look at.
+
+        Of a few images, one that is damaged would be more than the fraction that is allowed of a shard.
+        """
+        if failed.total() > self.max_failed_fraction * len(self._rows) and not (only_first and self._h5.rows):
             reasons = ", ".join(f"{count} {reason}" for reason, count in failed.most_common())
             raise ShardError(
                 f"{self.shard}: {failed.total()} of {len(self._rows)} samples failed ({reasons}), more than "

@@ -37,8 +37,9 @@ class RunStatus:
     `failed_images` counts those without maps by reason. `partial_images` counts, by reason, those that lack only the
     target's maps. `zero_maps` counts the maps that are zero everywhere, by name, and `done_again` the images that were
     computed in fp32, since their numbers were not finite in the run's precision. `added` are the maps that were added
-    later, and on how many of the done shards they are. `changed` has the done shards whose
-    tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the same
+    later, and on how many of the done shards they are. `begun` counts the images of shards of which `mine --limit` took
+    only the first: these shards are not done, and the images are not among `images`. `changed` has the done shards
+    whose tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the same
     as far as they were compared.
 
     `rate` is in images per second, all workers together, lately. `seconds_left` is the time that the rest takes at that
@@ -57,6 +58,7 @@ class RunStatus:
     zero_maps: dict[str, int] = field(default_factory=dict)
     done_again: int = 0
     added: list[AddedMaps] = field(default_factory=list)
+    begun: dict[str, int] = field(default_factory=dict)
     changed: dict[str, str] = field(default_factory=dict)
     rewritten: list[str] = field(default_factory=list)
     rate: float | None = None
@@ -110,12 +112,18 @@ def status(run: str | Path) -> RunStatus:
         zero_maps={name: count for name, count in _total([footer.zero_maps for footer in footers]).items() if count},
         done_again=sum(footer.done_again for footer in footers),
         added=list(added_maps(manifest, footers)),
+        begun=_first_images(layout.reading_begun()),
         changed={one.name: one.how for one in changed if one.how is not None},
         rewritten=[one.name for one in changed if one.how is None],
         rate=speed.rate,
         seconds_left=speed.seconds_left,
         idle=speed.idle,
     )
+
+
+def _first_images(layout: RunLayout) -> dict[str, int]:
+    """The images with maps of each shard of which only the first are mined."""
+    return {name: read_facts(layout.shard_metadata(name)).images for name in sorted(layout.begun)}
 
 
 def failed_inputs(status: RunStatus) -> Iterator[FailedInput]:

@@ -63,6 +63,8 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
         check_shard(name, opened.layout, opened.manifest)
         for name in tqdm(done, unit=" shards", disable=not show_progress)
     ]
+    # What `mine --limit` took is read as the shards are, and none of them counts as done.
+    begun = [check_shard(name, opened.layout, opened.manifest) for name in names if name in opened.layout.begun]
     tars = [
         _compare(shard, opened.layout, whole=whole_tars)
         for shard in tqdm(opened.manifest.shards, unit=" tars", disable=not (show_progress and whole_tars))
@@ -74,7 +76,7 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
         shards=len(names),
         intact=sum(check.is_intact for check in checks),
         images=sum(check.rows for check in checks),
-        problems=[*_finalized_problems(opened), *unlisted, *_shard_problems(opened, checks)],
+        problems=[*_finalized_problems(opened), *unlisted, *_shard_problems(opened, [*checks, *begun])],
         missing=[name for name in names if name not in published],
         changed=[change for tar in tars for change in tar or ()],
         not_compared=tars.count(None),

@@ -43,6 +43,7 @@ class _End:
     seconds_model: float
     tar: ShardBytes | None
     passed_over: Mapping[str, int]
+    only_first: bool
 
 
 _Message = _Begin | _Add | _End
@@ -99,9 +100,13 @@ class Writer:
         *,
         tar: ShardBytes | None = None,
         passed_over: Mapping[str, int] | None = None,
+        only_first: bool = False,
     ) -> None:
-        """Commits the open shard with what is known of its tar, or drops it if there is an error."""
-        self._put(_End(error, seconds_reading, seconds_model, tar, passed_over or {}))
+        """Commits the open shard with what is known of its tar, or drops it if there is an error.
+
+        With `only_first` what was added are its first images, and it is not done.
+        """
+        self._put(_End(error, seconds_reading, seconds_model, tar, passed_over or {}, only_first))
 
     def _put(self, message: _Message) -> None:
         self._raise_crash()
@@ -189,7 +194,10 @@ class _OpenShard:
             self.discard()
             return ShardReport(shard=self._name, error=error)
         try:
-            published, report = self._output.commit(end.tar, end.passed_over)
+            if end.only_first and isinstance(self._output, ShardOutput):
+                published, report = self._output.commit(end.tar, end.passed_over, only_first=True)
+            else:
+                published, report = self._output.commit(end.tar, end.passed_over)
         except Exception as failure:  # noqa: BLE001 - see _reason_of
             return ShardReport(shard=self._name, error=_reason_of(failure, self._name))
         finally:

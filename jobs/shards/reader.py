@@ -62,7 +62,8 @@ class Batch:
 class ShardReader:
     """Reads shards into batches; a context manager that stops its thread and processes on the way out.
 
-    `workers` 0 decodes in the reading thread. `ranks_on_node` readers like this one share the node's memory.
+    `workers` 0 decodes in the reading thread. `ranks_on_node` readers like this one share the node's memory. After
+    `limit` samples, over all shards, the reading ends: the shard that it ends in is then `only_first`.
 
     `ring` (slots, batch_size, 3, H, W) uint8 is the shared memory that decoding processes write, made once on entering;
     None without processes, and where shared memory is too small. With `lend` the batches lie in it and must be given
@@ -79,13 +80,14 @@ class ShardReader:
         max_image_pixels: int = DEFAULT_MAX_PIXELS,
         ranks_on_node: int = 1,
         lend: bool = False,
+        limit: int | None = None,
     ) -> None:
         self._how = Decoding(image_size=image_size, interpolation=interpolation, max_image_pixels=max_image_pixels)
         self._batch_size = batch_size
         self._workers = workers
         self._ahead = 2 + workers
         self._ranks_on_node = ranks_on_node
-        self._lend = lend
+        self._lend, self._limit = lend, limit
         self._source: InThread | InProcesses | None = None
 
     @property
@@ -95,10 +97,11 @@ class ShardReader:
 
     def __enter__(self) -> ShardReader:
         if not self._workers:
-            self._source = InThread(self._how, self._batch_size, self._ahead)
+            self._source = InThread(self._how, self._batch_size, self._ahead, self._limit)
         else:
             slots = self._ahead + _WITH_THE_CONSUMER
-            self._source = InProcesses(self._how, self._batch_size, self._workers, slots, self._made_ring(slots))
+            ring = self._made_ring(slots)
+            self._source = InProcesses(self._how, self._batch_size, self._workers, slots, ring, self._limit)
         return self
 
     def __exit__(

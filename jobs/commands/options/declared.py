@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -47,6 +48,16 @@ device_option = option_with_default("--device", default="auto", help="auto, cpu,
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Prints a result. What data brings along, such as a key or a path, cannot drive the terminal."""
     click.echo(shown_lines(text), err=err, nl=nl)
+
+
+def next_step(*commands: Sequence[object], told: str = "next:") -> list[str]:
+    """A line for each command, which runs as it is printed; `told` stands before the first.
+
+    >>> next_step(("stats", "my run"), ("evaluate", "my run"))
+    ["next: promptsg stats 'my run'", "      promptsg evaluate 'my run'"]
+    """
+    lines = [f"promptsg {shlex.join(map(str, words))}" for words in commands]
+    return [f"{told if not number else ' ' * len(told)} {line}" for number, line in enumerate(lines)]
 
 
 def option_group(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:

@@ -35,6 +35,7 @@ class ShardEnd:
     """A shard is over: read to its end, or broken off with `error`. `seconds` were spent reading and decoding.
 
     `contents` is what the shard holds. `whole` tells its bytes from any others, and is None where it broke off.
+    `only_first` says that it has more samples than were to be read.
     """
 
     shard: Shard
@@ -43,31 +44,53 @@ class ShardEnd:
     bytes_read: int
     contents: ShardContents = field(default_factory=ShardContents)
     whole: ShardBytes | None = None
+    only_first: bool = False
 
 
-def cut(shard: Shard, batch_size: int) -> Iterator[RawBatch | ShardEnd]:
+class SamplesLeft:
+    """How many samples are still to be read of all shards together; None means all."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.left = limit
+
+    def take(self, count: int) -> None:
+        """Counts samples that were read."""
+        if self.left is not None:
+            self.left -= count
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether no shard is to be begun any more."""
+        return self.left is not None and self.left <= 0
+
+
+def cut(shard: Shard, batch_size: int, wanted: SamplesLeft | None = None) -> Iterator[RawBatch | ShardEnd]:
     """The batches of a shard, then its end, whose `seconds` are those spent reading here.
 
-    Whatever reading the shard raises is in its end.
+    It is read as far as samples are `wanted`. Whatever reading the shard raises is in its end.
     """
-    seconds, error, contents = 0.0, None, ShardContents()
+    wanted = wanted or SamplesLeft(None)
+    seconds, error, contents, only_first = 0.0, None, ShardContents(), False
     with TarReader(shard) as tar:
         samples = read_samples(tar, shard.name, contents)
         while True:
             started = time.perf_counter()
             try:
-                rows = _take(samples, batch_size)
+                # The sample after the last one that is wanted tells whether the shard has more.
+                rows = _take(samples, batch_size if wanted.left is None else max(1, min(batch_size, wanted.left)))
             except ShardError as broken:
                 rows, error = [], broken
             except Exception as unknown:  # one shard must not end the job, whatever it holds
                 logger.debug("%s: reading failed", shard.name, exc_info=True)
                 rows, error = [], ShardError(f"{shard.name}: reading {shard.url} failed: {_described(unknown)}")
             seconds += time.perf_counter() - started
-            if not rows:
+            only_first = bool(rows) and wanted.is_used_up
+            if not rows or only_first:
                 break
+            wanted.take(len(rows))
             images = [data for _, data in rows if data is not None]
             yield RawBatch(shard, SampleColumns.of(sample for sample, _ in rows), images)
-        yield ShardEnd(shard, error, seconds, tar.bytes_read, contents, tar.whole)
+        yield ShardEnd(shard, error, seconds, tar.bytes_read, contents, tar.whole, only_first)
 
 
 def _take(samples: Iterator[tuple[Sample, bytes | None]], most: int) -> list[tuple[Sample, bytes | None]]:

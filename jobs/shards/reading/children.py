@@ -17,7 +17,7 @@ from jobs.arrays import UInt8Array
 from jobs.processes import Surroundings, start_worker
 from jobs.shards.columns import SampleColumns
 from jobs.shards.decoding import Decoding, record_outcomes
-from jobs.shards.reading.batches import RawBatch, ShardEnd, cut
+from jobs.shards.reading.batches import RawBatch, SamplesLeft, ShardEnd, cut
 from jobs.shards.urls import Shard
 
 
@@ -65,21 +65,22 @@ def read_shards(
     tasks: SimpleQueue[Task],
     told: Connection,
     size: int,
+    limit: int | None,
 ) -> None:
     """Asks for one shard after another, and hands on its batches of `size` samples as slots come free.
 
-    Commands and credentials of shards depend on the `surroundings` of whoever reads.
+    It ends after `limit` samples. Commands and credentials of shards depend on the `surroundings` of whoever reads.
     """
     start_worker()
     surroundings.take_over()
     signal.signal(signal.SIGTERM, _leave)
-    number = 0
-    while True:
+    number, wanted = 0, SamplesLeft(limit)
+    while not wanted.is_used_up:
         shards.send(None)
         shard: Shard | None = shards.recv()
         if shard is None:
             break
-        for item in cut(shard, size):
+        for item in cut(shard, size, wanted):
             if isinstance(item, ShardEnd):
                 told.send(Ended(number, item))
             else:

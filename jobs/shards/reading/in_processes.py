@@ -44,11 +44,19 @@ _READER_DIED = (
 class InProcesses:
     """One reading and `workers` decoding processes, with `slots` batches on their way at most.
 
-    `ring` (slots, batch_size, 3, H, W) is shared memory for the pixels; without one they come through pipes. Raises
-    UserError where processes cannot be started at all.
+    `ring` (slots, batch_size, 3, H, W) is shared memory for the pixels; without one they come through pipes. Reading
+    ends after `limit` samples. Raises UserError where processes cannot be started at all.
     """
 
-    def __init__(self, how: Decoding, batch_size: int, workers: int, slots: int, ring: Tensor | None) -> None:
+    def __init__(
+        self,
+        how: Decoding,
+        batch_size: int,
+        workers: int,
+        slots: int,
+        ring: Tensor | None,
+        limit: int | None = None,
+    ) -> None:
         self.ring = ring
         self.thread: threading.Thread | None = None
         self.reading: BaseProcess | None = None
@@ -68,7 +76,7 @@ class InProcesses:
             told, telling = context.Pipe(duplex=False)
             reading = context.Process(
                 target=read_shards,
-                args=(Surroundings.of_this_process(), shards, slots_out, tasks, telling, batch_size),
+                args=(Surroundings.of_this_process(), shards, slots_out, tasks, telling, batch_size, limit),
                 daemon=True,
             )
             self._start(reading, told, (shards, slots_out, telling), _READER_DIED)

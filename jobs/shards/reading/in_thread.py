@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jobs.shards.columns import SampleColumns
 from jobs.shards.decoding import Decoding, decode_batch, record_outcomes
-from jobs.shards.reading.batches import RawBatch, ShardEnd, cut
+from jobs.shards.reading.batches import RawBatch, SamplesLeft, ShardEnd, cut
 from jobs.shards.urls import Shard
 
 PATIENCE_SECONDS = 5.0  # for a read that hangs; its thread ends with the process
@@ -42,12 +42,13 @@ class _Stopped:
 
 
 class InThread:
-    """Reads shards and decodes their images; at most `ahead` batches wait in memory."""
+    """Reads shards up to `limit` samples and decodes their images; at most `ahead` batches wait in memory."""
 
     ring: Tensor | None = None
 
-    def __init__(self, how: Decoding, batch_size: int, ahead: int) -> None:
+    def __init__(self, how: Decoding, batch_size: int, ahead: int, limit: int | None = None) -> None:
         self._how, self._batch_size = how, batch_size
+        self._wanted = SamplesLeft(limit)
         self._queue: queue.Queue[DecodedSamples | ShardEnd | _Stopped] = queue.Queue(ahead)
         self._stop = threading.Event()
         self.thread: threading.Thread | None = None
@@ -86,10 +87,12 @@ class InThread:
         """The thread. All that it has to say goes through the queue, its own errors included."""
         try:
             for shard in shards:
-                for item in cut(shard, self._batch_size):
+                for item in cut(shard, self._batch_size, self._wanted):
                     if self._stop.is_set():
                         return
                     self._queue.put(self._decoded(item) if isinstance(item, RawBatch) else item)
+                if self._wanted.is_used_up:
+                    break
             self._queue.put(_Stopped(None))
         except BaseException as error:  # noqa: BLE001 -- raised again by the consumer
             self._queue.put(_Stopped(error))

@@ -1,0 +1,53 @@
+"""`mine --limit N`: a first try of N images, which the same command without the option goes on with.
+
+Shards are mined in their order until the run has N images. A shard is the unit of work and is done as a whole or not at
+all. So shards that fit into N are done, and of the next one the first images are published in RUN/first-images, where
+readers see them and where they do not make the shard done. The run that goes on mines that shard whole, publishes it as
+any other, and removes its first images. A run that began with a first try is in the end equal to one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobs.errors import UserError
+from jobs.mining.config import MineOptions
+from jobs.runs.footer import read_facts
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest
+from jobs.runs.restart import remove_first_images
+from jobs.shards.urls import Shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstTry:
+    """How many images are still to be mined; None where all are. `is_over` says that the run has them already."""
+
+    left: int | None = None
+    is_over: bool = False
+
+    @classmethod
+    def of(cls, layout: RunLayout, run: Manifest | None, block: Sequence[Shard], options: MineOptions) -> FirstTry:
+        """What a limit leaves to do in a run; `run` is the one that goes on, if any.
+
+        Removes the first images of shards that are done by now. Raises UserError where the run has added maps, which
+        first images would lack, and where the metadata of a shard cannot be read.
+        """
+        done = set() if run is None else layout.done()
+        remove_first_images(layout, done)
+        if options.limit is None:
+            return cls()
+        if run is None:
+            return cls(left=options.limit)
+        if run.additions:
+            raise UserError(f"{layout.root} has maps that were added, which first images would lack: leave out --limit")
+        left = options.limit - _rows(layout, [shard.name for shard in block if shard.name in done])
+        reading = layout.reading_begun()
+        begun = _rows(reading, [shard.name for shard in block if shard.name in reading.begun])
+        return cls(left=left, is_over=left <= begun)
+
+
+def _rows(layout: RunLayout, shards: Sequence[str]) -> int:
+    """The images of shards by their footers, failed ones included."""
+    return sum(read_facts(layout.shard_metadata(shard)).rows for shard in shards)

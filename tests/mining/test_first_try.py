@@ -1,0 +1,140 @@
+"""`mine --limit`: a first try of some images, which a run without the limit goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import main
+from jobs.commands.mine import describe
+from jobs.errors import UserError
+from jobs.launch.environment import Environment
+from jobs.mining.config import MineOptions, build_config
+from jobs.mining.mine import mine
+from jobs.mining.summary import MiningSummary
+from jobs.runs.finalize import UnfinishedRunError, finalize
+from jobs.runs.run import Run, open_run
+from jobs.runs.status import status
+from jobs.runs.verify import verify
+from tests.support.run_contents import contents_of
+from tests.support.shard_files import market_shard
+from tests.support.tiny import tiny_checkpoint
+
+NAMES, EACH = ("gallery-0", "query-0", "train-0"), 5
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    tiny_checkpoint(folder / "m.pth", image_size=(64, 32))
+    for number, name in enumerate(NAMES):
+        market_shard(folder / f"{name}.tar", EACH, first=10 * number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def at_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("at_once") / "RUN"
+    mining(inputs, output)
+    return output
+
+
+def mining(
+    inputs: Path, output: Path, limit: int | None = None, *, workers: int = 0, **options: object
+) -> MiningSummary:
+    values: dict[str, object] = {"maps": ("mim_attention",), "precision": "fp32", "device": "cpu", "batch_size": 2}
+    values |= {"checkpoint": inputs / "m.pth", "output": output, "shards": str(inputs / "*.tar"), "workers": workers}
+    return mine(build_config(None, values), MineOptions(limit=limit, **options))  # type: ignore[arg-type]
+
+
+def rows_of(run: Run) -> dict[str, int]:
+    """How many rows the readers of a run see of each shard."""
+    found = run.read_metadata(["shard"])["shard"].to_pylist()
+    return {name: found.count(name) for name in sorted(set(found))}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
+    inputs: Path, at_once: Path, tmp_path: Path, workers: int
+) -> None:
+    root = tmp_path / "RUN"
+    first = mining(inputs, root, 8, workers=workers)
+    assert (first.done, first.shards, first.images, first.exit_status) == (1, 1, 8, 0)
+    assert first.first_of == {"query-0": 3}
+    run = open_run(root)
+    assert rows_of(run) == {"gallery-0": 5, "query-0": 3}
+    assert run.read_maps("mim_attention", "query-0").shape[0] == 3
+    whole = open_run(at_once).read_maps("mim_attention", "query-0")
+    assert (run.read_maps("mim_attention", "query-0")[:2] == whole[:2]).all()  # a whole batch of it
+
+    done = (root / "metadata" / "gallery-0.parquet").stat()
+    rest = mining(inputs, root)
+    assert (rest.done, rest.shards, rest.images) == (3, 2, 10)  # the shard that was begun, whole, and the last one
+    assert (root / "metadata" / "gallery-0.parquet").stat() == done  # not mined again
+    assert contents_of(root) == contents_of(at_once) and not (root / "first-images").exists()
+    assert rows_of(run) == {name: EACH for name in NAMES}  # the run that was opened before sees it
+    assert verify(root).problems == [] and finalize(root) == 15
+
+
+def test_of_one_large_shard_there_is_a_first_picture(inputs: Path, tmp_path: Path) -> None:
+    """It is not done, and every command says so; what is there can be drawn."""
+    root = tmp_path / "RUN"
+    summary = mining(inputs, root, 3)
+    assert (summary.done, summary.first_of) == (0, {"gallery-0": 3})
+    found, verdict = status(root), verify(root)
+    assert (found.done, found.missing, found.begun, found.images) == (0, list(NAMES), {"gallery-0": 3}, 0)
+    assert (verdict.intact, verdict.missing, verdict.problems, verdict.exit_status) == (0, list(NAMES), [], 3)
+    with pytest.raises(UnfinishedRunError, match="3 of 3 shards are not done"):
+        finalize(root)
+    drawn = CliRunner().invoke(main, ["render", str(root), "--style", "panel", "--workers", "1"])
+    assert drawn.exit_code == 0 and len(list((root / "pictures").rglob("*.png"))) == 3, drawn.output
+    damaged = root / "first-images" / "gallery-0.h5"
+    damaged.write_bytes(damaged.read_bytes()[:-9] + b"truncated")
+    assert any("gallery-0" in problem for problem in verify(root).problems)
+
+
+def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "RUN"
+    mining(inputs, root, 3)
+    assert mining(inputs, root, 3).nothing_to_do and mining(inputs, root, 2).nothing_to_do
+    assert "without --limit goes on" in describe(mining(inputs, root, 3))
+    assert mining(inputs, root, 4).first_of == {"gallery-0": 4}
+    summary = mining(inputs, root, 5)  # exactly a shard: it is done, and no other is begun
+    assert (summary.done, summary.shards, summary.first_of) == (1, 1, {})
+    assert not (root / "first-images").exists()
+    summary = mining(inputs, root, 99)
+    assert (summary.done, summary.images, mining(inputs, root, 99).nothing_to_do) == (3, 10, True)
+
+
+def test_a_first_try_deleted_by_overwrite_leaves_nothing(inputs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "RUN"
+    mining(inputs, root, 3)
+    assert mining(inputs, root, 2, overwrite=True).first_of == {"gallery-0": 2}
+    assert rows_of(open_run(root)) == {"gallery-0": 2}
+
+
+def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, tmp_path: Path) -> None:
+    for options in ({"extend": True}, {"add_maps": ("gradcam/mim",)}, {"retry_failed": True}):
+        with pytest.raises(UserError, match="--limit is for a first try"):
+            mining(inputs, tmp_path / "RUN", 3, **options)
+    for place in (Environment(array_count=2), Environment(world_size=2, local_world_size=2)):
+        with pytest.raises(UserError, match="--limit is for one process"):
+            mining(inputs, tmp_path / "RUN", 3, environment=place)
+    assert not (tmp_path / "RUN").exists()
+    mining(inputs, tmp_path / "RUN")
+    mining(inputs, tmp_path / "RUN", add_maps=("gradcam/mim",))
+    (tmp_path / "RUN" / "metadata" / "train-0.parquet").unlink()
+    with pytest.raises(UserError, match="has maps that were added"):
+        mining(inputs, tmp_path / "RUN", 99)
+
+
+def test_what_is_printed_says_what_is_there_and_what_is_next(inputs: Path, tmp_path: Path) -> None:
+    words = ["mine", "--shards", str(inputs / "*.tar"), "--checkpoint", str(inputs / "m.pth"), "--workers", "0"]
+    words += ["--maps", "mim_attention", "--precision", "fp32", "--output", str(tmp_path / "my run")]
+    first = CliRunner().invoke(main, [*words, "--limit", "3"])
+    assert "of gallery-0 only the first 3 images are there, so it is not done" in first.output
+    assert f"next: promptsg gallery '{tmp_path}/my run' --output '{tmp_path}/my run/first-look'" in first.output
+    rest = CliRunner().invoke(main, words)
+    assert rest.exit_code == 0 and f"promptsg evaluate '{tmp_path}/my run'\n" in rest.output, rest.output
