@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from jobs.benchmark.job import rate_of_writing, speed_of_job
 from jobs.benchmark.model_speed import rate_of_model, rates_of_parts, try_batch_sizes
-from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate
+from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate, memory_to_request
 from jobs.benchmark.samples import DecodedImages, ReadImages, decode_images, read_images, repeated
+from jobs.benchmark.timing import most_resident
 from jobs.mining.config import MineConfig
+from jobs.processes import available_cores
 from jobs.shards.urls import Shard, expand_shards
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def bench(config: BenchConfig) -> BenchReport:
 
     from jobs.mining.family_maps import with_maps
     from jobs.mining.model import load
+    from jobs.shards.decoding import default_workers
 
     config = replace(config, mining=with_maps(config.mining))
     shards = expand_shards(config.mining.shards)
@@ -56,6 +59,8 @@ def bench(config: BenchConfig) -> BenchReport:
     best = max(sweep.tried, key=lambda one: one.images_per_second)
     rates, bytes_per_image = _measure(config, loaded, shards, read, decoded, best)
     images = read.total if config.images is None else config.images
+    workers = default_workers(loaded.device.type) if config.mining.workers is None else config.mining.workers
+    host_bytes = memory_to_request(most_resident(), workers)
     dataset_shards = max(1, round(len(shards) * images / read.total))
     return BenchReport(
         device=torch.cuda.get_device_name(loaded.device) if loaded.device.type == "cuda" else str(loaded.device),
@@ -64,12 +69,14 @@ def bench(config: BenchConfig) -> BenchReport:
         load=average_load,
         maps=config.mining.maps,
         images_read=len(read.images),
+        images_known=config.images is not None or read.total == len(read.images),
+        cores=available_cores(),
         batch_size=best.batch_size,
         tried=sweep.tried,
         sweep_stopped=sweep.stopped,
         rates=rates,
         peak_bytes=best.peak_bytes,
-        estimate=estimate(images, rates.whole_job, bytes_per_image, dataset_shards),
+        estimate=estimate(images, rates.whole_job, bytes_per_image, dataset_shards, host_bytes),
     )
 
 

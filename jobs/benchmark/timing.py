@@ -43,6 +43,12 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> MemoryUse |
     return _in_process(work)
 
 
+def most_resident() -> int | None:
+    """The most bytes that this process was resident in at any time; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    return 1024 * _kibibytes(status, "VmHWM") if status.exists() else None
+
+
 def available_memory() -> int | None:
     """Bytes that programs may still allocate on the host; None where the system does not tell."""
     meminfo = Path("/proc/meminfo")

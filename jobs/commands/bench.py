@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import shlex
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import click
+import yaml
 
 from jobs.benchmark.bench import LIMIT, SECONDS, BenchConfig, bench
 from jobs.benchmark.report import BenchReport
+from jobs.cli import repeated
 from jobs.commands.options import (
     PRECISION_HELP,
     PromptsgCommand,
     echo,
+    head_and_camera_options,
     image_size_option,
     json_option,
     option_with_default,
     prompt_option,
+    prompt_set_option,
     target_option,
     weights_key_option,
 )
 from jobs.mining.config import build_config
+from jobs.phrases import json_text
+
+_WIDE = 110  # characters of a line
 
 
 @click.command(name="bench", cls=PromptsgCommand)
@@ -33,12 +44,15 @@ from jobs.mining.config import build_config
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
 @target_option
 @prompt_option
+@prompt_set_option
 @click.option("--precision", help=f"{PRECISION_HELP}  [default: auto]")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
 @click.option("--model-settings", type=click.Path(path_type=Path), help="The training code's YAML.")
 @image_size_option
 @click.option("--prompt-mode", help="composed (default) or simplified.")
+@click.option("--neck-feat", help="before (default) or after.")
+@head_and_camera_options
 @click.option("--images", type=click.IntRange(1), help="The size of the dataset to estimate for, in images.  [default: "
               "that of the shards]")  # fmt: skip
 @option_with_default("--limit", type=click.IntRange(1), default=LIMIT, help="Read at most this many "
@@ -49,52 +63,22 @@ from jobs.mining.config import build_config
               "here: choose the file system that the real run will be on.  [default: the system's]")  # fmt: skip
 @json_option
 def command(
-    shards: tuple[str, ...],
-    checkpoint: Path | None,
-    weights_key: str | None,
-    maps: tuple[str, ...],
-    target: str | None,
-    prompts: tuple[str, ...],
-    precision: str | None,
-    device: str | None,
-    workers: int | None,
-    model_settings: Path | None,
-    image_size: str | None,
-    prompt_mode: str | None,
-    images: int | None,
-    limit: int,
-    seconds: float,
-    folder: Path | None,
-    as_json: bool,
+    images: int | None, limit: int, seconds: float, folder: Path | None, as_json: bool, **values: object
 ) -> None:
     """Measure reading, decoding, model and writing, alone and together, and estimate what the dataset takes.
 
     Batches of up to 256 images are tried, on a GPU of up to 1024, as far as the memory suffices. Needs about a minute
-    on two cores. Nothing stays behind.
+    on two cores. Nothing stays behind. The last lines are a `promptsg submit` for these shards, with what was given
+    here: paste it, and give --partition and the like as your cluster needs them.
 
     \b
     Example:
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --images 100000000 --json
     """
-    options = {
-        "shards": shards,
-        "checkpoint": checkpoint,
-        "weights_key": weights_key,
-        "maps": maps,
-        "target": target,
-        "prompts": prompts,
-        "precision": precision,
-        "device": device,
-        "workers": workers,
-        "model_settings": model_settings,
-        "image_size": image_size,
-        "prompt_mode": prompt_mode,
-        "output": folder or Path(tempfile.gettempdir()),
-    }
-    mining = build_config(None, options)
+    mining = build_config(None, {**values, "output": folder or Path(tempfile.gettempdir())})
     report = bench(BenchConfig(mining=mining, limit=limit, seconds=seconds, images=images))
-    echo(as_json_text(report) if as_json else describe(report))
+    echo(as_json_text(report) if as_json else describe(report, values))
 
 
 def as_json_text(report: BenchReport) -> str:
@@ -102,8 +86,8 @@ def as_json_text(report: BenchReport) -> str:
     return json.dumps({**asdict(report), "rates": report.rates.by_name()}, indent=1)
 
 
-def describe(report: BenchReport) -> str:
-    """The report for people."""
+def describe(report: BenchReport, given: Mapping[str, object] | None = None) -> str:
+    """The report for people. `given` are the settings of mine that were given, for the command at the end."""
     rates = report.rates
     head = f"{report.device}, {report.precision}, {report.threads} threads, load {report.load:.1f}; "
     return "\n".join(
@@ -118,6 +102,7 @@ def describe(report: BenchReport) -> str:
             *_tried_lines(report),
             "",
             *_estimate_lines(report),
+            *_submit_lines(report, given or {}),
         ]
     )
 
@@ -134,11 +119,59 @@ def _tried_lines(report: BenchReport) -> list[str]:
 def _estimate_lines(report: BenchReport) -> list[str]:
     cost = report.estimate
     unit = "CPU worker" if report.device == "cpu" else "GPU"
+    about = "" if report.images_known else "about "
     return [
-        f"{cost.images:,} images: {cost.worker_hours:,.2f} {unit} hours, {cost.output_bytes / 1e9:,.2f} GB of output;",
-        f"  promptsg submit --array-tasks {cost.array_elements} --time {clock(cost.hours_each)} "
-        f"--set batch_size={report.batch_size}   (one worker per task)",
+        f"{about}{cost.images:,} images take about {cost.worker_hours:,.2f} {unit} hours and about "
+        f"{cost.output_bytes / 1e9:,.2f} GB of output; with a quarter to spare:"
     ]
+
+
+def _submit_lines(report: BenchReport, given: Mapping[str, object]) -> list[str]:
+    """The command that mines the shards with what was given here and found to be best, as a shell reads it."""
+    cost = report.estimate
+    settings = {name: value for name, value in given.items() if value not in (None, ())}
+    if "shards" in settings:
+        settings["shards"] = _short(cast("tuple[str, ...]", settings["shards"]))
+    if report.device != "cpu":  # cuda:1 is a place on this machine
+        settings.pop("device", None)
+    measured = {"batch_size": report.batch_size, "precision": report.precision}
+    words = ["--array-tasks", cost.array_elements, "--time", clock(cost.hours_each)]
+    sets = [f"{name}={_as_yaml(value)}" for name, value in {**settings, "output": "RUN", **measured}.items()]
+    job = ["--gpus-per-task", 0, "--cpus-per-task", report.cores] if report.device == "cpu" else ["--gpus-per-task", 1]
+    if cost.host_bytes is not None:
+        job += ["--sbatch-arg", f"mem={cost.host_bytes >> 30}G"]
+    parts = [["promptsg", "submit", *words, *repeated("--set", sets[:1])], *(["--set", one] for one in sets[1:]), job]
+    return _folded([shlex.join(map(str, part)) for part in parts])
+
+
+def _folded(parts: Sequence[str]) -> list[str]:
+    """The parts of a command on lines of moderate width, each of which but the last goes on with a backslash."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) < _WIDE:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}" if not lines else f"    {part}")
+    return [*(f"{line} \\" for line in lines[:-1]), *lines[-1:]]
+
+
+def _short(shards: Sequence[str]) -> Sequence[str]:
+    """One pattern in the place of the tars of a folder that a shell made of it."""
+    folder = Path(shards[0]).parent
+    pattern = str(folder / "*.tar")
+    if len(shards) > 1 and sorted(map(Path, shards)) == sorted(folder.glob("*.tar")):
+        return (pattern,)
+    return shards
+
+
+def _as_yaml(value: object) -> str:
+    """A value as --set reads it back. JSON is YAML; a text that YAML would take for something else is quoted."""
+    items = [str(one) if isinstance(one, Path) else one for one in (value if isinstance(value, tuple) else (value,))]
+    if len(items) == 1 and isinstance(items[0], str):
+        with contextlib.suppress(yaml.YAMLError):
+            if yaml.safe_load(items[0]) == items[0]:
+                return items[0]
+    return json_text(items if isinstance(value, tuple) else items[0], None)
 
 
 def clock(hours: float) -> str:

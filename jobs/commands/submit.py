@@ -68,14 +68,20 @@ _array = option_group(
 
 
 @click.command(name="submit", cls=PromptsgCommand)
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("config", type=click.Path(path_type=Path), required=False)
 @_array
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting of mine. It wins over CONFIG.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of mine. It wins over CONFIG. Repeatable.",
+)
 @click.option("--extend", is_flag=True, help="Add the shards that the run does not list yet, with the same settings.")
 @click.option("--add-maps", multiple=True, metavar="NAME", help="Add a map to the shards that are done. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Print the scripts. Write and submit nothing.")
 def command(
-    config: Path,
+    config: Path | None,
     array: ArrayOptions,
     settings: tuple[str, ...],
     extend: bool,
@@ -83,6 +89,8 @@ def command(
     dry_run: bool,
 ) -> None:
     """Submit a run as a SLURM job array, with a job that finalizes it. CONFIG is a YAML file for `promptsg mine`.
+
+    Without a file, --set gives all that mine needs, as in the command that `promptsg bench` prints.
 
     \b
     Example:

@@ -147,7 +147,8 @@ class MineOptions:
     deleted first. With `retry_failed` the shards that are done but have failed images are mined again. With `extend`
     the run gets the shards that it does not list yet. `add_maps` are maps that are added to the shards that are done,
     instead of mining any; with `retry_failed` also to those of which some images lack them. With a `limit` it stops
-    once the run has so many images, as jobs/mining/growth/first_try.py says. `compile` says whether the image tower is compiled on a CPU, which changes the last bits of results. The job stops once `drain_file` exists.
+    once the run has so many images, as jobs/mining/growth/first_try.py says. `compile` says whether the image tower is
+    compiled on a CPU, which changes the last bits of results. The job stops once `drain_file` exists.
     `environment` says which part of the work is this process's, and when the job must end.
     """
 

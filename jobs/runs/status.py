@@ -39,8 +39,8 @@ class RunStatus:
     computed in fp32, since their numbers were not finite in the run's precision. `added` are the maps that were added
     later, and on how many of the done shards they are. `begun` counts the images of shards of which `mine --limit` took
     only the first: these shards are not done, and the images are not among `images`. `changed` has the done shards
-    whose tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the same
-    as far as they were compared.
+    whose tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the
+    same as far as they were compared.
 
     `rate` is in images per second, all workers together, lately. `seconds_left` is the time that the rest takes at that
     rate. `idle` is the number of seconds since the last shard ended. None means unknown.

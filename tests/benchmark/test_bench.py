@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from jobs.benchmark.model_speed import BatchSweep, EncodedModel
 from jobs.benchmark.report import estimate
 from jobs.benchmark.samples import pack, read_images, repeated
 from jobs.benchmark.timing import peak_memory
+from jobs.cli import main
 from jobs.commands.bench import clock, command, describe
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig, build_config
@@ -123,6 +126,40 @@ def test_a_notebook_gets_a_typed_report(tmp_path: Path) -> None:
     for name, rate in report.rates.by_name().items():
         assert f"  {name:22s}{rate:12,.1f}" in said
     assert "promptsg submit --array-tasks 1 --time 0:10:00 --set" in said
+
+
+def submit_words(said: str) -> list[str]:
+    """The words after `promptsg submit`, of the lines at the end as a shell reads them."""
+    shown = said[said.index("promptsg submit") :].removeprefix("promptsg submit")
+    show = ["bash", "-c", f"printf '%s\\0' {shown}"]
+    return subprocess.run(show, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
+def test_the_last_lines_are_a_command_that_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tars that a shell made of a glob, a name with a space and a quote, and all that was given."""
+    folder = tmp_path / "it's shards"
+    for number in range(3):
+        market_shard(folder / f"s-{number}.tar", 4, first=4 * number)
+    tiny_checkpoint(tmp_path / "m.pth", **SIZES)
+    monkeypatch.chdir(tmp_path)
+    words = ["--shards", *sorted(f"it's shards/{path.name}" for path in folder.iterdir()), "--checkpoint", "m.pth"]
+    words += ["--maps", "mim_attention", "--maps", "gradcam/mim", "--prompt", "A [red] X: person, yes"]
+    words += ["--device", "cpu", "--precision", "auto", "--image-size", "64x32", "--workers", "0", "--camera", "none"]
+    given = ["--seconds", "0.01", "--limit", "8"]
+    said = CliRunner().invoke(main, ["bench", *words, *given], catch_exceptions=False).stdout
+    assert "about 12 images take about 0.00 CPU worker hours and about 0.00 GB" in said
+    typed = submit_words(said)
+    assert "shards=it's shards/*.tar" in typed and max(map(len, said.splitlines())) <= 120
+    done = CliRunner().invoke(main, ["submit", *typed, "--dry-run"], catch_exceptions=False)
+    assert done.exit_code == 0 and "--array-index" in done.stdout
+    config = build_config(None, {}, [value for flag, value in pairwise(typed) if flag == "--set"])
+    assert [Path(url).name for url in (shard.url for shard in expand_shards(config.shards))] == [
+        f"s-{number}.tar" for number in range(3)
+    ]
+    assert config.maps == ("mim_attention", "gradcam/mim") and config.image_size == (64, 32)
+    assert list(config.prompts.values()) == ["A [red] X: person, yes"] and config.camera == "none"
+    assert config.batch_size in (2**n for n in range(9)) and config.precision in ("fp32", "bf16")
+    assert config.output == tmp_path / "RUN" and config.checkpoint == tmp_path / "m.pth"
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")

@@ -74,7 +74,7 @@ def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
     assert (rest.done, rest.shards, rest.images) == (3, 2, 10)  # the shard that was begun, whole, and the last one
     assert (root / "metadata" / "gallery-0.parquet").stat() == done  # not mined again
     assert contents_of(root) == contents_of(at_once) and not (root / "first-images").exists()
-    assert rows_of(run) == {name: EACH for name in NAMES}  # the run that was opened before sees it
+    assert rows_of(run) == dict.fromkeys(NAMES, EACH)  # the run that was opened before sees it
     assert verify(root).problems == [] and finalize(root) == 15
 
 
