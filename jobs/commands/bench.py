@@ -120,10 +120,10 @@ def _estimate_lines(report: BenchReport) -> list[str]:
     cost = report.estimate
     unit = "CPU worker" if report.device == "cpu" else "GPU"
     about = "" if report.images_known else "about "
-    return [
-        f"{about}{cost.images:,} images take about {cost.worker_hours:,.2f} {unit} hours and about "
-        f"{cost.output_bytes / 1e9:,.2f} GB of output; with a quarter to spare:"
-    ]
+    hours, size = cost.worker_hours, cost.output_bytes
+    time = f"{hours:,.1f} {unit} hours" if hours >= 1 else f"{max(1, math.ceil(60 * hours))} {unit} minutes"
+    room = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, math.ceil(size / 1e6))} MB"
+    return [f"{about}{cost.images:,} images take about {time}, and about {room} of output; with a quarter to spare:"]
 
 
 def _submit_lines(report: BenchReport, given: Mapping[str, object]) -> list[str]:

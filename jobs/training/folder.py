@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from pydantic import JsonValue
 from jobs.atomic import write_whole
 from jobs.errors import UserError
 from jobs.reading import reading
+from jobs.system_errors import naming
 from jobs.tables import csv_text
 from jobs.training.curve import draw_curve
 from jobs.training.state_file import SavedState, read_state, write_state
 from jobs.training.steps import LogRow, Signature, Training
 from promptsg_core.training import PROMPT_TOKENS, checkpoint_bytes
 
-_CHECKSUM = "sha256"  # of all else in resume.pt
+logger = logging.getLogger(__name__)
 
 
 class TrainingFolder:
@@ -32,6 +34,23 @@ class TrainingFolder:
         self.checkpoint = root / "model.safetensors"
         self.resume = root / "resume.pt"
         self.about = root / "train.json"
+        self.log = root / "log.csv"
+        self.curve = root / "curve.png"
+
+    def discard(self) -> tuple[Path, ...]:
+        """Deletes the files of the training that is there, and nothing else in the folder. Returns what was deleted.
+
+        Raises OSError naming a file that cannot be deleted.
+        """
+        deleted = []
+        # First the state and the description: without them what is left is no training that could go on.
+        for path in (self.resume, self.about, self.checkpoint, self.log, self.curve):
+            if path.exists():
+                logger.info("overwriting: deleting %s", path)
+                with naming(path):
+                    path.unlink()
+                deleted.append(path)
+        return tuple(deleted)
 
     def save(self, training: Training) -> None:
         """Writes the log, the checkpoint, and what is needed to continue from here."""
@@ -100,11 +119,11 @@ class TrainingFolder:
             return
         names = list(rows[0])
         text = csv_text(names, ([row[name] for name in names] for row in rows))
-        write_whole(self.root / "log.csv", text.encode())
+        write_whole(self.log, text.encode())
 
     def finish(self, training: Training, *, finished: bool) -> None:
         """Writes the curve and how the training ended. One that is finished needs no state to continue from."""
-        write_whole(self.root / "curve.png", draw_curve(training.rows))
+        write_whole(self.curve, draw_curve(training.rows))
         self.write_about(training, finished=finished)
         if finished:
             self.resume.unlink(missing_ok=True)
@@ -115,5 +134,6 @@ class TrainingFolder:
         if differing:
             words = ", ".join(f"{key} ({before.get(key)}, now {now.get(key)})" for key in differing)
             raise UserError(
-                f"{self.root} holds a training with other settings: {words}; give another --output, or delete it"
+                f"{self.root} holds a training with other settings: {words}; give another --output, or --overwrite to "
+                "delete it"
             )

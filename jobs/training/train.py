@@ -24,7 +24,8 @@ class TrainingReport:
     """What a training did: `step` of its `steps` steps are done, on `images` images of `identities` identities.
 
     `checkpoint` is the file for `promptsg mine --checkpoint`. `drained` says why the training stopped before the last
-    step, or is None. `seconds` is the time of this call.
+    step, or is None. `deleted` names the files of the training that was overwritten. `seconds` is the time of this
+    call.
     """
 
     checkpoint: Path
@@ -36,6 +37,7 @@ class TrainingReport:
     steps: int
     drained: str | None
     seconds: float
+    deleted: tuple[Path, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -43,8 +45,8 @@ class TrainingReport:
         return EXIT_OK if self.drained is None else EXIT_DRAINED
 
 
-def train(config: TrainConfig) -> TrainingReport:
-    """Trains, or continues the training that the output folder holds.
+def train(config: TrainConfig, *, overwrite: bool = False) -> TrainingReport:
+    """Trains, or continues the training that the output folder holds; with `overwrite` that one is deleted before.
 
     Raises UserError where the images cannot be read or are too few, where the folder holds another training, and where
     the loss is not finite any more; ShardError where a shard cannot be read.
@@ -55,6 +57,7 @@ def train(config: TrainConfig) -> TrainingReport:
     images, identities, device = len(data.keys), len(data.pids), str(training.device)
     logger.info("%d images of %d identities; %d steps on %s in %s",
                 images, identities, training.steps, device, training.precision)  # fmt: skip
+    deleted = TrainingFolder(config.output).discard() if overwrite else ()
     with Drain() as drain:
         finished = run_to_end(training, drain)
     return TrainingReport(
@@ -66,5 +69,6 @@ def train(config: TrainConfig) -> TrainingReport:
         step=training.steps if finished else training.step,
         steps=training.steps,
         drained=None if finished else drain.requested,
+        deleted=deleted,
         seconds=time.monotonic() - started,
     )

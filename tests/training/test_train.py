@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import shlex
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from jobs.cli import main
 from jobs.commands.train import command, describe
 from jobs.errors import UserError
 from jobs.launch.drain import Drain
@@ -460,6 +462,36 @@ def test_the_command_trains_from_its_yaml_defaults(shards: Path, tmp_path: Path)
     # A default of the command does not win over the file.
     assert (asked["epochs"], asked["warmup"], asked["steps"]) == (7, 4, 2)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_overwrite_deletes_a_training_and_says_what(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my out"
+    words = ["train", "--shards", str(shards / "train-*.tar"), "--output", str(out), "--scratch", "--device", "cpu"]
+    words += ["--image-size", "32", "16", "--identities", "4", "--images-each", "2", "--precision", "fp32"]
+    first = CliRunner().invoke(main, [*words, "--steps", "1"])
+    assert first.exit_code == 0, first.output
+    (out / "notes.txt").write_text("kept")
+    refused = CliRunner().invoke(main, [*words, "--steps", "2"])
+    assert refused.exit_code == 1 and "or --overwrite to delete it" in refused.output
+    done = CliRunner().invoke(main, [*words, "--steps", "2", "--overwrite"])
+    assert done.exit_code == 0, done.output
+    for name in ("train.json", "model.safetensors", "log.csv", "curve.png"):
+        assert f"overwriting: deleted {out / name}\n" in done.output
+    assert json.loads((out / "train.json").read_text())["step"] == 2 and (out / "notes.txt").exists()
+    again = CliRunner().invoke(main, [*words, "--steps", "1", "--overwrite", "--shards", "gone-*.tar"])
+    assert again.exit_code == 1 and (out / "train.json").exists()  # what cannot be begun deletes nothing
+
+
+def test_the_next_step_after_a_training_runs_as_printed(shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "it's out"
+    words = ["train", "--shards", str(shards / "train-*.tar"), "--output", str(out), "--scratch", "--device", "cpu"]
+    words += ["--image-size", "32", "16", "--identities", "4", "--images-each", "2", "--steps", "1"]
+    done = CliRunner().invoke(main, words)
+    last = done.output.splitlines()[-1]
+    assert last.startswith("next: promptsg mine ")
+    mined = CliRunner().invoke(main, shlex.split(last)[2:])
+    assert mined.exit_code == 0 and "1 of 1 shards are done" in mined.output, mined.output
+    assert (out / "RUN" / "run.json").exists()
 
 
 def test_settings_that_are_none_are_named_with_the_nearest(tmp_path: Path) -> None:
