@@ -42,6 +42,8 @@ COMMANDS: dict[str, str] = {
     "info": "Describe a checkpoint: family, configuration, parameters, grid, classes.",
 }
 
+_TORCHES = ("torch", "torchvision")
+
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is used, so that `--help` does not wait for torch."""
@@ -68,7 +70,7 @@ class LazyGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(EXIT_ERROR)
         except Exception as error:
-            if os.environ.get("PROMPTSG_DEBUG") or not _needs_no_traceback(error):
+            if os.environ.get("PROMPTSG_DEBUG") or not (_needs_no_traceback(error) or _about_torch(error)):
                 raise
             click.echo(f"promptsg: {shown(_message(error))}", err=True)
             sys.exit(EXIT_ERROR)
@@ -82,8 +84,20 @@ def _needs_no_traceback(error: Exception) -> bool:
     return is_out_of_memory(error) or isinstance(error, (UserError, ModelError, CamError, OSError))
 
 
+def _about_torch(error: Exception) -> str | None:
+    """What to install where torch is missing, or torchvision is not of its build; None for any other error."""
+    together = "from one index and by one command: pip install torch torchvision"
+    if isinstance(error, ModuleNotFoundError) and (name := (error.name or "").partition(".")[0]) in _TORCHES:
+        return f"this command runs a model, and {name} is not installed: install torch and torchvision {together}"
+    if isinstance(error, RuntimeError) and "torchvision::" in str(error):
+        return f"torch and torchvision are of different builds ({error}): install both {together}"
+    return None
+
+
 def _message(error: Exception) -> str:
     """The error's message on one line; spaces stay as they are, since the message may quote a path."""
+    if (missing := _about_torch(error)) is not None:
+        return missing
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {reason_of(error)}"
     if is_out_of_memory(error):

@@ -59,3 +59,27 @@ def test_what_a_user_can_cause_is_one_line_and_status_1(tmp_path: Path) -> None:
 def test_the_traceback_is_there_for_those_who_ask(tmp_path: Path) -> None:
     done = promptsg("status", str(tmp_path), env={**os.environ, "PROMPTSG_DEBUG": "1"})
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("breaks", "message"),
+    [
+        ("sys.modules['torch'] = None", "this command runs a model, and torch is not installed: install torch and"),
+        ("sys.modules['torchvision'] = None", "this command runs a model, and torchvision is not installed"),
+    ],
+)
+def test_without_torch_a_command_that_needs_it_says_what_to_install(breaks: str, message: str) -> None:
+    code = f"import sys; {breaks}\nfrom jobs.cli import main\nmain(['info', {__file__!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"promptsg: {message}") and done.stderr.count("\n") == 1
+
+
+def test_builds_that_do_not_belong_together_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchvision raises beside a torch of another build, when it is imported."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr("jobs.commands.status.status", fail)
+    done = CliRunner().invoke(main, ["status", "RUN"])
+    assert done.exit_code == 1 and "torch and torchvision are of different builds (operator" in done.output

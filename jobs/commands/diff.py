@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import HEADS_HELP, PromptsgCommand, echo, json_option, option_with_default
+from jobs.commands.options import PromptsgCommand, echo, json_option, next_step, option_with_default
 from jobs.comparison.config import DiffConfig
 from jobs.phrases import counted
 
@@ -102,7 +102,25 @@ def describe(result: DiffResult) -> str:
     """The results as lines for a terminal."""
     found = result.difference
     lines = [f"{counted(found.counts.pairs, 'pair')} of {counted(found.counts.images, 'image')} of {found.run_a}"]
-    return "\n".join([*lines, "", *_measures(found), "", *_retrieval(found), "", f"report: {result.files.report}"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *_measures(found),
+            "",
+            *_retrieval(found),
+            "",
+            f"report: {result.files.report}",
+            *_next_step(result),
+        ]
+    )
+
+
+def _next_step(result: DiffResult) -> list[str]:
+    """How to look at the images whose maps changed most."""
+    found = result.difference
+    look = ("render", found.run_a, "--style", "diff", "--other", found.run_b, "--keys", result.files.changed)
+    return next_step((*look, "--limit", 20))
 
 
 def _measures(found: RunDifference) -> list[str]:

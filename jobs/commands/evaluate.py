@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import PromptsgCommand, echo, json_option, option_group, option_with_default, run_argument
+from jobs.commands.options import (
+    PromptsgCommand,
+    echo,
+    json_option,
+    next_step,
+    option_group,
+    option_with_default,
+    run_argument,
+)
 from jobs.errors import UserError
 from jobs.phrases import counted
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation
@@ -145,9 +153,17 @@ def describe(evaluation: Evaluation, *, per_camera: bool = False) -> str:
     lines += [*_camera_pairs(evaluation), ""] if per_camera else []
     wrong = counted(evaluation.wrong_rank1, "query has", "queries have")
     lines += [f"{wrong} a wrong first image: {files.failures}", f"per query: {files.queries}", ""]
+    lines += [*_next_step(evaluation), ""] if evaluation.wrong_rank1 else []
     lines += [f"warning: {evaluation.near_parallel}", ""] if evaluation.near_parallel else []
     heads, row = _heads("queries"), f"{evaluation.scores.queries:>12} {_percents(evaluation.scores)}"
     return "\n".join([*lines, heads, row])
+
+
+def _next_step(evaluation: Evaluation) -> list[str]:
+    """How to look at the queries that are wrong."""
+    run, files = evaluation.config.run, evaluation.files
+    where = [] if evaluation.config.output is None else ["--output", files.failures.parent / "ranked"]
+    return next_step(("render", run, "--style", "ranked", "--queries", files.failures, "--limit", 20, *where))
 
 
 def _counts(evaluation: Evaluation) -> list[str]:

@@ -10,7 +10,6 @@ import click
 from jobs.commands.options import PromptsgCommand, echo, run_argument
 from jobs.errors import EXIT_SOME_SHARDS_FAILED
 from jobs.runs.finalize import UnfinishedRunError, finalize
-from jobs.runs.run import open_run
 
 _SHOWN = 20
 
@@ -27,11 +26,11 @@ def command(run: Path) -> None:
     Exit status 3, with the list, if a shard is missing.
     """
     try:
-        rows = finalize(run)
+        joined = finalize(run)
     except UnfinishedRunError as error:
         echo(describe_unfinished(run, error), err=True)
         sys.exit(EXIT_SOME_SHARDS_FAILED)
-    echo(f"{rows} rows of {len(open_run(run).manifest.shards)} shards in {run / 'metadata.parquet'}")
+    echo(f"{joined.rows} rows of {joined.shards} shards in {joined.path}")
 
 
 def describe_unfinished(run: Path, error: UnfinishedRunError) -> str:

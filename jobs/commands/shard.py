@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from jobs.commands.options import PromptsgCommand, echo, option_with_default
+from jobs.commands.options import PromptsgCommand, echo, next_step, option_with_default
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.packing import PackingReport, ShardConfig, pack
 from jobs.errors import UserError
@@ -120,8 +120,8 @@ def describe(report: PackingReport) -> list[str]:
         f"{report.images} images in {len(report.shards)} shards of {report.dataset} in {report.dest}; "
         f"{counted(report.identities, 'identity', 'identities')} in all"
     )
-    lines.append(f"next: promptsg mine --shards '{report.dest}/*.tar' --checkpoint CHECKPOINT --output RUN")
-    return lines
+    words = ("mine", "--shards", report.dest / "*.tar", "--checkpoint", "CHECKPOINT", "--output", "RUN")
+    return [*lines, *next_step(words)]
 
 
 def warnings_of(report: PackingReport) -> list[str]:

@@ -11,6 +11,7 @@ import click
 from jobs.cli import repeated, run_steps
 from jobs.commands.options import (
     PromptsgCommand,
+    echo,
     head_and_camera_options,
     image_size_option,
     option_with_default,
@@ -18,6 +19,8 @@ from jobs.commands.options import (
     target_option,
     weights_key_option,
 )
+from jobs.errors import EXIT_ERROR
+from jobs.reading import read_json_object
 from jobs.shards.names import PIPE
 from promptsg_core.settings import read_settings
 
@@ -58,7 +61,7 @@ def command(
       promptsg test --checkpoint ViT-B-16_60.pth --shards 'shards/query-*.tar' --shards 'shards/gallery-*.tar' \\
           --visualize 50 --output DIR
 
-    It runs `mine`, `evaluate` and `render`, which have more options.
+    It runs `mine`, `evaluate` and `render`, which have more options. Exit status 1 where no query could be scored.
     """
     maps = maps or _own_map(checkpoint, model_settings, overrides, weights_key)
     mine = ["mine", *repeated("--shards", shards), *repeated("--maps", maps)]
@@ -75,7 +78,22 @@ def command(
         pictures = output / "attention_visualizations"
         look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps), *_allowed(shards))
         steps.append(("render", output, *look, "--output", pictures))
-    sys.exit(run_steps(*steps))
+    status = run_steps(*steps)
+    if not status and (nothing := _nothing_scored(output)):
+        echo(f"promptsg: {nothing}", err=True)
+        status = EXIT_ERROR
+    sys.exit(status)
+
+
+def _nothing_scored(run: Path) -> str | None:
+    """Why there are no scores, where no query has a match in the gallery; None where there are scores."""
+    metrics = read_json_object(run / "evaluation" / "metrics.json", "the scores of a run", "run the same command again")
+    if metrics["queries"]:
+        return None
+    return (
+        f"no query was scored: {metrics['queries_without_match']} queries have no match in the gallery. Give --shards "
+        "with the splits query and gallery of the same persons, seen by different cameras"
+    )
 
 
 def _own_map(

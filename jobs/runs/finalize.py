@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -34,8 +35,17 @@ class UnfinishedRunError(UserError):
         super().__init__(f"{root}: {len(missing)} of {shards} shards are not done, such as {missing[0]}")
 
 
-def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
-    """Writes RUN/metadata.parquet atomically, and returns its number of rows.
+@dataclass(frozen=True, kw_only=True)
+class JoinedMetadata:
+    """The file with all `rows` of a run's `shards` shards."""
+
+    path: Path
+    rows: int
+    shards: int
+
+
+def finalize(run: str | Path, *, memory: str = _MEMORY) -> JoinedMetadata:
+    """Writes RUN/metadata.parquet atomically, and says what is in it.
 
     `memory` is what the sort may take, as DuckDB reads it; beyond that it uses the disk, in RUN/logs.
 
@@ -65,7 +75,7 @@ def finalize(run: str | Path, *, memory: str = _MEMORY) -> int:
             opened.refuse_damaged(names)
         reason = reason_of(error) if isinstance(error, OSError) else one_line(error)
         raise UserError(f"cannot write {final}: {reason}") from error
-    return expected
+    return JoinedMetadata(path=final, rows=expected, shards=len(names))
 
 
 def _schema_of(run: Run) -> pa.Schema:

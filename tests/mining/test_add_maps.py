@@ -116,7 +116,7 @@ def test_the_run_is_that_of_all_maps_at_once(inputs: Path, first: Path, grown: P
     sums = []
     shutil.copytree(grown, tmp_path / "GROWN")
     for run in (tmp_path / "GROWN", tmp_path / "ALL"):
-        assert finalize(run) == 20 and verify(run).problems == []
+        assert finalize(run).rows == 20 and verify(run).problems == []
         question = make_question(open_run(run))
         columns = stored_columns(open_run(run), question.maps)
         part = accumulate(choose_images(open_run(run), question, list("abc"), columns))
@@ -163,7 +163,7 @@ def test_maps_on_some_shards_are_left_out_and_said(
     with pytest.raises(UserError, match="not added to the shard 'b' yet"):
         run.read_maps("gradcam++/mim", "b")
     caplog.clear()
-    assert finalize(half) == 20 and verify(half).problems == [] and said in caplog.text
+    assert finalize(half).rows == 20 and verify(half).problems == [] and said in caplog.text
     assert mining(inputs, half, ADD).shards == 2
     assert any("before it grew" in problem for problem in verify(half).problems)
     (half / "metadata.parquet").unlink()

@@ -148,7 +148,7 @@ def test_a_run_of_the_first_version_is_extended(tmp_path: Path) -> None:
     run = open_run(layout.root)
     assert run.published() == ["gallery-000000", "later", "query-000000"]
     assert run.metadata().to_table().num_rows == 14 and verify(layout.root).problems == []
-    assert finalize(layout.root) == 14
+    assert finalize(layout.root).rows == 14
 
 
 def test_earlier_programs_refuse_a_grown_run_and_a_forged_list_is_found(tmp_path: Path) -> None:

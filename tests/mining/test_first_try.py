@@ -75,7 +75,7 @@ def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
     assert (root / "metadata" / "gallery-0.parquet").stat() == done  # not mined again
     assert contents_of(root) == contents_of(at_once) and not (root / "first-images").exists()
     assert rows_of(run) == dict.fromkeys(NAMES, EACH)  # the run that was opened before sees it
-    assert verify(root).problems == [] and finalize(root) == 15
+    assert verify(root).problems == [] and finalize(root).rows == 15
 
 
 def test_of_one_large_shard_there_is_a_first_picture(inputs: Path, tmp_path: Path) -> None:

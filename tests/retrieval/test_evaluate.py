@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -198,6 +199,9 @@ def test_the_result_says_what_the_files_say(made: Path, tmp_path: Path) -> None:
     said = describe(found)
     assert "Correlation of AP with" in said and str(found.files.queries) in said and " -> " not in said
     assert "2 junk images" in said and "3 gallery images are distractors" in said
+    (following,) = [line for line in said.splitlines() if line.startswith("next: ")]
+    assert shlex.split(following)[1:5] == ["promptsg", "render", str(found.config.run), "--style"]
+    assert str(found.files.failures) in shlex.split(following)
     last = said.splitlines()[-1].split()  # the overall scores
     assert (int(last[0]), float(last[1])) == (found.scores.queries, round(100 * metrics["mAP"], 2))
     assert describe(found, per_camera=True).count(" -> ") == len(found.camera_pairs) + 1

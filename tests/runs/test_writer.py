@@ -186,7 +186,8 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_own_columns(tmp_path: Path
         made_shard(tmp_path, manifest, name, [Sample(key="0002_c1s1_000001_00", tar_index=0, pid=2)])
     everything = {"mim_attention_area90", "role", "identity", "image_crc32"}
     assert set(open_run(tmp_path).metadata().to_table().column_names) & everything == new
-    assert finalize(tmp_path) == 2
+    joined = finalize(tmp_path)
+    assert (joined.rows, joined.shards, joined.path) == (2, 2, tmp_path / "metadata.parquet")
     table = pq.read_table(tmp_path / "metadata.parquet")
     assert table.schema.names == metadata_schema(["mim_attention"], version).names
     assert identities(table).to_pylist() == ["0002" if version == 3 else "2"] * 2

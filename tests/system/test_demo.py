@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from jobs.cli import main
 from jobs.commands.demo import CHECKPOINT, MAPS
 from jobs.pedestrians.dataset import write_pedestrian_shards
 from jobs.runs.run import open_run
@@ -113,6 +115,19 @@ def test_test_is_mine_then_evaluate_then_render(tmp_path: Path) -> None:
     missing = promptsg("test", "--checkpoint", tmp_path / "no.pth", "--shards", tmp_path / "*-0.tar", "--output",
                        tmp_path / "X")  # fmt: skip
     assert missing.returncode == 1 and "no.pth" in missing.stderr and missing.stdout.count("$ promptsg ") == 1
+
+
+def test_test_without_a_query_that_can_be_scored_is_an_error(tmp_path: Path) -> None:
+    """The gallery shows each person in the query's own camera only: no score, and status 1."""
+    tiny_checkpoint(tmp_path / "m.pth", image_size=(64, 32))
+    for split, first in (("query", 0), ("gallery", 1)):
+        names = [(pid, market_key(pid, 0, 10 * pid + first)) for pid in (1, 2)]
+        members = [sample_members(name, textured_image(pid), pid=pid, camid=0) for pid, name in names]
+        write_tar(tmp_path / f"{split}-0.tar", [member for each in members for member in each])
+    words = ["test", "--checkpoint", str(tmp_path / "m.pth"), "--shards", str(tmp_path / "*-0.tar")]
+    done = CliRunner().invoke(main, [*words, "--output", str(tmp_path / "RUN")])
+    assert done.exit_code == 1, done.output
+    assert "no query was scored: 2 queries have no match in the gallery" in done.output
 
 
 @pytest.mark.slow
