@@ -158,7 +158,7 @@ def describe(summary: MiningSummary) -> str:
         return f"{done}; nothing to do"
     lines = [f"overwriting: deleted {what}" for what in summary.deleted]
     lines.append(
-        f"{summary.images} images in {summary.shards} shards, {duration(summary.seconds)}; "
+        f"{summary.images} images {_of_shards(summary)}, {duration(summary.seconds)}; "
         f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
         f"{summary.zero_maps} maps are all zero; {done}"
     )
@@ -174,6 +174,12 @@ def describe(summary: MiningSummary) -> str:
             lines.append(f"of {shard} only the first {images} images are there, so it is not done")
         lines.append(_WITHOUT_LIMIT)
     return "\n".join([*lines, *_next_step(summary)])
+
+
+def _of_shards(summary: MiningSummary) -> str:
+    if summary.first_of:
+        return f"of {counted(summary.shards + len(summary.first_of), 'shard')}"
+    return f"in {summary.shards} shards"
 
 
 def _next_step(summary: MiningSummary) -> list[str]:

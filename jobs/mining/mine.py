@@ -18,7 +18,7 @@ from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.family_maps import with_maps
-from jobs.mining.growth.first_try import FirstTry
+from jobs.mining.growth.first_try import FirstTry, shards_for_a_first_try
 from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
@@ -78,6 +78,8 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     if before is not None:
         _refuse_other_request(layout, before, request, options)
     block = _block_of_this_process(shards, options.environment)
+    if options.limit is not None:
+        block = shards_for_a_first_try(block)
     pending = PendingShards(block, layout, retry_failed=options.retry_failed)
     if before is not None:
         done = layout.done()

@@ -122,13 +122,12 @@ def warn_of_unfinished(run: Run) -> None:
     warn_of_incomplete_maps(run)
     done = run.layout.done()
     names = [shard.name for shard in run.manifest.recorded_shards]
-    if missing := [name for name in names if name not in done]:
+    begun = " (but for its first images, which are there)"
+    if missing := [f"{name}{begun if name in run.layout.begun else ''}" for name in names if name not in done]:
         logger.warning(
             "%s: %d of %d shards are not done, and their images are left out: %s",
             run.layout.root, len(missing), len(names), first_few(missing),
         )  # fmt: skip
-    if begun := sorted(run.layout.begun):
-        logger.warning("%s: of %s the first images are there (`mine --limit`)", run.layout.root, first_few(begun))
 
 
 def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:

@@ -15,6 +15,7 @@ from jobs.mining.config import MineOptions, build_config
 from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
 from jobs.runs.finalize import UnfinishedRunError, finalize
+from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from jobs.runs.status import status
 from jobs.runs.verify import verify
@@ -62,37 +63,42 @@ def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
     root = tmp_path / "RUN"
     first = mining(inputs, root, 8, workers=workers)
     assert (first.done, first.shards, first.images, first.exit_status) == (1, 1, 8, 0)
-    assert first.first_of == {"query-0": 3}
+    assert first.first_of == {"gallery-0": 3}
     run = open_run(root)
-    assert rows_of(run) == {"gallery-0": 5, "query-0": 3}
-    assert run.read_maps("mim_attention", "query-0").shape[0] == 3
-    whole = open_run(at_once).read_maps("mim_attention", "query-0")
-    assert (run.read_maps("mim_attention", "query-0")[:2] == whole[:2]).all()  # a whole batch of it
+    assert rows_of(run) == {"gallery-0": 3, "query-0": 5}
+    assert run.read_maps("mim_attention", "gallery-0").shape[0] == 3
+    whole = open_run(at_once).read_maps("mim_attention", "gallery-0")
+    assert (run.read_maps("mim_attention", "gallery-0")[:2] == whole[:2]).all()  # a whole batch of it
 
-    done = (root / "metadata" / "gallery-0.parquet").stat()
+    done = (root / "metadata" / "query-0.parquet").stat()
     rest = mining(inputs, root)
     assert (rest.done, rest.shards, rest.images) == (3, 2, 10)  # the shard that was begun, whole, and the last one
-    assert (root / "metadata" / "gallery-0.parquet").stat() == done  # not mined again
+    assert (root / "metadata" / "query-0.parquet").stat() == done  # not mined again
     assert contents_of(root) == contents_of(at_once) and not (root / "first-images").exists()
     assert rows_of(run) == dict.fromkeys(NAMES, EACH)  # the run that was opened before sees it
     assert verify(root).problems == [] and finalize(root).rows == 15
 
 
-def test_of_one_large_shard_there_is_a_first_picture(inputs: Path, tmp_path: Path) -> None:
+def test_of_one_large_shard_there_is_a_first_picture(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is not done, and every command says so; what is there can be drawn."""
     root = tmp_path / "RUN"
     summary = mining(inputs, root, 3)
-    assert (summary.done, summary.first_of) == (0, {"gallery-0": 3})
+    assert (summary.done, summary.first_of) == (0, {"query-0": 3})
     found, verdict = status(root), verify(root)
-    assert (found.done, found.missing, found.begun, found.images) == (0, list(NAMES), {"gallery-0": 3}, 0)
+    assert (found.done, found.missing, found.begun, found.images) == (0, list(NAMES), {"query-0": 3}, 0)
     assert (verdict.intact, verdict.missing, verdict.problems, verdict.exit_status) == (0, list(NAMES), [], 3)
     with pytest.raises(UnfinishedRunError, match="3 of 3 shards are not done"):
         finalize(root)
+    warn_of_unfinished(open_run(root))
+    assert "3 of 3 shards are not done" in caplog.text
+    assert "query-0 (but for its first images, which are there)" in caplog.text
     drawn = CliRunner().invoke(main, ["render", str(root), "--style", "panel", "--workers", "1"])
     assert drawn.exit_code == 0 and len(list((root / "pictures").rglob("*.png"))) == 3, drawn.output
-    damaged = root / "first-images" / "gallery-0.h5"
+    damaged = root / "first-images" / "query-0.h5"
     damaged.write_bytes(damaged.read_bytes()[:-9] + b"truncated")
-    assert any("gallery-0" in problem for problem in verify(root).problems)
+    assert any("query-0" in problem for problem in verify(root).problems)
 
 
 def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path, tmp_path: Path) -> None:
@@ -100,7 +106,7 @@ def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path
     mining(inputs, root, 3)
     assert mining(inputs, root, 3).nothing_to_do and mining(inputs, root, 2).nothing_to_do
     assert "without --limit goes on" in describe(mining(inputs, root, 3))
-    assert mining(inputs, root, 4).first_of == {"gallery-0": 4}
+    assert mining(inputs, root, 4).first_of == {"query-0": 4}
     summary = mining(inputs, root, 5)  # exactly a shard: it is done, and no other is begun
     assert (summary.done, summary.shards, summary.first_of) == (1, 1, {})
     assert not (root / "first-images").exists()
@@ -111,8 +117,8 @@ def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path
 def test_a_first_try_deleted_by_overwrite_leaves_nothing(inputs: Path, tmp_path: Path) -> None:
     root = tmp_path / "RUN"
     mining(inputs, root, 3)
-    assert mining(inputs, root, 2, overwrite=True).first_of == {"gallery-0": 2}
-    assert rows_of(open_run(root)) == {"gallery-0": 2}
+    assert mining(inputs, root, 2, overwrite=True).first_of == {"query-0": 2}
+    assert rows_of(open_run(root)) == {"query-0": 2}
 
 
 def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_what_is_printed_says_what_is_there_and_what_is_next(inputs: Path, tmp_p
     words = ["mine", "--shards", str(inputs / "*.tar"), "--checkpoint", str(inputs / "m.pth"), "--workers", "0"]
     words += ["--maps", "mim_attention", "--precision", "fp32", "--output", str(tmp_path / "my run")]
     first = CliRunner().invoke(main, [*words, "--limit", "3"])
-    assert "of gallery-0 only the first 3 images are there, so it is not done" in first.output
+    assert "of query-0 only the first 3 images are there, so it is not done" in first.output
     assert f"next: promptsg gallery '{tmp_path}/my run' --output '{tmp_path}/my run/first-look'" in first.output
     rest = CliRunner().invoke(main, words)
     assert rest.exit_code == 0 and f"promptsg evaluate '{tmp_path}/my run'\n" in rest.output, rest.output

@@ -1,9 +1,12 @@
 """`mine --limit N`: a first try of N images, which the same command without the option goes on with.
 
-Shards are mined in their order until the run has N images. A shard is the unit of work and is done as a whole or not at
-all. So shards that fit into N are done, and of the next one the first images are published in RUN/first-images, where
-readers see them and where they do not make the shard done. The run that goes on mines that shard whole, publishes it as
-any other, and removes its first images. A run that began with a first try is in the end equal to one without.
+Shards are mined until the run has N images: first those of the split query, where each image shows a known person,
+while a gallery may begin with false detections; then the others in their order.
+
+A shard is the unit of work and is done as a whole or not at all. So shards that fit into N are done, and of the next
+one the first images are published in RUN/first-images, where readers see them and where they do not make the shard
+done. The run that goes on mines that shard whole, publishes it as any other, and removes its first images. A run that
+began with a first try is in the end equal to one without.
 """
 
 from __future__ import annotations
@@ -17,7 +20,13 @@ from jobs.runs.footer import read_facts
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.restart import remove_first_images
+from jobs.shards.samples import split_of
 from jobs.shards.urls import Shard
+
+
+def shards_for_a_first_try(shards: Sequence[Shard]) -> list[Shard]:
+    """The shards in the order in which a first try takes them."""
+    return sorted(shards, key=lambda shard: split_of(shard.name) != "query")  # stable
 
 
 @dataclass(frozen=True, kw_only=True)
