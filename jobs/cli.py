@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
+from jobs.logs import setup_logging
 from jobs.memory import is_out_of_memory, keep_freed_memory
 from jobs.phrases import shown
 from jobs.system_errors import reason_of
@@ -119,6 +120,7 @@ def main() -> None:
 
     An error is one line; set PROMPTSG_DEBUG=1 for the traceback behind it.
     """
+    setup_logging()
     keep_freed_memory()
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-from jobs.logs import setup_logging
+from jobs.logs import log_label, setup_logging
 
 _CLOSE_SECONDS = 3.0
 _PROGRAM = __name__.partition(".")[0]
@@ -28,26 +28,32 @@ _commands: set[subprocess.Popen[bytes]] = set()  # those that this process has s
 class Surroundings:
     """What a worker of a fork server is to have as its parent has it now, and not as the server had it at its start.
 
-    `variables` are those of the environment. `log_level` is that of the root, `own_log_level` that of this program. The
-    working folder is not among them: multiprocessing hands it on.
+    `variables` are those of the environment. `log_level` is that of the root, `own_log_level` that of this program, and
+    `label` what its lines begin with. The working folder is not among them: multiprocessing hands it on.
     """
 
     variables: Mapping[str, str]
     log_level: int
     own_log_level: int
+    label: str = ""
 
     @classmethod
     def of_this_process(cls) -> Surroundings:
         """Those of whoever calls it."""
         root, own = logging.getLogger(), logging.getLogger(_PROGRAM)
-        return cls(variables=dict(os.environ), log_level=root.level, own_log_level=own.getEffectiveLevel())
+        return cls(
+            variables=dict(os.environ),
+            log_level=root.level,
+            own_log_level=own.getEffectiveLevel(),
+            label=log_label(),
+        )
 
     def take_over(self) -> None:
         """Makes them those of this process, whose log goes to standard error."""
         for name in os.environ.keys() - self.variables.keys():
             del os.environ[name]
         os.environ.update(self.variables)
-        setup_logging()
+        setup_logging(self.label)
         logging.getLogger().setLevel(self.log_level)
         logging.getLogger(_PROGRAM).setLevel(self.own_log_level)
 

@@ -1,16 +1,149 @@
-"""Progress of mining: a bar on a terminal, elsewhere a line every 30 seconds with the rate and the time left."""
+"""What is being done and how far it is: bars on a terminal, elsewhere a line every 30 seconds.
+
+Whatever may last more than 3 seconds is a `Task`, or a loop over `tracked` items. It says nothing if it is short.
+"""
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+import threading
 import time
-from typing import NoReturn, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import NoReturn, ParamSpec, Protocol, TypeVar
 
 from tqdm import tqdm
 
+from jobs.logs import bars_are_shown
+from jobs.phrases import counted
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
 logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30.0
+# What is shorter says nothing. On a terminal a bar that comes and goes disturbs less than a line in a log.
+_FIRST_LINE_SECONDS, _FIRST_BAR_SECONDS, _BAR_SECONDS = 3.0, 1.0, 0.5
+_BETWEEN_SECONDS = 10.0
+
+
+class _Between:
+    """The time between two lines of all tasks, so that tasks within tasks do not fill the log."""
+
+    def __init__(self) -> None:
+        self._lock, self._next = threading.Lock(), 0.0
+
+    def until_next(self) -> float:
+        """The seconds until a line may be written; 0 where one is written now."""
+        with self._lock:
+            now = time.monotonic()
+            if now < self._next:
+                return self._next - now
+            self._next = now + _BETWEEN_SECONDS
+            return 0.0
+
+
+_between = _Between()
+
+
+class Task:
+    """Something that may last: says what it is, how long it has been going on, and how far it is.
+
+    A thread says it, also while the work is one long call. Nothing is said of what ends soon; with `at_once` it is said
+    before it begins, for work that may stop all threads, such as an import. Where `total` is given, call `advance` for
+    each `unit`.
+
+    >>> with Task("reading the footers", total=40, unit="shard") as task:
+    ...     task.advance(12)      # after 3 seconds: reading the footers: 12 of 40 shards, 7 s left
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        unit: str = "step",
+        plural: str | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        self.what, self.total, self.unit, self.plural = what, total, unit, plural
+        self.count = 0
+        self._started = time.monotonic()
+        self._at_once = at_once
+        self._over = threading.Event()
+        self._watch = threading.Thread(
+            target=self._show_bar if bars_are_shown() else self._write_lines, daemon=True, name="progress"
+        )
+
+    def __enter__(self) -> Task:
+        if self._at_once:
+            logger.info("%s", self.what)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
+
+    def advance(self, count: int = 1) -> None:
+        """So many more units are done."""
+        self.count += count
+
+    def line(self) -> str:
+        """What is done, how far it is, and the time that is left or has passed."""
+        seconds = time.monotonic() - self._started
+        if self.total is None:
+            done = f": {counted(self.count, self.unit, self.plural)}" if self.count else ""
+            return f"{self.what}{done}, {duration(seconds)} so far"
+        left = f", {duration(seconds * (self.total / self.count - 1))} left" if self.count else ""
+        return f"{self.what}: {self.count:,} of {counted(self.total, self.unit, self.plural)}{left}"
+
+    def _write_lines(self) -> None:
+        wait = INTERVAL_SECONDS if self._at_once else _FIRST_LINE_SECONDS
+        while not self._over.wait(wait):
+            wait = _between.until_next()
+            if not wait:
+                logger.info("%s", self.line())
+                wait = INTERVAL_SECONDS
+
+    def _show_bar(self) -> None:
+        if self._over.wait(_FIRST_BAR_SECONDS):
+            return
+        with tqdm(total=0, bar_format="{desc}", leave=False, dynamic_ncols=True) as bar:
+            while True:
+                bar.set_description_str(self.line())
+                if self._over.wait(_BAR_SECONDS):
+                    return
+
+
+def told(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A function each of whose calls is a `Task` of this name."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            with Task(what):
+                return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def loading_torch() -> Task:
+    """The import of torch: it takes seconds, or minutes from a file system that has not read it lately."""
+    return Task("loading torch", at_once="torch" not in sys.modules)
+
+
+def tracked(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """The items, each counted as done when the next one is asked for. `total` is by default their number if known."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    with Task(what, total, unit) as task:
+        for item in items:
+            yield item
+            task.advance()
 
 
 class ShardProgress(Protocol):
@@ -38,7 +171,7 @@ class Progress:
         self._shard_bytes = 0
         self._started = self._last_line = time.monotonic()
         self._bar: tqdm[NoReturn] | None = None
-        if sys.stderr.isatty() if terminal is None else terminal:
+        if bars_are_shown() if terminal is None else terminal:
             self._bar = tqdm(unit=" images", dynamic_ncols=True, smoothing=0.05, mininterval=0.2)
 
     def __enter__(self) -> Progress:

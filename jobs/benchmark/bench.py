@@ -14,7 +14,7 @@ from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate,
 from jobs.benchmark.samples import DecodedImages, ReadImages, decode_images, read_images, repeated
 from jobs.benchmark.timing import most_resident
 from jobs.mining.config import MineConfig
-from jobs.processes import available_cores
+from jobs.progress import loading_torch
 from jobs.shards.urls import Shard, expand_shards
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ class BenchConfig:
 
 def bench(config: BenchConfig) -> BenchReport:
     """Loads the model and measures every stage. Raises UserError if no image of the shards decodes."""
-    import torch
+    with loading_torch():
+        import torch
 
-    from jobs.mining.family_maps import with_maps
-    from jobs.mining.model import load
-    from jobs.shards.decoding import default_workers
+        from jobs.mining.family_maps import with_maps
+        from jobs.mining.model import load
 
     config = replace(config, mining=with_maps(config.mining))
     shards = expand_shards(config.mining.shards)

@@ -13,6 +13,7 @@ from jobs.errors import UserError
 from jobs.leftovers import scratch_folder
 from jobs.mining.config import MineConfig
 from jobs.mining.request import request_of
+from jobs.progress import told
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest
 from jobs.shards.columns import SampleColumns
@@ -34,6 +35,7 @@ class JobSpeed:
     bytes_per_image: int
 
 
+@told("measuring the writing")
 def rate_of_writing(
     config: MineConfig, loaded: LoadedModel, shards: Sequence[Shard], images: torch.Tensor, batches: int
 ) -> float:
@@ -81,6 +83,7 @@ class _Clock:
         return (self.images - self.first_batch) / (ended - self.first_time)
 
 
+@told("measuring the whole job")
 def speed_of_job(
     config: MineConfig, loaded: LoadedModel, shards: Sequence[Shard], images: Sequence[bytes], batches: int
 ) -> JobSpeed:

@@ -14,6 +14,7 @@ from jobs.benchmark.timing import available_memory, median_seconds, peak_memory
 from jobs.errors import UserError
 from jobs.memory import free_what_failed, is_out_of_memory
 from jobs.mining.config import MineConfig
+from jobs.progress import told
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
 from jobs.shards.urls import Shard
@@ -91,6 +92,7 @@ def _samples(loaded: LoadedModel, count: int, config: MineConfig) -> SampleColum
     )
 
 
+@told("measuring the model")
 def rate_of_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> float:
     """Images per second of `model_alone` on uint8 (B, 3, H, W), once it is warm, measured for about `seconds`."""
     with model_alone(loaded, images, config) as run:
@@ -98,6 +100,7 @@ def rate_of_model(loaded: LoadedModel, images: torch.Tensor, config: MineConfig,
         return len(images) / median_seconds(run, loaded.device, seconds)
 
 
+@told("measuring the parts of the model")
 def rates_of_parts(loaded: LoadedModel, images: torch.Tensor, config: MineConfig, seconds: float) -> PartRates:
     """Images per second of the model's parts on uint8 (B, 3, H, W), each measured for about `seconds`."""
     from cam.extract import extract_maps
@@ -128,6 +131,7 @@ class BatchSweep:
     stopped: str | None = None
 
 
+@told("trying batch sizes")
 def try_batch_sizes(loaded: LoadedModel, pixels: torch.Tensor, config: MineConfig, seconds: float) -> BatchSweep:
     """The speed at 1, 2, 4, ... images, as long as the memory suffices: up to 256, until two sizes in a row gain
     nothing; on a GPU up to 1024, gain or not.

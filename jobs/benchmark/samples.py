@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
+from jobs.progress import told
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
 from jobs.shards.urls import Shard
@@ -39,6 +40,7 @@ class DecodedImages:
     seconds: float
 
 
+@told("reading images")
 def read_images(shards: Sequence[Shard], limit: int) -> ReadImages:
     """The first `limit` images. The total is exact if there are no more, else it is estimated from the shards' sizes.
 
@@ -59,6 +61,7 @@ def read_images(shards: Sequence[Shard], limit: int) -> ReadImages:
     return ReadImages(images=images, total=_total(len(images), shards, finished, read_bytes), seconds=seconds)
 
 
+@told("decoding images")
 def decode_images(images: Sequence[bytes], size: tuple[int, int], config: MineConfig) -> DecodedImages:
     """Decodes images to (height, width) on one thread, as a decoding process does.
 

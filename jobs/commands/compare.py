@@ -17,7 +17,6 @@ from jobs.commands.options import (
     option_with_default,
     picture_height_option,
 )
-from jobs.logs import setup_logging
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.compare import CompareConfig, Comparison, compare
 
@@ -70,7 +69,6 @@ def command(
     Example:
       promptsg compare --query a.jpg --gallery b.jpg --checkpoint ViT-B-16_60.pth
     """
-    setup_logging()  # which camera rows are taken is said there
     comparison = compare(
         CompareConfig(
             query=query,

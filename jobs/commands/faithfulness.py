@@ -27,6 +27,7 @@ from jobs.commands.options import (
 from jobs.faithfulness.plan import DEFAULT_LIMIT, FaithfulnessConfig
 from jobs.faithfulness.summary import FaithfulnessSummary, MeanInterval
 from jobs.phrases import json_text
+from jobs.progress import loading_torch
 from jobs.runs.query import RowSelection
 
 # All that a measurement is requested to do, but for the images: `config`, a FaithfulnessConfig.
@@ -118,10 +119,9 @@ def command(config: FaithfulnessConfig, selection: RowSelection, as_json: bool) 
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --where "split = 'query'" --sample 200
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --map gradcam++/mim --map mim_attention --no-sanity
     """
-    from jobs.faithfulness.measure import measure_faithfulness
-    from jobs.logs import setup_logging
+    with loading_torch():
+        from jobs.faithfulness.measure import measure_faithfulness
 
-    setup_logging()
     result = measure_faithfulness(replace(config, selection=selection, seed=selection.seed))
     if as_json:
         echo(json_text(result.summary.as_json()))

@@ -20,10 +20,10 @@ from jobs.commands.options import (
     precision_option,
     weights_key_option,
 )
-from jobs.logs import setup_logging
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.model_options import parse_image_size
 from jobs.phrases import first_few
+from jobs.progress import Task, loading_torch
 from jobs.shards.urls import expand_shards
 from promptsg_core.config import PatchConfig
 from promptsg_core.settings import read_settings
@@ -80,13 +80,13 @@ def command(
     if checkpoint is None:
         echo(known_families())
         return
-    from promptsg_core.checkpoint import inspect_checkpoint  # takes seconds: torch
-
-    setup_logging()  # which camera rows are taken is said there
     settings = read_settings(model_settings, overrides)
     size = None if image_size is None else parse_image_size(image_size)
     listed = tuple(expand_shards(shards))
-    info = inspect_checkpoint(checkpoint, settings=settings, weights_key=weights_key, image_size=size)
+    with loading_torch():
+        from promptsg_core.checkpoint import inspect_checkpoint
+    with Task("reading the checkpoint"):
+        info = inspect_checkpoint(checkpoint, settings=settings, weights_key=weights_key, image_size=size)
     check = None
     if listed:
         from jobs.retrieval.sample_check import SampleCheckConfig, check_sample

@@ -19,7 +19,6 @@ from jobs.commands.options import (
     run_argument,
     shards_root_option,
 )
-from jobs.logs import setup_logging
 from jobs.statistics.localisation.config import LocaliseConfig
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ def command(as_json: bool, **values: object) -> None:
       promptsg localise RUN --by camid
       promptsg localise RUN --masks parsing/ --labels names.txt --where "split = 'query'"
     """
-    setup_logging()
 
     from jobs.statistics.localisation.localise import localise
 

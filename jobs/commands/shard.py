@@ -11,7 +11,6 @@ from jobs.commands.options import PromptsgCommand, echo, next_step, option_with_
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.packing import PackingReport, ShardConfig, pack
 from jobs.errors import UserError
-from jobs.logs import setup_logging
 from jobs.phrases import counted, first_few
 
 
@@ -87,7 +86,6 @@ def command(
         )
     except UserError as error:
         raise click.UsageError(str(error)) from error
-    setup_logging()
     report = pack(config)
     for line in describe(report):
         echo(line)

@@ -19,8 +19,7 @@ from jobs.commands.options import (
     target_option,
     weights_key_option,
 )
-from jobs.errors import EXIT_ERROR
-from jobs.reading import read_json_object
+from jobs.progress import loading_torch
 from jobs.shards.names import PIPE
 from promptsg_core.settings import read_settings
 
@@ -100,12 +99,13 @@ def _own_map(
     checkpoint: Path | None, settings: Path | None, overrides: tuple[str, ...], weights_key: str | None
 ) -> tuple[str, ...]:
     """The map that a model of the checkpoint's family computes itself; nothing where no checkpoint is named."""
-    from promptsg_core.checkpoint import recognise_file  # takes seconds: torch
-
     stated = read_settings(settings, overrides).weight if checkpoint is None else None
     path = checkpoint or (None if stated is None else Path(stated))
     if path is None or not path.is_file():  # `mine` says what is wrong
         return ()
+    with loading_torch():
+        from promptsg_core.checkpoint import recognise_file
+
     return recognise_file(path, weights_key).family.config.default_maps[:1]
 
 

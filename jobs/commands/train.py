@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from jobs.cli import repeated
-from jobs.commands.options import PromptsgCommand, echo, next_step, option_with_default
-from jobs.logs import setup_logging
-from jobs.shards.urls import expand_shards
+from jobs.commands.options import PromptsgCommand, echo, option_with_default
+from jobs.progress import loading_torch
 from jobs.training.config import TrainConfig, build_train_config
 from promptsg_core.choices import PRECISION_NAMES
 
@@ -108,9 +106,9 @@ def command(file: Path | None, settings: tuple[str, ...], overwrite: bool, **val
     TRAINED/model.safetensors is what `promptsg mine --checkpoint` takes; log.csv and curve.png show how it went. The
     same command again continues where it stopped. Exit status: 0 done, 1 error, 2 usage, 75 stopped on request.
     """
-    setup_logging()
     config = build_train_config(file, _typed(values), settings)
-    from jobs.training.train import train  # takes seconds: torch
+    with loading_torch():
+        from jobs.training.train import train
 
     report = train(config, overwrite=overwrite)
     echo(describe(report))

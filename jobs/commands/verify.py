@@ -28,7 +28,7 @@ def command(run: Path, as_json: bool, whole_tars: bool) -> None:
     Exit status: 0 if all shards are intact, 1 if some are damaged or their tars changed (each is named), 3 if none is
     but some are not done.
     """
-    verdict = verify(run, whole_tars=whole_tars, show_progress=sys.stderr.isatty())
+    verdict = verify(run, whole_tars=whole_tars)
     if as_json:
         echo(json_text(asdict(verdict)))
     else:

@@ -16,7 +16,6 @@ from jobs.commands.options import (
     option_with_default,
     picture_height_option,
 )
-from jobs.logs import setup_logging
 from jobs.mining.model_options import ModelOptions
 from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
 
@@ -95,7 +94,6 @@ def command(
     Each image gets <name>__panel.png, <name>__<map>__heatmap.png, <name>__<map>__overlay.png and <name>.npz. An
     image that cannot be read is named at the end, and the exit status is 1; the others are drawn.
     """
-    setup_logging()  # which camera rows are taken is said there
     report = visualize(
         VisualizeConfig(
             images=images,

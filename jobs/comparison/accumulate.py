@@ -6,7 +6,7 @@ the order of shards and rows. None of them waits at the end of a shard.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from jobs.comparison.paired_maps import OF_EACH, PairSlice, pair_slices
 from jobs.comparison.pairing import Pairing, ShardPairs
 from jobs.comparison.sums import ChangedImage, MapPairSums, PairedSums, QueryChange
 from jobs.processes import available_cores
-from jobs.runs.heads.names import without_heads
+from jobs.progress import Task
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import NOT_FINITE, ZERO
 from jobs.statistics.prefetch import in_threads, prefetched
@@ -58,7 +58,8 @@ def accumulate_pairs(
         schema = table_schema(chosen.question.maps)
         with pq.ParquetWriter(staged.file, schema, compression="zstd", use_dictionary=["shard"]) as writer:
             read = prefetched(pair_slices(chosen, pairing), _AHEAD)
-            for one in in_threads(_measured, read, min(_MOST_THREADS, available_cores())):
+            measured = in_threads(_measured, read, min(_MOST_THREADS, available_cores()))
+            for one in _counted(measured, len(chosen.rows) * len(chosen.question.maps)):
                 if (rows := total.add(one, frozenset(queries.get(one.of.pairs.shard, ())))) is not None:
                     writer.write_table(rows)
         if total.pairs:  # without a pair there is nothing to say
@@ -75,6 +76,14 @@ class _Measured:
     values: Float64Array
     state_a: Int8Array
     state_b: Int8Array
+
+
+def _counted(slices: Iterator[_Measured], most: int) -> Iterator[_Measured]:
+    """The slices, each counted with its pairs, of which there are `most` if all images are in both runs."""
+    with Task("comparing maps", most, "map") as task:
+        for one in slices:
+            yield one
+            task.advance(len(one.values))
 
 
 def _measured(one: PairSlice) -> _Measured:

@@ -15,6 +15,7 @@ from jobs.comparison.retrieval_change import RetrievalChange
 from jobs.comparison.sums import ChangedImage, MapPairSums, PairedSums
 from jobs.identity import NOBODY
 from jobs.phrases import counted, first_few
+from jobs.progress import told
 from jobs.statistics.groups import distinct
 from jobs.statistics.intervals.bootstrap import Means, intervals
 from jobs.statistics.intervals.resamples import LEVEL, Resamples
@@ -86,6 +87,7 @@ class RunDifference:
         raise KeyError((map, measure, group))
 
 
+@told("resampling identities")
 def summarise_pairs(sums: PairedSums, resamples: int) -> tuple[list[Statistic], dict[str, MapDifference]]:
     """Means over images and their intervals over identities, in each group; images of nobody count as one identity."""
     chosen = sums.chosen

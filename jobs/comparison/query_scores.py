@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.progress import told
 from jobs.reading import read_json_object, reading
 from jobs.retrieval.evaluate import choose_sides, rank_sides
 from jobs.retrieval.evaluation import EvaluateConfig, EvaluationFiles
@@ -50,6 +51,7 @@ class BothScores:
         return both.sort_by("place").drop_columns("place")
 
 
+@told("ranking the gallery of both runs")
 def scores_of_both(a: Run, b: Run, memory: int) -> BothScores:
     """Average precision of both runs under the same settings: those of A's evaluation, else of B's, else the defaults.
 

@@ -16,6 +16,7 @@ from jobs.arrays import BoolArray, Float64Array, Int64Array
 from jobs.comparison.measures import MEASURES, MOVED
 from jobs.comparison.query_scores import BothScores
 from jobs.comparison.sums import QueryChange
+from jobs.progress import told
 from jobs.retrieval.correlates import Correlation, correlate_all
 from jobs.statistics.intervals.resamples import mean_over_identities
 from jobs.statistics.report.with_interval import WithInterval
@@ -67,6 +68,7 @@ class RetrievalChange:
     table: pa.Table
 
 
+@told("resampling queries")
 def retrieval_change(
     scores: BothScores,
     compared: Mapping[tuple[str, str], QueryChange],

@@ -17,7 +17,7 @@ from jobs.datasets.shard_plan import plan_shards
 from jobs.datasets.shard_writer import write_shards
 from jobs.errors import UserError
 from jobs.phrases import first_few
-from jobs.progress import Progress
+from jobs.progress import Progress, told, tracked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,9 @@ def pack(config: ShardConfig) -> PackingReport:
         images_per_shard=config.images_per_shard,
         seed=config.seed if config.shuffle else None,
     )
-    sources = [look_at_sources(shard.records) for shard in plan.shards]
+    sources = [
+        look_at_sources(shard.records) for shard in tracked(plan.shards, "looking at the sizes of the images", "shard")
+    ]
     removed = remove_listed(config.dest) if config.overwrite else []
     with Progress(sum(one.bytes for one in sources)) as progress:
         packed_again = write_shards(config.dest, plan, sources, progress)
@@ -145,6 +147,7 @@ def pack(config: ShardConfig) -> PackingReport:
     )
 
 
+@told("listing the images")
 def _list_images(config: ShardConfig) -> Listing:
     """The images of a data set, with the names of splits and the keys that they get."""
     listing = _list_by_layout(config)

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cam.faithfulness import passes
 from jobs.arrays import Float32Array, Int64Array
@@ -34,7 +33,7 @@ from jobs.faithfulness.score import (
     load_mined_model,
 )
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
-from jobs.runs.heads.names import is_head
+from jobs.progress import Task
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from promptsg_core.model import AnyModel
@@ -112,13 +111,13 @@ def _follow(
 ) -> tuple[Float32Array, Tensor]:
     """The curves of all images, and the pixels of those that are checked, (n, 3, H, W) on the CPU."""
     curves, kept = [], []
-    with tqdm(total=rows.num_rows, unit="image", disable=None) as progress:
+    with Task("removing patches", rows.num_rows, "image") as task:
         for start, images in read_images(run, rows, model, config):
             some = rows.slice(start, len(images))
             curves.append(removal.curves_of(images, some, [run.maps_of(name, some) for name in config.maps]))
             here = checked[(checked >= start) & (checked < start + len(images))] - start
             kept.append(images[here.tolist()].cpu())
-            progress.update(len(images))
+            task.advance(len(images))
     return np.concatenate(curves), torch.cat(kept)
 
 

@@ -20,6 +20,7 @@ from cam.extract import extract_maps
 from cam.targets import Target
 from jobs.arrays import Float32Array, Float64Array
 from jobs.faithfulness.measured import MapCorrelation
+from jobs.progress import told
 from jobs.statistics.agreement import agreement_of
 from promptsg_core.cameras import Cameras
 from promptsg_core.model import AnyModel
@@ -68,6 +69,7 @@ def cascade(model: AnyModel, seed: int = 0) -> Iterator[tuple[str, AnyModel]]:
         yield level, reinitialised(model, prefixes, seed)
 
 
+@told("comparing with models of random weights")
 def correlations(
     model: AnyModel,
     batches: Sequence[TargetedImages],

@@ -16,12 +16,14 @@ from jobs.faithfulness.measured import Measured
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
 from jobs.faithfulness.summary import FaithfulnessSummary, with_intervals
 from jobs.figures import png_of
+from jobs.progress import told
 from jobs.tables import csv_text, write_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
+@told("writing the results")
 def write_report(folder: Path, config: FaithfulnessConfig, measured: Measured, summary: FaithfulnessSummary) -> None:
     """Writes faithfulness.parquet, curves.csv, curves.png and, last, summary.json."""
     make_folder(folder)

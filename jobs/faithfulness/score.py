@@ -22,6 +22,7 @@ from jobs.faithfulness.plan import FaithfulnessConfig
 from jobs.mining.camera_rows.source import HowExplained, cameras_of_run
 from jobs.mining.labels import AUTO, labels_for
 from jobs.mining.references import References
+from jobs.progress import told
 from jobs.runs.run import Run, open_run
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import Sample
@@ -190,6 +191,7 @@ def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
     return here
 
 
+@told("loading the checkpoint")
 def load_mined_model(run: Run, config: FaithfulnessConfig) -> tuple[AnyModel, str]:
     """The model with the settings that the run was mined with, and its precision.
 

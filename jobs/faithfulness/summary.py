@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from jobs.arrays import Float64Array, FloatArray, Int64Array
 from jobs.faithfulness.measured import Measured, count_people
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
+from jobs.progress import told
 from jobs.runs.run import Run
 from jobs.statistics.intervals.resamples import mean_over_identities
 from jobs.tables import none_if_nan
@@ -107,6 +108,7 @@ class FaithfulnessSummary:
         return {name: lists.get(name, value) for name, value in vars(self).items()}
 
 
+@told("resampling identities")
 def summarise(run: Run, config: FaithfulnessConfig, measured: Measured) -> FaithfulnessSummary:
     """The figures of a measurement."""
     people = measured.people()

@@ -6,6 +6,7 @@ import logging
 
 from cam.names import parse_names
 from jobs.mining.config import MineConfig
+from jobs.progress import Task, loading_torch
 from jobs.runs.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -27,9 +28,11 @@ def with_maps(config: MineConfig, run: Manifest | None = None) -> MineConfig:
             if not config.maps:
                 logger.info("maps as in the run: %s", ", ".join(recorded))
             return config.model_copy(update={"maps": recorded})
-    from promptsg_core.checkpoint import recognise_file  # takes seconds: torch
+    with loading_torch():
+        from promptsg_core.checkpoint import recognise_file
 
-    file = recognise_file(config.checkpoint, config.weights_key)
+    with Task(f"looking at {config.checkpoint}"):
+        file = recognise_file(config.checkpoint, config.weights_key)
     family = file.family.config
     names = [*(config.maps or family.default_maps), *family.prompt_maps(tuple(config.prompts), file.tensors)]
     return config.model_copy(update={"maps": tuple(str(name) for name in parse_names(names))})

@@ -26,7 +26,7 @@ from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
 from jobs.phrases import counted, first_few
 from jobs.processes import available_cores
-from jobs.progress import Progress
+from jobs.progress import Progress, loading_torch
 from jobs.runs.growth.run_json import add_addition, add_shards
 from jobs.runs.integrity.footers import refuse_damaged_pairs
 from jobs.runs.layout import RunLayout
@@ -174,7 +174,8 @@ def _load(
     config: MineConfig, options: MineOptions, shards: Sequence[Shard], layout: RunLayout, before: Manifest | None
 ) -> LoadedModel:
     """The model, in the precision of the run that goes on, if any."""
-    from jobs.mining.model import load  # takes seconds: torch
+    with loading_torch():
+        from jobs.mining.model import load
 
     loaded = load(config, options.overrides, shards, options.environment, before)
     if before is not None or options.overwrite or not layout.manifest.exists():
@@ -250,12 +251,7 @@ def _run_worker(
     addition: int | None = None,
     limit: int | None = None,
 ) -> MiningSummary:
-    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop.
-
-    It stops after `limit` images.
-    """
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
+    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop."""
     from jobs.mining.limits.batch_size import with_batch_size
     from jobs.mining.worker import Worker
     from jobs.shards.decoding import default_workers
@@ -264,7 +260,7 @@ def _run_worker(
     workers = config.workers
     if workers is None:
         workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
-    with Drain(options.drain_file, environment.deadline) as drain, logging_redirect_tqdm(), progress:
+    with Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
             with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),

@@ -20,6 +20,7 @@ from jobs.mining.labels import AUTO
 from jobs.mining.limits.fp32_repeats import LOW_PRECISIONS, Fp32Repeats
 from jobs.mining.limits.model_source import ModelSource
 from jobs.mining.targets import LabelTarget, TargetSource, target_source
+from jobs.progress import told
 from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement, ResolvedSettings
 from jobs.shards.captions import require_captions
@@ -69,6 +70,7 @@ class LoadedModel:
         return replace(self, targets=LabelTarget(manifest.resolved.label_map))
 
 
+@told("loading the checkpoint")
 def load(
     config: MineConfig,
     overrides: Sequence[str],

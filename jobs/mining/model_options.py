@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 from jobs.mining.camera_rows.options import CameraOptions
+from jobs.progress import loading_torch, told
 
 if TYPE_CHECKING:
     from jobs.mining.camera_rows.source import HowExplained
@@ -81,6 +82,7 @@ def parse_image_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+@told("loading the checkpoint")
 def load_with_prompts(
     checkpoint: Path,
     prompts: Mapping[str, str],
@@ -99,8 +101,9 @@ def load_with_prompts(
 
     Raises ModelError too for a text that CLIP cannot read, or whose words the checkpoint does not have.
     """
-    from promptsg_core.checkpoint import load_model
-    from promptsg_core.precision import compute_deterministically
+    with loading_torch():
+        from promptsg_core.checkpoint import load_model
+        from promptsg_core.precision import compute_deterministically
     from promptsg_core.tokenise import make_prompt
 
     compute_deterministically()

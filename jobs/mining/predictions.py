@@ -16,6 +16,7 @@ from cam.targets import predicted_class
 from jobs.arrays import Float32Array
 from jobs.mining.camera_rows.source import NO_CAMERAS, CameraSource
 from jobs.mining.label_agreement import Prediction
+from jobs.progress import told
 from jobs.shards.decoding import DecodedSize, Decoding, decode_batch
 from jobs.shards.person_sample import SampledImage
 from jobs.shards.samples import Sample
@@ -48,6 +49,7 @@ class Predictions:
         ]
 
 
+@told("predicting the classes of a sample")
 def predict(
     model: AnyModel,
     images: Sequence[SampledImage],

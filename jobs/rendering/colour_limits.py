@@ -11,12 +11,13 @@ from cam.names import column_of
 from cam.overlay import Range
 from cam.percentiles import percentiles
 from jobs.arrays import Float32Array
-from jobs.runs.heads.names import is_head, without_heads
+from jobs.progress import told
 from jobs.runs.run import Run
 
 _BLOCK = 2048  # maps read at a time
 
 
+@told("looking for the ends of the colour scales")
 def colour_limits(run: Run, table: pa.Table, maps: Sequence[str], scale: str) -> dict[str, Range | None]:
     """Map -> the ends of its colour scale over the table's rows, None where each picture has its own.
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from cam.overlay import Map
 from jobs.arrays import Float32Array
+from jobs.progress import Task
 from jobs.rendering.chunks import Chunk
 from jobs.rendering.drawing.entry import Entry, ImageRow
 from jobs.rendering.drawing.job import LeftOut, PictureJob
@@ -120,9 +120,9 @@ def _maps_in(other: OtherRun, rows: Sequence[ImageRow], maps: Sequence[str]) -> 
 def draw_all(painter: Painter, chunks: Iterable[Chunk], total: int, workers: int) -> Drawn:
     """Draws all chunks, `total` pictures, in so many processes."""
     written, left_out = 0, []
-    with tqdm(total=total, unit=" pictures", dynamic_ncols=True, disable=None) as bar:
+    with Task("drawing", total, "picture") as task:
         for chunk, drawn in in_processes(painter.draw, chunks, workers):
             written += drawn.written
             left_out += drawn.left_out
-            bar.update(len(chunk.jobs))
+            task.advance(len(chunk.jobs))
     return Drawn(written, left_out)

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from jobs.errors import UserError
 from jobs.identity import identities
+from jobs.progress import told
 from jobs.rendering.colour_limits import columns_for
 from jobs.rendering.drawing.entry import ROW_COLUMNS
 from jobs.rendering.drawing.job import LeftOut, PictureJob
@@ -46,6 +47,7 @@ class _Chosen:
     queries: pa.Table | None
 
 
+@told("choosing the images")
 def plan(run: Run, config: RenderConfig, style: PictureStyle) -> RenderPlan:
     """Which pictures to draw of which rows, in the selection's order. Raises UserError where no row is selected."""
     chosen = _choose_rows(run, config, style)

@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cam.names import check_methods, column_of
 from cam.placement import placement_of
 from jobs.atomic import make_folder
 from jobs.errors import EXIT_ERROR, EXIT_OK
 from jobs.mining.model_options import ModelOptions
+from jobs.progress import tracked
 from jobs.rendering.looks import Looks
 from jobs.rendering.single.files import find_images, save_arrays, save_picture, stems_for
 from jobs.rendering.single.maps import ImageMaps, ImageReader, mine_images, requested_maps
@@ -83,7 +82,7 @@ def visualize(config: VisualizeConfig) -> VisualizeReport:
         style = replace(style, limits=limits_of(kept, config.looks.scale))
     stems = stems_for(paths)
     make_folder(config.output)
-    for result in tqdm(results, total=len(paths), unit=" images", disable=None):
+    for result in tracked(results, "drawing", "image", len(paths)):
         _save(result, config.output, stems[result.path], style)
     count = len(paths) - len(images.problems)
     return VisualizeReport(output=config.output, images=count, maps=tuple(names), problems=tuple(images.problems))

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from cam.names import column_of
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from jobs.progress import told
 from jobs.retrieval.consistency import match_consistency
 from jobs.retrieval.selection import SideRows
 from jobs.runs.run import Run
@@ -54,6 +55,7 @@ def measure_columns(maps: Sequence[str]) -> list[str]:
     return [f"{column_of(name)}_{measure}" for name in maps for measure in _COLUMNS]
 
 
+@told("comparing the maps of queries and matches")
 def measures_of(
     run: Run, queries: SideRows, gallery: SideRows, own: Int64Array | None = None
 ) -> dict[tuple[str, str], Float64Array]:
@@ -81,6 +83,7 @@ def _measures_of_map(rows: pa.Table, name: str) -> dict[str, Float32Array]:
     }
 
 
+@told("correlating AP with where the model looks")
 def correlate_all(
     ap: Float64Array,
     identity: Int64Array,

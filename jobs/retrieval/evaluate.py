@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.atomic import make_folder
+from jobs.progress import told
 from jobs.retrieval.correlates import correlate_all, measure_columns, measures_of
 from jobs.retrieval.distances import Distances, EuclideanDistances
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation, EvaluationFiles
@@ -98,6 +99,7 @@ def near_parallel(run: Run, cosine: float | None) -> str | None:
     return f"{told}, so small differences decide the ranking: {advice}"
 
 
+@told("choosing queries and gallery")
 def choose_sides(run: Run, config: EvaluateConfig, columns: Sequence[str] = ()) -> ChosenSides:
     """The queries, with these further columns, and the gallery. Raises UserError if nothing is left to rank."""
     queries, query_counts = select_side(run, config.query_where, "--query-where", columns, keep_junk=True)

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
+from jobs.progress import told
 from jobs.retrieval.rerank import RerankConfig
 from jobs.runs.run import Run
 
@@ -17,6 +18,7 @@ _FEATURE_ROWS = 4096  # read at a time
 _PROGRAM = 400_000_000
 
 
+@told("reading the features")
 def load_features(
     run: Run, queries: pa.Table, gallery: pa.Table, memory: int, rerank: RerankConfig | None
 ) -> tuple[Float32Array, int]:

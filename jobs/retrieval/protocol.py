@@ -16,6 +16,7 @@ import numpy as np
 
 from jobs.arrays import Float32Array, Float64Array, Int64Array
 from jobs.identity import NOBODY
+from jobs.progress import Task
 from jobs.retrieval.distances import Distances
 from jobs.retrieval.ranks import average_precision, hit_ranks, nearest
 
@@ -83,8 +84,10 @@ def rank_gallery(
                 ranks, in_camera = hit_ranks(row, hits, camera_of, exact, distances.margin)
                 _keep_ranks(found, query, ranks, in_camera, camera_of[hits])
 
-    for start in range(0, count, block):
-        rank_block(start)
+    with Task("ranking the gallery", count, "query", "queries") as task:
+        for start in range(0, count, block):
+            rank_block(start)
+            task.advance(min(block, count - start))
     return found
 
 

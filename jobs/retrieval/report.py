@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from jobs.atomic import write_json, write_lines, write_whole
 from jobs.identity import NOBODY
+from jobs.progress import told
 from jobs.retrieval.correlates import Correlation, worst_first
 from jobs.retrieval.evaluation import Evaluation
 from jobs.retrieval.protocol import Ranking
@@ -41,13 +42,9 @@ _QUERY_FIELDS = (
 )
 
 
-def write_evaluation(
-    evaluation: Evaluation, state: EvaluatedState, queries: SideRows, gallery: SideRows, ranking: Ranking
-) -> None:
-    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last.
-
-    `state` is what was ranked; queries.parquet keeps it.
-    """
+@told("writing the results")
+def write_evaluation(evaluation: Evaluation, queries: SideRows, gallery: SideRows, ranking: Ranking) -> None:
+    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last."""
     files = evaluation.files
     table = queries_table(queries, gallery, ranking)
     write_parquet(files.queries, table.replace_schema_metadata(state.as_metadata()))

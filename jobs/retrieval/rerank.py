@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from jobs.errors import UserError
+from jobs.progress import Task, told, tracked
 from jobs.retrieval.distances import EuclideanDistances
 from jobs.retrieval.ranks import nearest
 
@@ -123,8 +124,10 @@ def find_neighbours(features: Float32Array, config: RerankConfig, block: int) ->
             far = np.flatnonzero(row >= row.max() - 2 * distances.margin)
             farthest[image] = exact(far).max()
 
-    for start in range(0, count, block):
-        search_block(start)
+    with Task("re-ranking: finding the nearest images", count, "image") as task:
+        for start in range(0, count, block):
+            search_block(start)
+            task.advance(min(block, count - start))
     # Where all images are one and the same, every distance is 0 on any scale.
     return neighbours, np.where(farthest > 0, farthest, 1.0)
 
@@ -136,7 +139,7 @@ def encode(
     full, half = neighbours[:, : config.k1 + 1], neighbours[:, : config.half]
     halves = np.concatenate([_reciprocal(half, part) for part in _blocks(len(full))])
     lengths, positions, weights = [], [], []
-    for part in _blocks(len(full)):
+    for part in tracked(list(_blocks(len(full))), f"re-ranking: comparing neighbourhoods of {_BLOCK} images", "block"):
         members = _expanded(full[part], _reciprocal(full, part), half, halves)
         for image, row in zip(range(part.start, part.stop), members, strict=True):
             expanded = np.unique(row[row >= 0])
@@ -152,7 +155,7 @@ def average(encoding: SparseRows, neighbours: Int32Array, count: int) -> SparseR
     if count == 1:
         return encoding
     lengths, positions, weights = [], [], []
-    for nearest_rows in neighbours[:, :count]:
+    for nearest_rows in tracked(neighbours[:, :count], "re-ranking: averaging", "image"):
         _, at = encoding.gather(nearest_rows)
         found, inverse = np.unique(encoding.positions[at], return_inverse=True)
         lengths.append(len(found))
@@ -161,6 +164,7 @@ def average(encoding: SparseRows, neighbours: Int32Array, count: int) -> SparseR
     return SparseRows(np.append(0, np.cumsum(lengths)), np.concatenate(positions), np.concatenate(weights))
 
 
+@told("re-ranking: sorting")
 def split_encoding(encoding: SparseRows, queries: int) -> tuple[SparseRows, SparseRows]:
     """The queries' rows, and the gallery's part by column: for each of the A images who in the gallery refers to it."""
     cut, images = int(encoding.start[queries]), len(encoding.start) - 1

@@ -14,6 +14,7 @@ from jobs.atomic import StagedFile
 from jobs.errors import UserError
 from jobs.leftovers import remove_leftovers, scratch_folder
 from jobs.phrases import one_line
+from jobs.progress import Task
 from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.integrity.seal import UNSEALED, seal
 from jobs.runs.query import warn_of_incomplete_maps
@@ -105,10 +106,14 @@ def _write(final: Path, batches: pa.RecordBatchReader, schema: pa.Schema, expect
     """Publishes the batches as one file. Raises UserError if they have not as many rows as expected."""
     rows = 0
     with StagedFile(final) as staged:
-        with pq.ParquetWriter(staged.file, schema, compression="zstd", write_page_checksum=True) as writer:
+        with (
+            Task("sorting the rows", expected, "row") as task,
+            pq.ParquetWriter(staged.file, schema, compression="zstd", write_page_checksum=True) as writer,
+        ):
             for batch in batches:
                 writer.write_batch(batch)
                 rows += len(batch)
+                task.advance(len(batch))
         seal(staged.file)
         staged.sync()
         if rows != expected or pq.read_metadata(staged.path).num_rows != expected:

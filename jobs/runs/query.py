@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.phrases import first_few
-from jobs.runs.evaluation.query_scores import (
-    AP,
-    FIRST_HIT_RANK,
-    FIRST_RANK,
-    ROW,
-    SCORES,
-    read_scores,
-    with_scores,
-)
+from jobs.progress import told
 from jobs.runs.metadata_sql import (
     POSITION,
     SAMPLES,
@@ -58,6 +50,7 @@ class RowSelection:
     keys: tuple[str, ...] | None = None
 
 
+@told("choosing the images")
 def select_rows(
     run: Run,
     selection: RowSelection = RowSelection(),

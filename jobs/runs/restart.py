@@ -13,6 +13,7 @@ from jobs.atomic import exclusive, make_folder
 from jobs.errors import UserError
 from jobs.leftovers import in_use, remove_leftovers
 from jobs.phrases import counted, first_few
+from jobs.progress import told
 from jobs.runs.footer import read_facts
 from jobs.runs.layout import RunLayout
 from jobs.shards.shard_bytes import compare_bytes
@@ -124,6 +125,7 @@ def changed_shards(
             yield ChangedShard(name=shard.name, how=f"{known.size:,} bytes then, {shard.size:,} now")
 
 
+@told("comparing the tars with what was mined")
 def refuse_changed(layout: RunLayout, listed: Sequence[Shard], now: Iterable[Shard], *, retry_failed: bool) -> None:
     """Raises UserError where tars are no longer what was mined of them. Those that are mined again do not count.
 

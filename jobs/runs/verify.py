@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
 from jobs.phrases import one_line, shown
+from jobs.progress import tracked
 from jobs.runs.finalize import FINGERPRINT, JOINED
 from jobs.runs.footer import read_footer
 from jobs.runs.integrity.seal import seal_problem
@@ -50,7 +50,7 @@ class Verdict:
         return EXIT_SOME_SHARDS_FAILED if self.missing else EXIT_OK
 
 
-def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = False) -> Verdict:
+def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
     """Checks every published shard: hashes, checksums, counts, keys and values, and whether its tar is what was mined.
 
     Parts of each tar are compared, or with `whole_tars` all of it. Raises UserError if it is not a run.
@@ -60,14 +60,13 @@ def verify(run: str | Path, *, whole_tars: bool = False, show_progress: bool = F
     published = opened.layout.done()
     done = [name for name in names if name in published]
     checks = [
-        check_shard(name, opened.layout, opened.manifest)
-        for name in tqdm(done, unit=" shards", disable=not show_progress)
+        check_shard(name, opened.layout, opened.manifest) for name in tracked(done, "reading every byte", "shard")
     ]
     # What `mine --limit` took is read as the shards are, and none of them counts as done.
     begun = [check_shard(name, opened.layout, opened.manifest) for name in names if name in opened.layout.begun]
     tars = [
         _compare(shard, opened.layout, whole=whole_tars)
-        for shard in tqdm(opened.manifest.shards, unit=" tars", disable=not (show_progress and whole_tars))
+        for shard in tracked(opened.manifest.shards, "comparing tars with what was mined", "tar")
         if shard.name in published
     ]
     unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(published.difference(names))]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.progress import told
 from jobs.shards.access import ShardAccess
 from jobs.shards.random_access import Source, SourceRow, changed_error, check_crc, rows_by_shard
 from jobs.shards.remote import FileFacts, RemoteError, describe
@@ -31,6 +32,7 @@ class _Unpacking:
     rows: list[SourceRow]
 
 
+@told("looking for the shards")
 def locate(shards: Iterable[Shard], rows: Sequence[SourceRow], access: ShardAccess, scratch: Path) -> dict[str, Source]:
     """Where the images of the rows can be read: shard -> Source. `shards` are those that the run was mined from.
 

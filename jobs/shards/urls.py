@@ -13,6 +13,7 @@ import braceexpand
 
 from jobs.errors import UserError
 from jobs.phrases import is_plain
+from jobs.progress import told
 from jobs.shards.names import FOLDER_MARK, PIPE, base_of, folders_in_name, folders_of, is_file_name, unique_names
 from jobs.shards.remote import check_scheme
 
@@ -47,6 +48,7 @@ def is_local(url: str) -> bool:
     return _SCHEME.match(url) is None
 
 
+@told("listing the shards")
 def expand_shards(patterns: Sequence[str]) -> list[Shard]:
     """The shards that the patterns name, sorted by name.
 

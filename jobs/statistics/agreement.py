@@ -12,6 +12,7 @@ import numpy as np
 
 from jobs.arrays import Float64Array, FloatArray, Int64Array
 from jobs.identity import NOBODY
+from jobs.progress import told
 from jobs.statistics.correlation import mean_ranks, pearson
 from jobs.statistics.intervals.bootstrap import Means, intervals
 from jobs.statistics.intervals.resamples import Resamples
@@ -70,6 +71,7 @@ def top_overlap(a: Float64Array, b: Float64Array) -> Float64Array:
     return np.asarray((tops[0] & tops[1]).sum(axis=1) / k)
 
 
+@told("comparing the maps of each image")
 def agreements(part: Partial, resamples: int) -> list[Agreement]:
     """One entry per pair of maps of one size, group and measure, over the sampled images."""
     sample, maps = part.sample, part.question.maps

@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 
 from jobs.arrays import Float32Array, Int32Array, Int64Array
 from jobs.identity import NOBODY, identity_codes, identity_columns
-from jobs.runs.evaluation.query_scores import names_scores
+from jobs.progress import told
 from jobs.runs.metadata_sql import condition, create_samples, run_sql
 from jobs.runs.run import Run
 from jobs.statistics.expressions import OPTIONS, connect_images
@@ -64,6 +64,7 @@ class ChosenImages:
         return [(shard, slice(first, last)) for shard, (first, last) in spans if last > first]
 
 
+@told("choosing the images")
 def choose_images(run: Run, question: Question, shards: Sequence[str], columns: Sequence[str] = ()) -> ChosenImages:
     """The chosen images of these shards, with some columns of 32-bit numbers besides."""
     shards = tuple(sorted(shards))

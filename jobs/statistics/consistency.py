@@ -12,6 +12,7 @@ import numpy as np
 
 from jobs.arrays import BoolArray, Float64Array, Int64Array
 from jobs.identity import NOBODY
+from jobs.progress import told
 from jobs.statistics.chosen import NULL_CAM
 from jobs.statistics.correlation import mean_ranks, pearson
 from jobs.statistics.parts.partial import SampledImages
@@ -51,6 +52,7 @@ class CameraPairs:
     same: BoolArray
 
 
+@told("comparing the maps of each person")
 def consistency(sample: SampledImages, maps: tuple[str, ...], seed: int) -> dict[str, Consistency]:
     """Of each map: how similar (Pearson) an identity's maps are across cameras, against those of different identities.
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.identity import NOBODY
+from jobs.progress import Task
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import distances
@@ -54,10 +55,12 @@ def find_outliers(
         return []
     means = identity_means(part)
     found: list[_FarImage] = []
-    with ThreadPoolExecutor(threads) as pool:
+    task = Task("looking for outliers", len(part.shards), "shard")
+    with ThreadPoolExecutor(threads) as pool, task:
         for chosen in blocks:
             farthest = partial(_farthest, chosen, means, _places(chosen, part), number)
             for some in pool.map(farthest, chosen.spans()):
+                task.advance()
                 found = sorted([*found, *some], key=lambda far: (-far.distance, far.shard, far.row))[:number]
     keys = {shard: run.read_keys(shard) for shard in {far.shard for far in found}}
     names = part.identities

@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from jobs.arrays import Float64Array, Int64Array
 from jobs.identity import NOBODY
+from jobs.progress import told
 from jobs.statistics.groups import distinct
 from jobs.statistics.intervals.bootstrap import Means, intervals, rows_by_group
 from jobs.statistics.intervals.resamples import Resamples
@@ -56,6 +57,7 @@ class GroupSummary:
         return self.images[:, None] - self.zero - self.not_finite
 
 
+@told("resampling identities")
 def summarise(part: Partial, resamples: int) -> GroupSummary:
     """Means and their intervals. Images of nobody count as one identity in resamples, and as none in n_identities."""
     people, place = distinct(part.identity)

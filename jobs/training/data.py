@@ -14,6 +14,7 @@ from torch import Tensor
 from jobs.errors import UserError
 from jobs.identity import PERSON, require_own_pids, training_classes
 from jobs.phrases import first_few
+from jobs.progress import told
 from jobs.shards.reader import Batch, ShardReader
 from jobs.shards.samples import OK, Sample
 from jobs.shards.urls import Shard
@@ -45,6 +46,7 @@ class TrainingImages:
         return digest.hexdigest()
 
 
+@told("reading the training images")
 def load_training_images(shards: Sequence[Shard], image_size: tuple[int, int], workers: int = 0) -> TrainingImages:
     """Reads every image of a person in the split `train` (or without a split), resized to (height, width).
 

@@ -10,6 +10,7 @@ from jobs.comparison.findings import RunDifference, as_json
 from jobs.comparison.report.figures import FIGURES, draw_figures
 from jobs.comparison.report.page import report_page
 from jobs.figures import write_figures
+from jobs.progress import told
 from jobs.tables import write_parquet
 
 
@@ -45,6 +46,7 @@ class DiffFiles:
         )
 
 
+@told("writing the results")
 def write_difference(found: RunDifference, files: DiffFiles) -> None:
     """Writes every file but the table, each whole or not at all, the report last.
 

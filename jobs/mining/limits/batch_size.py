@@ -16,6 +16,7 @@ from jobs.mining.camera_rows.source import CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.targets import TargetSource
 from jobs.phrases import one_line
+from jobs.progress import told
 from jobs.shards.columns import SampleColumns
 from jobs.shards.reader import Batch
 from jobs.shards.samples import Sample
@@ -43,6 +44,7 @@ class Room(Protocol):
         """The most bytes that a call had allocated at a time, beside those that were allocated before."""
 
 
+@told("trying how many images the memory holds")
 def with_batch_size(
     config: MineConfig, model: AnyModel, targets: TargetSource, cameras: CameraSource, room: Room | None = None
 ) -> MineConfig:

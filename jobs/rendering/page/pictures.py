@@ -10,11 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from cam.overlay import Picture, Range, scale_map
 from cam.panels import fitting
 from jobs.arrays import Float32Array
+from jobs.progress import Task
 from jobs.rendering.drawing.entry import ImageRow, rows_of
 from jobs.rendering.image_files import decode_row, naming, sized
 from jobs.rendering.page.rows import GalleryRows, GalleryStyle
@@ -110,10 +110,10 @@ def draw_gallery(painter: GalleryPainter, shown: GalleryRows, workers: int) -> s
     """Draws all rows, in several processes where that is worth their start; returns what was written."""
     written: set[Path] = set()
     workers = workers if shown.images >= _WORTH_PROCESSES else 1
-    with tqdm(total=shown.images, unit=" images", dynamic_ncols=True, disable=None) as bar:
+    with Task("drawing", shown.images, "image") as task:
         for part, paths in in_processes(painter.draw, make_parts(shown), workers):
             written.update(paths)
-            bar.update(len(part.rows))
+            task.advance(len(part.rows))
     return written
 
 

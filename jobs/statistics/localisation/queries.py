@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.arrays import BoolArray, Float64Array, Int64Array
 from jobs.errors import UserError
+from jobs.progress import told
 from jobs.reading import reading
 from jobs.runs.evaluation.query_scores import check_state, queries_file
 from jobs.runs.run import Run, positions_by_shard
@@ -110,18 +111,7 @@ def ranked_queries(run: Run, config: LocaliseConfig, maps: int) -> RankedQueries
     )
 
 
-def _is_current(run: Run, path: Path) -> bool:
-    """Whether the run was evaluated as it is now; warns where it has changed since."""
-    if not path.is_file():
-        return False
-    try:
-        check_state(run, path)
-    except UserError as error:
-        logger.warning("failed queries are not looked at: %s", error)
-        return False
-    return True
-
-
+@told("comparing queries")
 def compare_queries(queries: RankedQueries, maps: Sequence[str], resamples: int, seed: int) -> tuple[QueriesLook, ...]:
     """For each map and measure: right against wrong queries, and the correlation with AP."""
     found = []

@@ -15,6 +15,7 @@ from cam.names import MapName, column_of
 from jobs.atomic import StagedFile, make_folder
 from jobs.errors import UserError
 from jobs.identity import identity_codes, identity_columns
+from jobs.progress import Task
 from jobs.prompt_sets import probes_among
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import RowSelection, select_rows, warn_of_unfinished
@@ -136,10 +137,14 @@ def _write_shares(
     values = np.empty((len(chosen.rows), 2 * len(maps)), np.float32)
     schema = _schema(maps)
     with StagedFile(final) as staged:
-        with pq.ParquetWriter(staged.file, schema, compression="zstd") as writer:
+        with (
+            Task("comparing prompts", len(chosen.rows), "image") as task,
+            pq.ParquetWriter(staged.file, schema, compression="zstd") as writer,
+        ):
             for block, table in _tables(chosen, maps, schema):
                 values[block.at] = np.concatenate([block.mass, block.won], axis=1)
                 writer.write_table(table)
+                task.advance(len(block.mass))
         staged.sync()
         staged.publish()
     people = chosen.identity[chosen.cluster]

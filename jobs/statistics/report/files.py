@@ -11,6 +11,7 @@ import h5py
 
 from jobs.atomic import make_folder, write_json, write_lines, write_whole
 from jobs.figures import write_figures
+from jobs.progress import told
 from jobs.statistics.report.figures import FIGURES, draw_figures
 from jobs.statistics.report.findings import Findings, agreement_table, stats_table
 from jobs.statistics.report.outliers import OUTLIERS, DrawnOutliers
@@ -33,11 +34,9 @@ class StatsFiles:
     figures: Path
 
 
-def write_findings(found: Findings, folder: Path, drawn: DrawnOutliers | None = None) -> StatsFiles:
-    """Writes every file, each atomically and the report last, with pictures of outliers where some were `drawn`.
-
-    Figures of an earlier one are removed.
-    """
+@told("writing the results")
+def write_findings(found: Findings, folder: Path) -> StatsFiles:
+    """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
     files = StatsFiles(
         report=folder / "report.html",
         table=folder / "stats.parquet",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jobs.atomic import write_json, write_whole
 from jobs.figures import write_figures
+from jobs.progress import told
 from jobs.statistics.intervals.resamples import LEVEL
 from jobs.statistics.localisation.findings import LocaliseFindings
 from jobs.statistics.localisation.report.figures import FIGURES, draw_figures
@@ -25,6 +26,7 @@ class LocaliseFiles:
     figures: Path
 
 
+@told("writing the results")
 def write_localisation(found: LocaliseFindings, rows: RowsWriter, folder: Path) -> LocaliseFiles:
     """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
     files = LocaliseFiles(
