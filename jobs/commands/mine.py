@@ -22,7 +22,7 @@ from jobs.commands.options import (
 )
 from jobs.launch.environment import Environment
 from jobs.launch.placement import place_in_array
-from jobs.logs import setup_logging
+from jobs.logs import log_label, setup_logging
 from jobs.mining.config import COMPILE_CHOICES, CompileChoice, MineOptions, build_config
 from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
@@ -112,7 +112,8 @@ def command(
     The same command again continues where it stopped. Exit status: 0 all done, 1 error, 2 usage, 3 some shards failed
     (or, with --add-maps, are not mined yet), 75 stopped on request (run it again).
     """
-    setup_logging()
+    environment = _environment(array_index, array_count)
+    setup_logging(f"rank {environment.rank}/{environment.world_size}" if environment.world_size > 1 else "")
     options = MineOptions(
         overrides=overrides,
         overwrite=overwrite,
@@ -122,7 +123,7 @@ def command(
         limit=limit,
         compile=compiling,
         drain_file=drain_file,
-        environment=_environment(array_index, array_count),
+        environment=environment,
     )
     if options.conflict is not None:
         raise click.UsageError(options.conflict)
@@ -137,11 +138,13 @@ def _environment(array_index: int | None, array_count: int | None) -> Environmen
 
 
 def show(summary: MiningSummary) -> None:
-    """Prints what was done, and on standard error what failed."""
-    echo(describe(summary))
+    """Prints what was done, and on standard error what failed. Where several ranks print, each line names its own."""
+    before = f"[{log_label()}] " if log_label() else ""
+    for line in describe(summary).split("\n"):
+        echo(before + line)
     if summary.drained is None:
         for report in summary.failed_shards:
-            echo(f"failed: {report.error}", err=True)
+            echo(f"{before}failed: {report.error}", err=True)
 
 
 def describe(summary: MiningSummary) -> str:

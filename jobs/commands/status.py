@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from jobs.errors import EXIT_ERROR
 from jobs.phrases import counted, json_text, shown
 from jobs.progress import duration
 from jobs.runs.layout import RunLayout
+from jobs.runs.presence.judge import WorkerStatus
 from jobs.runs.restart import only_parts_compared
 from jobs.runs.status import METADATA_DAMAGED, RunStatus, failed_inputs, status
 from jobs.submission.array import array_specification, missing_elements
@@ -79,6 +81,7 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
         lines += [f"  {count} images {reason}: without these maps" for reason, count in sorted(added.failed.items())]
         if added.failed:
             lines.append("  the command with --add-maps and --retry-failed adds them again where images lack them")
+    lines += _workers(found)
     if found.done < found.shards and found.rate is not None:
         lines.append(_speed(found.rate, found))
     for state, elements in queue.items():
@@ -94,9 +97,43 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
     if len(found.failed) > _SHOWN:
         lines.append(f"... and {len(found.failed) - _SHOWN} more failed shards (--failed lists them)")
-    if found.done < found.shards:
+    if found.done < found.shards and not found.is_running:
         lines.append("run the same command again to continue")
     return "\n".join(lines)
+
+
+def _workers(found: RunStatus) -> list[str]:
+    """Who works on the run, and while it is not finished also who stopped, died or is silent."""
+    now = time.time()
+    running = [worker for worker in found.workers if worker.state == "running"]
+    lines = [_worker(worker, now) for worker in running[:_SHOWN]]
+    if len(running) > 1:
+        last = max(worker.last_sign for worker in running)
+        lines = [f"running: {len(running)} workers, the last sign of life {_ago(last, now)}", *lines]
+    if len(running) > _SHOWN:
+        lines.append(f"... and {len(running) - _SHOWN} more that are running")
+    if found.done == found.shards:
+        return lines
+    lost = [worker for worker in found.workers if worker.state in ("died", "silent")]
+    lines += [_worker(worker, now) for worker in lost[:_SHOWN]]
+    if len(lost) > _SHOWN:
+        lines.append(f"... and {len(lost) - _SHOWN} more that died or are silent (--json lists them)")
+    ended = [worker for worker in found.workers if worker.state == "ended"]
+    if ended and not running and not lost:
+        lines.append(_worker(max(ended, key=lambda worker: worker.last_sign), now))
+    return lines
+
+
+def _worker(worker: WorkerStatus, now: float) -> str:
+    """`died: pid 4242 on node7, last sign of life 3 h ago: its process is gone`."""
+    if worker.state == "ended":
+        return f"not running: the last worker ended {_ago(worker.last_sign, now)}: {worker.because}"
+    return f"{worker.state}: {worker.name}, last sign of life {_ago(worker.last_sign, now)}: {worker.because}"
+
+
+def _ago(then: float, now: float) -> str:
+    """The time since then; clocks of several hosts may differ a little."""
+    return f"{duration(max(0.0, now - then))} ago"
 
 
 def _speed(rate: float, found: RunStatus) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
@@ -26,13 +27,19 @@ _STATUSES = (EXIT_OK, EXIT_SOME_SHARDS_FAILED, EXIT_DRAINED, EXIT_ERROR)
 
 
 class Counter(Protocol):
-    """Hands out 0, 1, 2, ... once each, and counts ranks by a name."""
+    """Hands out 0, 1, 2, ... once each, counts by a name, and keeps the number that was proposed first."""
 
     def next(self) -> int:
         """The next number."""
 
     def count(self, name: str) -> int:
-        """How many ranks have called this with the name so far, this one included."""
+        """How often the ranks have called this with the name so far, this call included."""
+
+    def propose(self, name: str, number: int) -> None:
+        """Proposes a number, which counts unless another rank has proposed one under the name before."""
+
+    def proposed(self, name: str) -> int:
+        """The number that counts; 0 where it is not known yet."""
 
 
 def draw(items: Sequence[T], counter: Counter) -> Iterator[T]:
@@ -52,6 +59,8 @@ class Ranks:
         self.environment = environment
         self._serves = environment.rank == 0 and not environment.agent_store
         self._drawn_alone = 0
+        self._counts_alone: Counts[str] = Counts()
+        self._proposed_alone: dict[str, int] = {}
         self._left = threading.Event()
         self._counters: SharedCounters | None = None
         if environment.world_size > 1:
@@ -79,10 +88,24 @@ class Ranks:
         return self._drawn_alone - 1
 
     def count(self, name: str) -> int:
-        """How many ranks of this launch have called this with the name so far, this one included."""
+        """How often the ranks of this launch have called this with the name so far, this call included."""
         if self._counters is not None:
             return self._counters.add(f"count/{name}", 1)
-        return 1
+        self._counts_alone[name] += 1
+        return self._counts_alone[name]
+
+    def propose(self, name: str, number: int) -> None:
+        """Proposes a number, which counts unless another rank has proposed one under the name before."""
+        if self._counters is None:
+            self._proposed_alone.setdefault(name, number)
+        elif self._counters.add(f"proposals/{name}", 1) == 1:
+            self._counters.add(f"proposed/{name}", number)
+
+    def proposed(self, name: str) -> int:
+        """The number that counts; 0 where it is not known yet."""
+        if self._counters is not None:
+            return self._counters.add(f"proposed/{name}", 0)
+        return self._proposed_alone.get(name, 0)
 
     def leave(self, status: int) -> int:
         """Says that this rank is done, with its exit status; returns the status to end the process with.

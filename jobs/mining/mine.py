@@ -24,6 +24,7 @@ from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
 from jobs.mining.request import request_of
 from jobs.mining.summary import MiningSummary
+from jobs.mining.telling.shard_lines import Tally
 from jobs.phrases import counted, first_few
 from jobs.processes import available_cores
 from jobs.progress import Progress, loading_torch
@@ -31,6 +32,8 @@ from jobs.runs.growth.run_json import add_addition, add_shards
 from jobs.runs.integrity.footers import refuse_damaged_pairs
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
+from jobs.runs.presence.presence import Presence
+from jobs.runs.presence.worker_lines import WorkerPlace
 from jobs.runs.request import Addition, RunRequest
 from jobs.runs.restart import discard_run, refuse_changed
 from jobs.shards.samples import split_of
@@ -107,12 +110,11 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
         label_agreement=loaded.label_agreement,
     )
     loaded = loaded.of_run(manifest)
-    logger.info("%d shards to do on %s in %s; %s", len(todo), loaded.device, manifest.resolved.precision,
+    logger.info("%s to do on %s in %s; %s", counted(len(todo), "shard"), loaded.device, manifest.resolved.precision,
                 ", ".join(config.maps))  # fmt: skip
-    progress = Progress(None if first_try.left else _bytes_of(todo, options.environment.world_size))
-    summary = _run_worker(
-        loaded, manifest, config, options, block, pending.drawn(counter), progress, limit=first_try.left
-    )
+    progress = Progress(_bytes_of(todo, options.environment.world_size))
+    tally = Tally(counter, len(todo))
+    summary = _run_worker(loaded, manifest, config, options, block, pending.drawn(counter), progress, tally)
     done = layout.done()
     return replace(
         summary,
@@ -157,7 +159,15 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
     pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
     progress = Progress(_bytes_of(todo, options.environment.world_size))
     found = _run_worker(
-        loaded.of_run(run), run, config, options, block, pending.drawn(counter), progress, addition=number
+        loaded.of_run(run),
+        run,
+        config,
+        options,
+        block,
+        pending.drawn(counter),
+        progress,
+        Tally(counter, len(todo)),
+        addition=number,
     )
     return replace(
         found,
@@ -248,6 +258,7 @@ def _run_worker(
     block: Sequence[Shard],
     drawn: Iterable[Shard],
     progress: Progress,
+    tally: Tally,
     addition: int | None = None,
     limit: int | None = None,
 ) -> MiningSummary:
@@ -260,7 +271,14 @@ def _run_worker(
     workers = config.workers
     if workers is None:
         workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
-    with Drain(options.drain_file, environment.deadline) as drain, progress:
+    place = WorkerPlace(
+        rank=environment.rank,
+        ranks=environment.world_size,
+        array_index=environment.array_index,
+        array_count=environment.array_count,
+    )
+    presence = Presence(RunLayout(config.output).logs, place)
+    with presence, Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
             with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),
@@ -272,10 +290,14 @@ def _run_worker(
             replace=options.retry_failed,
             repeats=loaded.fp32_repeats(manifest),
             addition=addition,
+            tally=tally,
             compiling=CompileWish.for_bytes(options.compile, _bytes_of(block, environment.world_size)),
             limit=limit,
         )
-        return worker.run(drawn, workers, environment.local_world_size)
+        summary = worker.run(drawn, workers, environment.local_world_size)
+        if summary.drained is not None:
+            presence.how = f"stopped on {summary.drained}"
+        return summary
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -22,7 +21,7 @@ from jobs.mining.passes.choice import choose_pass
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.summary import MiningSummary
 from jobs.mining.targets import TargetSource
-from jobs.phrases import counted, counted_kinds
+from jobs.mining.telling.shard_lines import ShardLines, Tally
 from jobs.progress import ShardProgress
 from jobs.runs.events import EventLog, ShardReport
 from jobs.runs.layout import RunLayout
@@ -33,8 +32,6 @@ from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.urls import Shard
 from promptsg_core.model import AnyModel
 
-logger = logging.getLogger(__name__)
-
 
 class Worker:
     """Draws shards and mines them, with one pass of the model for each batch. A shard that fails stops no other.
@@ -42,7 +39,7 @@ class Worker:
     `progress` counts the batches and the shards. `drain` says before each batch whether to stop; without it the worker
     stops only at the end. With `replace` a shard that is published already is replaced. `repeats` does images again in
     fp32 whose numbers are not finite. With an `addition` (its number) the maps are added to shards that are published
-    already. `compiling` says when the image tower is compiled. It stops after `limit` images.
+    already. `compiling` says when the image tower is compiled. `tally` counts the shards of all ranks.
     """
 
     def __init__(
@@ -59,12 +56,13 @@ class Worker:
         repeats: Fp32Repeats | None = None,
         addition: int | None = None,
         compiling: CompileWish = CompileWish(),  # noqa: B008 - it is frozen
-        limit: int | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.model, self.config, self.manifest = model, config, manifest
         self._targets, self._cameras = targets, cameras
         self.progress, self.drain, self.replace = progress, drain, replace
-        self._repeats, self.addition, self._compiling, self._limit = repeats, addition, compiling, limit
+        self._repeats, self.addition, self._compiling = repeats, addition, compiling
+        self._lines = ShardLines(tally)
         self.layout = RunLayout(config.output)
         self.summary = MiningSummary(run=config.output)
         self._current: CurrentShard | None = None
@@ -138,7 +136,7 @@ class Worker:
         """Counts and records what became of a shard. The writing thread calls it."""
         self.summary = self.summary.plus(report)
         events.shard(report)
-        _log(report)
+        self._lines.tell(report)
 
     def _mine(self, items: Iterable[Batch | ShardEnd], ordered: ShardsInOrder) -> bool:
         """Mines what the reader yields. Returns whether it stopped before the end."""
@@ -166,27 +164,3 @@ class Worker:
         if self.drain is None or not self.drain.requested:
             return False
         return self._current is None or not self.drain.allows(self._current.seconds_left())
-
-
-def _log(report: ShardReport) -> None:
-    """One line for a shard."""
-    if report.error is not None:
-        logger.error("%s: failed: %s", report.shard, report.error)
-        return
-    notes = [f"{count} {reason}" for reason, count in sorted(report.failed.items())]
-    notes += [f"{count} {reason}, kept" for reason, count in sorted(report.partial.items())]
-    notes += [f"{count} all-zero {name}" for name, count in report.zero_maps.items() if count]
-    if report.done_again:
-        notes.append(f"{counted(report.done_again, 'image')} done again in fp32")
-    if report.passed_over:
-        notes.append(f"passed over {counted_kinds(report.passed_over)}")
-    logger.info(
-        "%s: %s%d images%s; reading %.1f s, model %.1f s, writing %.1f s",
-        report.shard,
-        "only the first " if report.only_first else "",
-        report.images,
-        f" ({', '.join(notes)})" if notes else "",
-        report.seconds_reading,
-        report.seconds_model,
-        report.seconds_writing,
-    )

@@ -62,12 +62,21 @@ class ShardEvent(ShardReport):
         return self.time - self.seconds_reading - self.seconds_model - self.seconds_writing
 
 
+def event_log(folder: Path) -> Path:
+    """The log of this process in the folder of a run's logs: each worker has its own, which no other writes to."""
+    return folder / f"shards-{os.uname().nodename[:64]}-{os.getpid()}.jsonl"
+
+
+def event_logs(folder: Path) -> list[Path]:
+    """The logs of all workers of a run."""
+    return sorted(folder.glob("shards-*.jsonl"))
+
+
 class EventLog:
-    """Appends to logs/shards-<host>-<pid>.jsonl. Each worker has its own file, so that no two write to the same."""
+    """Appends to logs/shards-<host>-<pid>.jsonl."""
 
     def __init__(self, folder: Path) -> None:
-        name = f"shards-{os.uname().nodename[:64]}-{os.getpid()}.jsonl"
-        self._file = (folder / name).open("a", encoding="utf-8")
+        self._file = event_log(folder).open("a", encoding="utf-8")
 
     def shard(self, report: ShardReport) -> None:
         """Records what became of a shard. It only warns if it cannot: a full disk must not end the job here.
@@ -96,9 +105,9 @@ _EVENT = TypeAdapter(ShardEvent)
 
 
 def read_events(folder: Path) -> list[ShardEvent]:
-    """All events of a run, sorted by time. Skips lines that a killed worker left incomplete."""
+    """All events of a run, sorted by time. Skips the lines of presence/, and those that a killed worker left incomplete."""
     found: list[ShardEvent] = []
-    for path in folder.glob("shards-*.jsonl"):
+    for path in event_logs(folder):
         with naming(path):
             lines = path.read_bytes().splitlines()
         found += [event for line in lines if (event := _parse(line)) is not None]

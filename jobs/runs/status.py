@@ -17,6 +17,7 @@ from jobs.runs.integrity.belonging import check_pair, unlisted_problem
 from jobs.runs.integrity.footers import look_at
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest
+from jobs.runs.presence.judge import WorkerStatus, workers_of
 from jobs.runs.restart import ChangedShard, as_it_is_now, changed_shards
 from jobs.runs.speed import speed_of
 from jobs.shards.samples import KEPT
@@ -43,7 +44,8 @@ class RunStatus:
     same as far as they were compared.
 
     `rate` is in images per second, all workers together, lately. `seconds_left` is the time that the rest takes at that
-    rate. `idle` is the number of seconds since the last shard ended. None means unknown.
+    rate. `idle` is the number of seconds since the last shard ended. None means unknown. `workers` are the processes
+    that work on it, and the last ones that did; runs of earlier versions have none.
     """
 
     root: str
@@ -64,6 +66,12 @@ class RunStatus:
     rate: float | None = None
     seconds_left: float | None = None
     idle: float | None = None
+    workers: list[WorkerStatus] = field(default_factory=list)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a worker gives signs of life."""
+        return any(worker.state == "running" for worker in self.workers)
 
     @property
     def exit_status(self) -> int:
@@ -98,7 +106,8 @@ def status(run: str | Path) -> RunStatus:
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
     changed = _changed(layout, done)
-    speed = speed_of(events, done, list(undone.values()), time.time())
+    now = time.time()
+    speed = speed_of(events, done, list(undone.values()), now)
     return RunStatus(
         root=str(run),
         shards=len(shards),
@@ -118,6 +127,7 @@ def status(run: str | Path) -> RunStatus:
         rate=speed.rate,
         seconds_left=speed.seconds_left,
         idle=speed.idle,
+        workers=workers_of(layout.logs, now),
     )
 
 

@@ -1,0 +1,1 @@
+"""Who works on a run: each worker's signs of life, and what they tell whoever looks, on this host or another."""
