@@ -13,7 +13,7 @@ from types import TracebackType
 from jobs.errors import UserError
 from jobs.leftovers import create_locked, lock, remove_leftovers
 from jobs.phrases import json_text
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.system_errors import name_file, naming, reason_of
 
 # What file systems say that have no hard links, and those that do not force a folder to the disk.
@@ -196,7 +196,7 @@ def _held(descriptor: int, path: Path) -> Iterator[None]:
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes."""
-    with naming(path), path.open("rb", buffering=0) as file, Task(f"hashing {path.name}"):
+    with naming(path), path.open("rb", buffering=0) as file, LongTask(f"hashing {path.name}"):
         digest = hashlib.sha256()
         block = memoryview(bytearray(_HASHED_AT_ONCE))  # used again: new memory takes longer than hashing from it
         while count := file.readinto(block):

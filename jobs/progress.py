@@ -1,6 +1,6 @@
 """What is being done and how far it is: bars on a terminal, elsewhere a line every 30 seconds.
 
-Whatever may last more than 3 seconds is a `Task`, or a loop over `tracked` items. It says nothing if it is short.
+Whatever may last more than 3 seconds is a `LongTask`, or a loop over `tracked` items. It says nothing if it is short.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class _Between:
 _between = _Between()
 
 
-class Task:
+class LongTask:
     """Something that may last: says what it is, how long it has been going on, and how far it is.
 
     A thread says it, also while the work is one long call. Nothing is said of what ends soon; with `at_once` it is said
     before it begins, for work that may stop all threads, such as an import. Where `total` is given, call `advance` for
     each `unit`.
 
-    >>> with Task("reading the footers", total=40, unit="shard") as task:
+    >>> with LongTask("reading the footers", total=40, unit="shard") as task:
     ...     task.advance(12)      # after 3 seconds: reading the footers: 12 of 40 shards, 7 s left
     """
 
@@ -76,7 +76,7 @@ class Task:
             target=self._show_bar if bars_are_shown() else self._write_lines, daemon=True, name="progress"
         )
 
-    def __enter__(self) -> Task:
+    def __enter__(self) -> LongTask:
         if self._at_once:
             logger.info("%s", self.what)
         self._watch.start()
@@ -118,12 +118,12 @@ class Task:
 
 
 def told(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """A function each of whose calls is a `Task` of this name."""
+    """A function each of whose calls is a `LongTask` of this name."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            with Task(what):
+            with LongTask(what):
                 return function(*args, **kwargs)
 
         return call
@@ -131,16 +131,16 @@ def told(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
-def loading_torch() -> Task:
+def loading_torch() -> LongTask:
     """The import of torch: it takes seconds, or minutes from a file system that has not read it lately."""
-    return Task("loading torch", at_once="torch" not in sys.modules)
+    return LongTask("loading torch", at_once="torch" not in sys.modules)
 
 
 def tracked(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """The items, each counted as done when the next one is asked for. `total` is by default their number if known."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    with Task(what, total, unit) as task:
+    with LongTask(what, total, unit) as task:
         for item in items:
             yield item
             task.advance()

@@ -23,7 +23,7 @@ from jobs.commands.options import (
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.model_options import parse_image_size
 from jobs.phrases import first_few
-from jobs.progress import Task, loading_torch
+from jobs.progress import LongTask, loading_torch
 from jobs.shards.urls import expand_shards
 from promptsg_core.config import PatchConfig
 from promptsg_core.settings import read_settings
@@ -85,7 +85,7 @@ def command(
     listed = tuple(expand_shards(shards))
     with loading_torch():
         from promptsg_core.checkpoint import inspect_checkpoint
-    with Task("reading the checkpoint"):
+    with LongTask("reading the checkpoint"):
         info = inspect_checkpoint(checkpoint, settings=settings, weights_key=weights_key, image_size=size)
     check = None
     if listed:

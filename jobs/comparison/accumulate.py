@@ -22,7 +22,7 @@ from jobs.comparison.paired_maps import OF_EACH, PairSlice, pair_slices
 from jobs.comparison.pairing import Pairing, ShardPairs
 from jobs.comparison.sums import ChangedImage, MapPairSums, PairedSums, QueryChange
 from jobs.processes import available_cores
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import NOT_FINITE, ZERO
 from jobs.statistics.prefetch import in_threads, prefetched
@@ -80,7 +80,7 @@ class _Measured:
 
 def _counted(slices: Iterator[_Measured], most: int) -> Iterator[_Measured]:
     """The slices, each counted with its pairs, of which there are `most` if all images are in both runs."""
-    with Task("comparing maps", most, "map") as task:
+    with LongTask("comparing maps", most, "map") as task:
         for one in slices:
             yield one
             task.advance(len(one.values))

@@ -33,7 +33,7 @@ from jobs.faithfulness.score import (
     load_mined_model,
 )
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from promptsg_core.model import AnyModel
@@ -111,7 +111,7 @@ def _follow(
 ) -> tuple[Float32Array, Tensor]:
     """The curves of all images, and the pixels of those that are checked, (n, 3, H, W) on the CPU."""
     curves, kept = [], []
-    with Task("removing patches", rows.num_rows, "image") as task:
+    with LongTask("removing patches", rows.num_rows, "image") as task:
         for start, images in read_images(run, rows, model, config):
             some = rows.slice(start, len(images))
             curves.append(removal.curves_of(images, some, [run.maps_of(name, some) for name in config.maps]))

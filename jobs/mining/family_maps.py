@@ -6,7 +6,7 @@ import logging
 
 from cam.names import parse_names
 from jobs.mining.config import MineConfig
-from jobs.progress import Task, loading_torch
+from jobs.progress import LongTask, loading_torch
 from jobs.runs.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def with_maps(config: MineConfig, run: Manifest | None = None) -> MineConfig:
     with loading_torch():
         from promptsg_core.checkpoint import recognise_file
 
-    with Task(f"looking at {config.checkpoint}"):
+    with LongTask(f"looking at {config.checkpoint}"):
         file = recognise_file(config.checkpoint, config.weights_key)
     family = file.family.config
     names = [*(config.maps or family.default_maps), *family.prompt_maps(tuple(config.prompts), file.tensors)]

@@ -158,17 +158,8 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
     logger.info("%d shards get %s on %s in %s", len(todo), ", ".join(maps), loaded.device, run.resolved.precision)
     pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
     progress = Progress(_bytes_of(todo, options.environment.world_size))
-    found = _run_worker(
-        loaded.of_run(run),
-        run,
-        config,
-        options,
-        block,
-        pending.drawn(counter),
-        progress,
-        Tally(counter, len(todo)),
-        addition=number,
-    )
+    tally, drawn = Tally(counter, len(todo)), pending.drawn(counter)
+    found = _run_worker(loaded.of_run(run), run, config, options, block, drawn, progress, tally, addition=number)
     return replace(
         found,
         run=layout.root,

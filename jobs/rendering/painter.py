@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cam.overlay import Map
 from jobs.arrays import Float32Array
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.rendering.chunks import Chunk
 from jobs.rendering.drawing.entry import Entry, ImageRow
 from jobs.rendering.drawing.job import LeftOut, PictureJob
@@ -120,7 +120,7 @@ def _maps_in(other: OtherRun, rows: Sequence[ImageRow], maps: Sequence[str]) -> 
 def draw_all(painter: Painter, chunks: Iterable[Chunk], total: int, workers: int) -> Drawn:
     """Draws all chunks, `total` pictures, in so many processes."""
     written, left_out = 0, []
-    with Task("drawing", total, "picture") as task:
+    with LongTask("drawing", total, "picture") as task:
         for chunk, drawn in in_processes(painter.draw, chunks, workers):
             written += drawn.written
             left_out += drawn.left_out

@@ -16,7 +16,7 @@ import numpy as np
 
 from jobs.arrays import Float32Array, Float64Array, Int64Array
 from jobs.identity import NOBODY
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.retrieval.distances import Distances
 from jobs.retrieval.ranks import average_precision, hit_ranks, nearest
 
@@ -84,7 +84,7 @@ def rank_gallery(
                 ranks, in_camera = hit_ranks(row, hits, camera_of, exact, distances.margin)
                 _keep_ranks(found, query, ranks, in_camera, camera_of[hits])
 
-    with Task("ranking the gallery", count, "query", "queries") as task:
+    with LongTask("ranking the gallery", count, "query", "queries") as task:
         for start in range(0, count, block):
             rank_block(start)
             task.advance(min(block, count - start))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from jobs.errors import UserError
-from jobs.progress import Task, told, tracked
+from jobs.progress import LongTask, told, tracked
 from jobs.retrieval.distances import EuclideanDistances
 from jobs.retrieval.ranks import nearest
 
@@ -124,7 +124,7 @@ def find_neighbours(features: Float32Array, config: RerankConfig, block: int) ->
             far = np.flatnonzero(row >= row.max() - 2 * distances.margin)
             farthest[image] = exact(far).max()
 
-    with Task("re-ranking: finding the nearest images", count, "image") as task:
+    with LongTask("re-ranking: finding the nearest images", count, "image") as task:
         for start in range(0, count, block):
             search_block(start)
             task.advance(min(block, count - start))

@@ -105,7 +105,7 @@ _EVENT = TypeAdapter(ShardEvent)
 
 
 def read_events(folder: Path) -> list[ShardEvent]:
-    """All events of a run, sorted by time. Skips the lines of presence/, and those that a killed worker left incomplete."""
+    """All events of a run, sorted by time. Skips lines of other kinds, and what a killed worker left incomplete."""
     found: list[ShardEvent] = []
     for path in event_logs(folder):
         with naming(path):

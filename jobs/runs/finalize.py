@@ -14,7 +14,7 @@ from jobs.atomic import StagedFile
 from jobs.errors import UserError
 from jobs.leftovers import remove_leftovers, scratch_folder
 from jobs.phrases import one_line
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.integrity.seal import UNSEALED, seal
 from jobs.runs.query import warn_of_incomplete_maps
@@ -107,7 +107,7 @@ def _write(final: Path, batches: pa.RecordBatchReader, schema: pa.Schema, expect
     rows = 0
     with StagedFile(final) as staged:
         with (
-            Task("sorting the rows", expected, "row") as task,
+            LongTask("sorting the rows", expected, "row") as task,
             pq.ParquetWriter(staged.file, schema, compression="zstd", write_page_checksum=True) as writer,
         ):
             for batch in batches:

@@ -18,7 +18,7 @@ import numpy as np
 from cam.measures import STRIPES, stripe_weights
 from cam.placement import GridPlacement
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import GOOD, NOT_FINITE, ZERO, add_maps
 from jobs.statistics.map_slices import chosen_maps, grid_of
@@ -109,7 +109,7 @@ def map_sums(chosen: ChosenImages, name: str, grid: tuple[int, int], sampled: Bo
     share, spread = np.zeros((clusters, patches), np.float32), np.zeros((groups, patches))
     sample = np.empty((int(sampled.sum()), patches), np.float32)
     kept = 0
-    with Task(f"adding up {name}", len(state), "map") as task:
+    with LongTask(f"adding up {name}", len(state), "map") as task:
         for at, maps in prefetched(chosen_maps(chosen, name), _AHEAD):
             flat = maps.reshape(len(maps), patches)
             add_maps(flat, chosen.cluster[at], chosen.group, state[at], share, place, large, spread)

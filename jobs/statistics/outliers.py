@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.identity import NOBODY
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import distances
@@ -55,7 +55,7 @@ def find_outliers(
         return []
     means = identity_means(part)
     found: list[_FarImage] = []
-    task = Task("looking for outliers", len(part.shards), "shard")
+    task = LongTask("looking for outliers", len(part.shards), "shard")
     with ThreadPoolExecutor(threads) as pool, task:
         for chosen in blocks:
             farthest = partial(_farthest, chosen, means, _places(chosen, part), number)

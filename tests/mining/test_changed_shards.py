@@ -223,7 +223,7 @@ def test_what_was_passed_over_is_in_the_log_the_footer_and_the_summary(
         summary = mined(checkpoint, tmp_path / "s-0.tar", tmp_path / "RUN")
     counts = {".txt": 2, ".DS_Store": 1}
     assert summary.passed_over == counts
-    assert "s-0: 1 images (passed over 2 .txt, 1 .DS_Store); reading" in caplog.text
+    assert "s-0: 1 image (passed over 2 .txt, 1 .DS_Store); reading" in caplog.text
     assert read_footer(tmp_path / "RUN" / "metadata" / "s-0.parquet").passed_over == counts
     (log,) = (tmp_path / "RUN" / "logs").glob("*.jsonl")
     assert json.loads(log.read_text())["passed_over"] == counts

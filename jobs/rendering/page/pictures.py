@@ -14,7 +14,7 @@ import numpy as np
 from cam.overlay import Picture, Range, scale_map
 from cam.panels import fitting
 from jobs.arrays import Float32Array
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.rendering.drawing.entry import ImageRow, rows_of
 from jobs.rendering.image_files import decode_row, naming, sized
 from jobs.rendering.page.rows import GalleryRows, GalleryStyle
@@ -110,7 +110,7 @@ def draw_gallery(painter: GalleryPainter, shown: GalleryRows, workers: int) -> s
     """Draws all rows, in several processes where that is worth their start; returns what was written."""
     written: set[Path] = set()
     workers = workers if shown.images >= _WORTH_PROCESSES else 1
-    with Task("drawing", shown.images, "image") as task:
+    with LongTask("drawing", shown.images, "image") as task:
         for part, paths in in_processes(painter.draw, make_parts(shown), workers):
             written.update(paths)
             task.advance(len(part.rows))

@@ -11,7 +11,7 @@ import h5py
 
 from jobs.errors import UserError
 from jobs.phrases import counted
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.runs.footer import ShardFooter, read_facts
 from jobs.runs.integrity.belonging import check_metadata, check_pair, open_added, open_file, open_maps
 from jobs.runs.layout import RunLayout
@@ -24,7 +24,7 @@ _THREADS = 16  # they wait for the file system of a cluster, which answers many 
 
 def look_at(shards: Sequence[str], look: Callable[[str], T]) -> Iterator[T]:
     """What `look` returns for each shard, in their order; by many threads where the file system is slow to answer."""
-    with Task("looking at the shards that are done", len(shards), "shard") as task:
+    with LongTask("looking at the shards that are done", len(shards), "shard") as task:
         for found in _looks(shards, look):
             yield found
             task.advance()

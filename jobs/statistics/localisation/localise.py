@@ -9,7 +9,7 @@ from jobs.atomic import make_folder
 from jobs.errors import UserError
 from jobs.leftovers import scratch_folder
 from jobs.phrases import counted, first_few
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
@@ -72,7 +72,7 @@ def measure(config: LocaliseConfig, scratch: Path) -> MeasuredMasks:
     grids, rows = MapGrids.of(chosen), RowsWriter(scratch, question.maps)
     localiser = Localiser(chosen=chosen, grids=grids, scratch=scratch, rows=rows, queries=queries)
     blocks = mask_blocks(chosen, _mask_files(run, config), grids.distinct, names, counts)
-    with Task("comparing maps with masks", len(chosen.rows), "image") as task:
+    with LongTask("comparing maps with masks", len(chosen.rows), "image") as task:
         for block in prefetched(blocks, _AHEAD):
             localiser.add(block)
             task.advance(len(block.keys))

@@ -15,7 +15,7 @@ from cam.names import MapName, column_of
 from jobs.atomic import StagedFile, make_folder
 from jobs.errors import UserError
 from jobs.identity import identity_codes, identity_columns
-from jobs.progress import Task
+from jobs.progress import LongTask
 from jobs.prompt_sets import probes_among
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import RowSelection, select_rows, warn_of_unfinished
@@ -138,7 +138,7 @@ def _write_shares(
     schema = _schema(maps)
     with StagedFile(final) as staged:
         with (
-            Task("comparing prompts", len(chosen.rows), "image") as task,
+            LongTask("comparing prompts", len(chosen.rows), "image") as task,
             pq.ParquetWriter(staged.file, schema, compression="zstd") as writer,
         ):
             for block, table in _tables(chosen, maps, schema):
