@@ -14,6 +14,8 @@ from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate,
 from jobs.benchmark.samples import DecodedImages, ReadImages, decode_images, read_images, repeated
 from jobs.benchmark.timing import most_resident
 from jobs.mining.config import MineConfig
+from jobs.mining.early.files import check_model_words
+from jobs.mining.early.names import refuse_unknown_maps
 from jobs.progress import loading_torch
 from jobs.shards.urls import Shard, expand_shards
 
@@ -43,6 +45,9 @@ class BenchConfig:
 
 def bench(config: BenchConfig) -> BenchReport:
     """Loads the model and measures every stage. Raises UserError if no image of the shards decodes."""
+    refuse_unknown_maps(config.mining.maps)
+    check_model_words(config.mining.checkpoint, config.mining.device, config.mining.precision)
+    shards = expand_shards(config.mining.shards)
     with loading_torch():
         import torch
 
@@ -50,7 +55,6 @@ def bench(config: BenchConfig) -> BenchReport:
         from jobs.mining.model import load
 
     config = replace(config, mining=with_maps(config.mining))
-    shards = expand_shards(config.mining.shards)
     loaded = load(config.mining, (), shards, any_camera=True)  # the time does not depend on it
     average_load = os.getloadavg()[0]
     read = read_images(shards, config.limit)

@@ -24,6 +24,7 @@ from jobs.commands.options import (
     selection_options,
     shards_root_option,
 )
+from jobs.faithfulness.early import refuse_wrong_request
 from jobs.faithfulness.plan import DEFAULT_LIMIT, FaithfulnessConfig
 from jobs.faithfulness.summary import FaithfulnessSummary, MeanInterval
 from jobs.phrases import json_text
@@ -119,10 +120,12 @@ def command(config: FaithfulnessConfig, selection: RowSelection, as_json: bool) 
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --where "split = 'query'" --sample 200
       promptsg faithfulness RUN --checkpoint ViT-B-16_60.pth --map gradcam++/mim --map mim_attention --no-sanity
     """
+    config = replace(config, selection=selection, seed=selection.seed)
+    refuse_wrong_request(config)
     with loading_torch():
         from jobs.faithfulness.measure import measure_faithfulness
 
-    result = measure_faithfulness(replace(config, selection=selection, seed=selection.seed))
+    result = measure_faithfulness(config)
     if as_json:
         echo(json_text(result.summary.as_json()))
     else:

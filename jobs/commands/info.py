@@ -21,6 +21,7 @@ from jobs.commands.options import (
     weights_key_option,
 )
 from jobs.mining.camera_rows.options import CameraOptions
+from jobs.mining.early.files import check_model_words
 from jobs.mining.model_options import parse_image_size
 from jobs.phrases import first_few
 from jobs.progress import LongTask, loading_torch
@@ -80,6 +81,7 @@ def command(
     if checkpoint is None:
         echo(known_families())
         return
+    check_model_words(checkpoint, device, precision)
     settings = read_settings(model_settings, overrides)
     size = None if image_size is None else parse_image_size(image_size)
     listed = tuple(expand_shards(shards))

@@ -19,8 +19,10 @@ from jobs.commands.options import (
     target_option,
     weights_key_option,
 )
+from jobs.mining.early.names import refuse_unknown_maps
 from jobs.progress import loading_torch
 from jobs.shards.names import PIPE
+from jobs.shards.urls import expand_shards
 from promptsg_core.settings import read_settings
 
 
@@ -62,6 +64,8 @@ def command(
 
     It runs `mine`, `evaluate` and `render`, which have more options. Exit status 1 where no query could be scored.
     """
+    refuse_unknown_maps(maps)
+    expand_shards(shards)
     maps = maps or _own_map(checkpoint, model_settings, overrides, weights_key)
     mine = ["mine", *repeated("--shards", shards), *repeated("--maps", maps)]
     mine += ["--checkpoint", checkpoint] if checkpoint is not None else []

@@ -11,9 +11,11 @@ import click
 from click.core import ParameterSource
 
 from jobs.commands.options import PromptsgCommand, echo, option_with_default
+from jobs.errors import UserError
 from jobs.progress import loading_torch
+from jobs.shards.urls import expand_shards
 from jobs.training.config import TrainConfig, build_train_config
-from promptsg_core.choices import PRECISION_NAMES
+from promptsg_core.choices import PRECISION_NAMES, check_device_name
 
 if TYPE_CHECKING:
     from jobs.training.train import TrainingReport
@@ -107,6 +109,10 @@ def command(file: Path | None, settings: tuple[str, ...], overwrite: bool, **val
     same command again continues where it stopped. Exit status: 0 done, 1 error, 2 usage, 75 stopped on request.
     """
     config = build_train_config(file, _typed(values), settings)
+    check_device_name(config.device)
+    expand_shards(config.shards)
+    if config.init is not None and not config.init.is_file():
+        raise UserError(f"--init {config.init} does not exist or is not a file")
     with loading_torch():
         from jobs.training.train import train
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 from jobs.launch.environment import Environment
+from jobs.progress import loading_torch
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore
@@ -61,7 +62,8 @@ def _add(store: TCPStore, key: str, amount: int, answer: Future[int]) -> None:
 
 
 def _connect(environment: Environment, serves: bool, seconds: float) -> TCPStore:
-    from torch.distributed import DistError, TCPStore
+    with loading_torch():
+        from torch.distributed import DistError, TCPStore
 
     assert environment.address is not None and environment.port is not None
     try:

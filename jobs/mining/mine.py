@@ -17,6 +17,8 @@ from jobs.launch.ranks import Counter, Ranks
 from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
+from jobs.mining.early.files import check_model_words
+from jobs.mining.early.names import refuse_unknown_maps
 from jobs.mining.family_maps import with_maps
 from jobs.mining.growth.first_try import FirstTry, shards_for_a_first_try
 from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
@@ -63,6 +65,8 @@ def mine(
     """
     if options.conflict is not None:
         raise UserError(options.conflict)
+    refuse_unknown_maps((*config.maps, *options.add_maps))
+    check_model_words(config.checkpoint, config.device, config.precision)
     with Ranks(options.environment) as ranks:
         summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks)
         if before_leaving is not None:
@@ -189,7 +193,7 @@ def _load(
 
 
 def _tell_if_shared(loaded: LoadedModel, options: MineOptions, counter: Counter) -> None:
-    from jobs.mining.limits.shared_gpu import tell_if_shared  # takes seconds: torch
+    from jobs.mining.limits.shared_gpu import tell_if_shared  # which imports torch
 
     tell_if_shared(loaded.device, options.environment, counter)
 

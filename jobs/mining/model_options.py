@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 from jobs.mining.camera_rows.options import CameraOptions
+from jobs.mining.early.files import check_model_words
 from jobs.progress import loading_torch, told
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ModelOptions:
         checkpoint = self.checkpoint or settings.weight
         if checkpoint is None:
             raise UserError("no checkpoint: give --checkpoint FILE (or TEST.WEIGHT in --model-settings)")
+        check_model_words(Path(checkpoint), self.device, self.precision)
         return load_with_prompts(
             Path(checkpoint),
             parse_prompts(self.prompts),

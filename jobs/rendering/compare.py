@@ -12,7 +12,9 @@ from cam.panels import column
 from cam.placement import GridPlacement, placement_of
 from jobs.atomic import make_folder
 from jobs.errors import UserError
+from jobs.mining.early.names import refuse_unknown_layers, refuse_unknown_methods
 from jobs.mining.model_options import ModelOptions
+from jobs.phrases import first_few
 from jobs.rendering.looks import Looks
 from jobs.rendering.panels import padded, text_block
 from jobs.rendering.single.files import save_arrays, save_picture, stems_for
@@ -65,6 +67,10 @@ def compare(config: CompareConfig) -> Comparison:
 
     Raises UserError if an image cannot be read, and CamError on a map that cannot be had, both before writing.
     """
+    refuse_unknown_methods(config.methods)
+    refuse_unknown_layers(config.layers)
+    if missing := [path for path in (config.query, config.gallery) if not path.is_file()]:
+        raise UserError(f"no such image: {first_few(missing)}")
     model = config.model.load()
     methods = config.methods or (model.native_maps[0], "gradcam++", "hirescam")
     maps = requested_maps(model, methods, config.layers, "similarity")

@@ -9,8 +9,10 @@ from pathlib import Path
 from cam.names import check_methods, column_of
 from cam.placement import placement_of
 from jobs.atomic import make_folder
-from jobs.errors import EXIT_ERROR, EXIT_OK
+from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
+from jobs.mining.early.names import refuse_unknown_layers, refuse_unknown_methods
 from jobs.mining.model_options import ModelOptions
+from jobs.phrases import first_few
 from jobs.progress import tracked
 from jobs.rendering.looks import Looks
 from jobs.rendering.single.files import find_images, save_arrays, save_picture, stems_for
@@ -65,7 +67,11 @@ def visualize(config: VisualizeConfig) -> VisualizeReport:
 
     Raises UserError if there is no image and no checkpoint, and CamError on a map that cannot be had.
     """
+    refuse_unknown_methods(config.methods)
+    refuse_unknown_layers(config.layers)
     paths = find_images(config.images)[: config.num]
+    if not any(path.is_file() for path in paths):
+        raise UserError(f"no such image: {first_few(paths)}")
     model = config.model.load()
     by_class = config.target_class is not None
     chosen = "label" if by_class else config.target

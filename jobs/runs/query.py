@@ -50,6 +50,16 @@ class RowSelection:
     keys: tuple[str, ...] | None = None
 
 
+def check_selection(run: Run, selection: RowSelection) -> None:
+    """Raises UserError for a condition or an order that is not SQL over the run's columns. Reads no rows."""
+    connection = connect_metadata(run)
+    with reading_metadata(run):
+        if selection.where is not None:
+            check_expression(connection, SAMPLES, "condition", selection.where, "--where")
+        if selection.order_by is not None:
+            check_expression(connection, SAMPLES, "order", selection.order_by, "--order-by")
+
+
 @told("choosing the images")
 def select_rows(
     run: Run,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
-from cam.names import METHODS, parse_names
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
+from jobs.mining.early.names import refuse_unknown_maps
 from jobs.mining.family_maps import with_maps
 from jobs.mining.growth.pending_additions import find_addition
 from jobs.mining.request import request_of
-from jobs.phrases import did_you_mean
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest, refuse_other
 from jobs.shards.urls import Shard, expand_shards
@@ -24,8 +22,6 @@ from jobs.submission.options import ArrayOptions
 from jobs.submission.queue import remember_jobs
 from jobs.submission.sbatch import call_sbatch, check_programs
 from jobs.submission.scripts import JobPlace, array_script, finalize_script
-from promptsg_core.families.map_names import LAYER_NAMES, NATIVE_MAP_NAMES
-from promptsg_core.families.registry import others_registered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +64,7 @@ def submit(config: SubmitConfig) -> Submission:
     """
     if config.extend and config.add_maps:
         raise UserError("--extend and --add-maps exclude each other: submit one, and after it the other")
-    _refuse_unknown_maps((*config.mining.maps, *config.add_maps))
+    refuse_unknown_maps((*config.mining.maps, *config.add_maps))
     shards = expand_shards(config.mining.shards)
     place = JobPlace(layout=RunLayout(config.mining.output), folder=Path.cwd(), programs=Path(sys.executable).parent)
     tasks = min(config.array.tasks, len(shards))
@@ -99,24 +95,6 @@ def _refuse_other_run(config: SubmitConfig, shards: list[Shard], layout: RunLayo
         refuse_other(layout, earlier, request, extend=config.extend)
         if config.add_maps:
             find_addition(layout, earlier, config.add_maps)
-
-
-def _refuse_unknown_maps(maps: Sequence[str]) -> None:
-    """Refuses a misspelt layer or map now. The model itself is not loaded here: it checks the rest.
-
-    Families of other packages may have further names: with one installed, only a near miss is refused.
-    """
-    may_be_known = others_registered()
-    for name in parse_names(maps) if maps else ():
-        if name.layer is not None and name.layer not in LAYER_NAMES:
-            hint = did_you_mean(name.layer, LAYER_NAMES)
-            if hint or not may_be_known:
-                layers = ", ".join(LAYER_NAMES)
-                raise UserError(f"unknown layer {name.layer!r} in {name}{hint or '.'} Layers are {layers}")
-        if name.method not in (*METHODS, *NATIVE_MAP_NAMES):
-            hint = did_you_mean(name.method, (*METHODS, *NATIVE_MAP_NAMES))
-            if hint or not may_be_known:
-                raise UserError(f"unknown map {str(name)!r}{hint or '.'}")
 
 
 def _write_scripts(planned: Submission, mining: MineConfig, place: JobPlace) -> None:

@@ -45,7 +45,7 @@ class ShardLines:
         notes = _notes(report)
         if report.error is not None:
             logger.error("%s: failed%s: %s", report.shard, f" ({total})" if total else "", report.error)
-        elif self._may_write() or notes:
+        elif self._may_write() or report.failed or report.passed_over:
             others = f" ({counted(self._unsaid, 'shard')} more since the last line)" if self._unsaid else ""
             logger.info(
                 "%s: %s%s; %sreading %.1f s, model %.1f s, writing %.1f s",
