@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
@@ -17,7 +18,7 @@ from jobs.launch.ranks import Counter, Ranks
 from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
-from jobs.mining.early.files import check_model_words
+from jobs.mining.early.files import check_files, check_model_words
 from jobs.mining.early.names import refuse_unknown_maps
 from jobs.mining.family_maps import with_maps
 from jobs.mining.growth.first_try import FirstTry, shards_for_a_first_try
@@ -67,6 +68,9 @@ def mine(
         raise UserError(options.conflict)
     refuse_unknown_maps((*config.maps, *options.add_maps))
     check_model_words(config.checkpoint, config.device, config.precision)
+    check_files(one for one in (config.label_map, config.camera_map, config.model_settings) if isinstance(one, Path))
+    if config.reference is not None:
+        read_manifest(RunLayout(config.reference))
     with Ranks(options.environment) as ranks:
         summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks)
         if before_leaving is not None:

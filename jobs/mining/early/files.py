@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -15,3 +16,12 @@ def check_model_words(checkpoint: Path, device: str = "auto", precision: str | N
         check_precision_name(precision)
     if not checkpoint.is_file():
         raise UserError(f"the checkpoint {checkpoint} does not exist or is not a file")
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raises UserError for the first file that cannot be opened."""
+    for path in paths:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
