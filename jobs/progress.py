@@ -190,7 +190,7 @@ class Progress:
             self._bar.update(images)
         elif time.monotonic() - self._last_line >= INTERVAL_SECONDS:
             self._last_line = time.monotonic()
-            logger.info("%d images, %.0f a second, %s", self.images, self.rate, self._left())
+            logger.info("%s, %.0f a second, %s", counted(self.images, "image"), self.rate, self._left())
 
     def finish_shard(self, size: int | None) -> None:
         """The current shard has ended, whether it succeeded or not; `size` is in bytes."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig
+from jobs.phrases import counted
 from jobs.progress import told
 from jobs.shards.samples import read_samples
 from jobs.shards.tar import TarReader
@@ -57,7 +58,9 @@ def read_images(shards: Sequence[Shard], limit: int) -> ReadImages:
             break
     seconds = time.perf_counter() - started
     if not images:
-        raise UserError(f"the {len(shards)} shards hold no image that could be measured with")
+        raise UserError(
+            f"the {counted(len(shards), 'shard holds', 'shards hold')} no image that could be measured with"
+        )
     return ReadImages(images=images, total=_total(len(images), shards, finished, read_bytes), seconds=seconds)
 
 
@@ -82,7 +85,7 @@ def decode_images(images: Sequence[bytes], size: tuple[int, int], config: MineCo
     if not len(decoded.images):
         first = decoded.outcomes[0]
         assert isinstance(first, DecodingFailure)
-        raise UserError(f"none of the first {len(images)} images decodes; the first says: {first.error}")
+        raise UserError(f"none of the first {counted(len(images), 'image')} decodes; the first says: {first.error}")
     return DecodedImages(pixels=decoded.images, seconds=decoded.seconds)
 
 

@@ -135,7 +135,7 @@ def _measures(found: RunDifference) -> list[str]:
             cells = [_interval(numbers[g, name, measure]) for measure in _SHOWN]
             lines.append(f"{name + '  ' + labels[g]:<{width}}" + "".join(f"{cell:>24}" for cell in cells))
     if len(labels) > _MOST_GROUPS:
-        lines.append(f"... and {len(labels) - _MOST_GROUPS} more groups")
+        lines.append(f"... and {counted(len(labels) - _MOST_GROUPS, 'more group')}")
     return lines
 
 

@@ -175,7 +175,8 @@ def _counts(evaluation: Evaluation) -> list[str]:
         counted(gallery.junk, "junk image"),
     ]
     lines = [
-        f"{evaluation.config.run}: {evaluation.scores.queries} queries, {gallery.ranked} gallery images, "
+        f"{evaluation.config.run}: {counted(evaluation.scores.queries, 'query', 'queries')}, "
+        f"{counted(gallery.ranked, 'gallery image')}, "
         f"features of {evaluation.feature_width}" + (", re-ranked" if evaluation.config.rerank else ""),
         f"left out: {', '.join(left_out)}",
     ]

@@ -27,7 +27,7 @@ from jobs.commands.options import (
 from jobs.faithfulness.early import refuse_wrong_request
 from jobs.faithfulness.plan import DEFAULT_LIMIT, FaithfulnessConfig
 from jobs.faithfulness.summary import FaithfulnessSummary, MeanInterval
-from jobs.phrases import json_text
+from jobs.phrases import counted, json_text
 from jobs.progress import loading_torch
 from jobs.runs.query import RowSelection
 
@@ -135,13 +135,14 @@ def command(config: FaithfulnessConfig, selection: RowSelection, as_json: bool) 
 def describe(summary: FaithfulnessSummary) -> str:
     """The tables, without a line break at the end."""
     lines = [
-        f"{summary.images} images of {summary.identities} identities; score: {summary.score}",
-        f"{summary.patches} patches in {summary.steps} steps, highest first; blur sigma "
-        f"{summary.blur_sigma_pixels:g} pixels; random: mean of {summary.random_orders} orders",
+        f"{counted(summary.images, 'image')} of {counted(summary.identities, 'identity', 'identities')}; score: "
+        f"{summary.score}",
+        f"{summary.patches} patches in {counted(summary.steps, 'step')}, highest first; blur sigma "
+        f"{summary.blur_sigma_pixels:g} pixels; random: mean of {counted(summary.random_orders, 'order')}",
         "area under the curve [95 % over identities]; deletion: lower is better, insertion: higher is better",
     ]
     lines += [
-        f"  {count} all-zero maps of {name}, whose order is that of the grid's rows"
+        f"  {counted(count, 'all-zero map')} of {name}, whose order is that of the grid's rows"
         for name, count in summary.zero_maps.items()
         if count
     ]
@@ -149,7 +150,8 @@ def describe(summary: FaithfulnessSummary) -> str:
     if summary.sanity:
         lines += [
             "",
-            f"correlation with the stored maps of {summary.sanity[0].images} images, after weights were made random "
+            f"correlation with the stored maps of {counted(summary.sanity[0].images, 'image')}, after weights were "
+            "made random "
             "(near 0: the map depends on them)",
             *_aligned(_sanity_rows(summary)),
         ]

@@ -9,6 +9,7 @@ import click
 
 from jobs.commands.options import PromptsgCommand, echo, run_argument
 from jobs.errors import EXIT_SOME_SHARDS_FAILED
+from jobs.phrases import counted
 from jobs.runs.finalize import UnfinishedRunError, finalize
 
 _SHOWN = 20
@@ -30,12 +31,15 @@ def command(run: Path) -> None:
     except UnfinishedRunError as error:
         echo(describe_unfinished(run, error), err=True)
         sys.exit(EXIT_SOME_SHARDS_FAILED)
-    echo(f"{joined.rows} rows of {joined.shards} shards in {joined.path}")
+    echo(
+        f"{counted(rows, 'row')} of {counted(len(open_run(run).manifest.shards), 'shard')} in "
+        f"{run / 'metadata.parquet'}"
+    )
 
 
 def describe_unfinished(run: Path, error: UnfinishedRunError) -> str:
     """The first shards that are not done, and how to list all of them."""
-    lines = [f"{run}: {len(error.missing)} of {error.shards} shards are not done:"]
+    lines = [f"{run}: {len(error.missing)} of {counted(error.shards, 'shard is', 'shards are')} not done:"]
     lines += [f"  {name}" for name in error.missing[:_SHOWN]]
     if len(error.missing) > _SHOWN:
         more = len(error.missing) - _SHOWN

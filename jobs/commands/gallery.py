@@ -78,7 +78,8 @@ def describe(report: GalleryReport, limit: int | None) -> str:
         lines.append("left out: " + ", ".join(f"{count} {why}" for why, count in sorted(report.left_out.items())))
     if report.cut:
         lines.append(
-            f"{report.cut} more images match and are not in it: --limit is {limit}; raise it, or narrow with --where "
+            f"{counted(report.cut, 'more image matches and is', 'more images match and are')} not in it: --limit is "
+            f"{limit}; raise it, or narrow with --where "
             "or --sample"
         )
     return "\n".join(lines)

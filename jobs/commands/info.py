@@ -23,7 +23,7 @@ from jobs.commands.options import (
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.early.files import check_model_words
 from jobs.mining.model_options import parse_image_size
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.progress import LongTask, loading_torch
 from jobs.shards.urls import expand_shards
 from promptsg_core.config import PatchConfig
@@ -186,7 +186,7 @@ def describe_check(check: SampleCheck) -> list[str]:
 
     lines = []
     for found in check.retrieval:
-        what = f"{found.images} {found.name} of {found.persons} persons"
+        what = f"{found.images} {found.name} of {counted(found.persons, 'person')}"
         if found.rank1 is None or found.mAP is None or found.chance is None:
             lines.append(f"{'retrieval':<16}{what}: no image has a match, which takes two cameras or two images")
             continue
@@ -203,5 +203,5 @@ def describe_check(check: SampleCheck) -> list[str]:
     if check.undecoded:
         lines.append(f"{'':<16}{check.undecoded} of the images did not decode or have no known camera")
     if check.read < check.shards:
-        lines.append(f"{'':<16}the sample is from {check.read} of {check.shards} shards")
+        lines.append(f"{'':<16}the sample is from {check.read} of {counted(check.shards, 'shard')}")
     return lines

@@ -19,6 +19,7 @@ from jobs.commands.options import (
     run_argument,
     shards_root_option,
 )
+from jobs.phrases import counted
 from jobs.statistics.localisation.config import LocaliseConfig
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def describe(result: LocaliseResult) -> str:
     lines += [failures_line(look) for look in found.queries or () if look.measure == "on_person"]
     if found.queries is None:
         lines.append("whether failed queries look at the background: run `promptsg evaluate` first")
-    return "\n".join([*lines, f"{found.images:,} images with a mask: {result.files.report}"])
+    return "\n".join([*lines, f"{counted(found.images, 'image')} with a mask: {result.files.report}"])
 
 
 def _tables(found: LocaliseFindings) -> list[str]:

@@ -149,10 +149,10 @@ def show(summary: MiningSummary) -> None:
 
 def describe(summary: MiningSummary) -> str:
     """The summary for people."""
-    done = f"{summary.done} of {summary.total} shards are done in {summary.run}"
+    done = f"{summary.done} of {counted(summary.total, 'shard is', 'shards are')} done in {summary.run}"
     if summary.added_maps:
         added = ", ".join(summary.added_maps)
-        done = f"{summary.done} of {summary.total} shards of {summary.run} have {added}"
+        done = f"{summary.done} of {counted(summary.total, 'shard')} of {summary.run} have {added}"
         if summary.not_mined:
             done += f", {counted(summary.not_mined, 'shard is', 'shards are')} not mined yet"
     if summary.limit is not None and summary.nothing_to_do and summary.done < summary.total:
@@ -161,9 +161,9 @@ def describe(summary: MiningSummary) -> str:
         return f"{done}; nothing to do"
     lines = [f"overwriting: deleted {what}" for what in summary.deleted]
     lines.append(
-        f"{summary.images} images {_of_shards(summary)}, {duration(summary.seconds)}; "
-        f"{summary.failed_images} images failed, {summary.partial_images} lack a target, "
-        f"{summary.zero_maps} maps are all zero; {done}"
+        f"{counted(summary.images, 'image')} in {counted(summary.shards, 'shard')}, {duration(summary.seconds)}; "
+        f"{counted(summary.failed_images, 'image')} failed, {summary.partial_images} lack a target, "
+        f"{counted(summary.zero_maps, 'map is', 'maps are')} all zero; {done}"
     )
     if summary.done_again:
         lines.append(f"{counted(summary.done_again, 'image')} done again in fp32: numbers were not finite before")

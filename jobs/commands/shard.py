@@ -104,18 +104,23 @@ def describe(report: PackingReport) -> list[str]:
     """The lines that say what was packed, what was passed over, and what to do next."""
     lines = []
     if report.removed:
-        lines.append(f"removed {len(report.removed)} shards of an earlier request from {report.dest}")
+        lines.append(f"removed {counted(len(report.removed), 'shard')} of an earlier request from {report.dest}")
     if report.packed_again:
         again = f"{counted(len(report.packed_again), 'shard')} whose images changed: {first_few(report.packed_again)}"
         lines.append(f"packed again {again}; `promptsg mine ... --retry-failed` takes them")
     for split in report.splits:
-        lines.append(f"{split.split}: {split.images} images, {split.identities} identities, {split.cameras} cameras")
+        lines.append(
+            f"{split.split}: {counted(split.images, 'image')}, "
+            f"{counted(split.identities, 'identity', 'identities')}, {counted(split.cameras, 'camera')}"
+        )
     if report.ignored:
         lines.append(
-            f"ignored {len(report.ignored)} files that are not images of the dataset: {_names(report.ignored)}"
+            f"ignored {counted(len(report.ignored), 'file')} that are not images of the dataset: "
+            f"{_names(report.ignored)}"
         )
     lines.append(
-        f"{report.images} images in {len(report.shards)} shards of {report.dataset} in {report.dest}; "
+        f"{counted(report.images, 'image')} in {counted(len(report.shards), 'shard')} of {report.dataset} in "
+        f"{report.dest}; "
         f"{counted(report.identities, 'identity', 'identities')} in all"
     )
     words = ("mine", "--shards", report.dest / "*.tar", "--checkpoint", "CHECKPOINT", "--output", "RUN")

@@ -64,13 +64,13 @@ def command(run: Path, as_json: bool, list_failed: bool, list_missing: bool, arr
 def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     """The state for people. `queue` is SLURM's state -> the elements of this run that have it."""
     lines = [
-        f"{found.root}: {found.done} of {found.shards} shards done, {len(found.failed)} failed, "
+        f"{found.root}: {found.done} of {counted(found.shards, 'shard')} done, {len(found.failed)} failed, "
         f"{len(found.missing)} missing" + (f"; {len(found.damaged)} damaged" if found.damaged else ""),
-        f"{found.images} images with maps, {sum(found.failed_images.values())} failed",
+        f"{counted(found.images, 'image')} with maps, {sum(found.failed_images.values())} failed",
     ]
     lines += [f"  {count} {reason}" for reason, count in sorted(found.failed_images.items())]
     lines += [f"  {count} {reason}: kept, without the target's maps" for reason, count in found.partial_images.items()]
-    lines += [f"  {count} all-zero maps of {name}" for name, count in sorted(found.zero_maps.items())]
+    lines += [f"  {counted(count, 'all-zero map')} of {name}" for name, count in sorted(found.zero_maps.items())]
     if found.done_again:
         lines.append(f"  {counted(found.done_again, 'image')} done again in fp32: numbers were not finite before")
     if found.begun:
@@ -78,7 +78,10 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
         lines.append(f"first images, by mine --limit: {begun}")
     for added in found.added:
         lines.append(f"maps {added.describe()}")
-        lines += [f"  {count} images {reason}: without these maps" for reason, count in sorted(added.failed.items())]
+        lines += [
+            f"  {counted(count, 'image')} {reason}: without these maps"
+            for reason, count in sorted(added.failed.items())
+        ]
         if added.failed:
             lines.append("  the command with --add-maps and --retry-failed adds them again where images lack them")
     lines += _workers(found)
@@ -88,15 +91,15 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
         lines.append(f"SLURM: {len(elements)} {state.lower()}: {', '.join(elements[:_SHOWN])}")
     lines += [f"changed after being mined: {name}: {how}" for name, how in list(found.changed.items())[:_SHOWN]]
     if len(found.changed) > _SHOWN:
-        lines.append(f"... and {len(found.changed) - _SHOWN} more changed shards")
+        lines.append(f"... and {counted(len(found.changed) - _SHOWN, 'more changed shard')}")
     if found.rewritten:
         lines.append(only_parts_compared(found.rewritten))
     lines += [f"damaged: {error}" for error in list(found.damaged.values())[:_SHOWN]]
     if len(found.damaged) > _SHOWN:
-        lines.append(f"... and {len(found.damaged) - _SHOWN} more damaged shards (--failed lists them)")
+        lines.append(f"... and {counted(len(found.damaged) - _SHOWN, 'more damaged shard')} (--failed lists them)")
     lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
     if len(found.failed) > _SHOWN:
-        lines.append(f"... and {len(found.failed) - _SHOWN} more failed shards (--failed lists them)")
+        lines.append(f"... and {counted(len(found.failed) - _SHOWN, 'more failed shard')} (--failed lists them)")
     if found.done < found.shards and not found.is_running:
         lines.append("run the same command again to continue")
     return "\n".join(lines)
@@ -109,7 +112,7 @@ def _workers(found: RunStatus) -> list[str]:
     lines = [_worker(worker, now) for worker in running[:_SHOWN]]
     if len(running) > 1:
         last = max(worker.last_sign for worker in running)
-        lines = [f"running: {len(running)} workers, the last sign of life {_ago(last, now)}", *lines]
+        lines = [f"running: {counted(len(running), 'worker')}, the last sign of life {_ago(last, now)}", *lines]
     if len(running) > _SHOWN:
         lines.append(f"... and {len(running) - _SHOWN} more that are running")
     if found.done == found.shards:
@@ -137,7 +140,7 @@ def _ago(then: float, now: float) -> str:
 
 
 def _speed(rate: float, found: RunStatus) -> str:
-    line = f"{rate:.0f} images a second"
+    line = f"{counted(round(rate), 'image')} a second"
     if found.seconds_left is not None:
         line += f", {duration(found.seconds_left)} left at that rate"
     if found.idle is not None and found.idle > _IDLE_SECONDS:

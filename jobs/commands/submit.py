@@ -9,6 +9,7 @@ import click
 
 from jobs.commands.options import PromptsgCommand, echo, option_group, option_with_default
 from jobs.mining.config import build_config
+from jobs.phrases import counted
 from jobs.submission.options import CORES_PER_GPU, ArrayOptions, sbatch_options
 from jobs.submission.submit import Submission, SubmitConfig, submit
 
@@ -103,7 +104,8 @@ def command(
     submission = submit(SubmitConfig(mining=mining, array=array, extend=extend, add_maps=add_maps, dry_run=dry_run))
     if submission.idle_tasks:
         echo(
-            f"there are only {submission.shards} shards: {submission.tasks} tasks are requested instead of "
+            f"there are only {counted(submission.shards, 'shard')}: "
+            f"{counted(submission.tasks, 'task is', 'tasks are')} requested instead of "
             f"{submission.tasks + submission.idle_tasks}",
             err=True,
         )
@@ -118,7 +120,8 @@ def describe(submission: Submission) -> str:
     job, after, run = submission.array_job, submission.finalize_job, submission.run
     return "\n".join(
         [
-            f"array job {job}: {submission.shards} shards over {submission.tasks} tasks; finalize job {after} runs "
+            f"array job {job}: {counted(submission.shards, 'shard')} over {counted(submission.tasks, 'task')}; "
+            f"finalize job {after} runs "
             "after it",
             f"  watch:   promptsg status {shlex.quote(str(run))}; squeue --jobs={job},{after}",
             f"  logs:    {run}/logs/{job}_*.out",

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from jobs.commands.options import PromptsgCommand, echo, option_with_default
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.progress import loading_torch
 from jobs.shards.urls import expand_shards
 from jobs.training.config import TrainConfig, build_train_config
@@ -141,13 +142,15 @@ def _shards_to_mine(config: TrainConfig) -> list[object]:
 
 def describe(report: TrainingReport) -> str:
     """The report for people."""
-    begun = "".join(f"overwriting: deleted {name}\n" for name in report.deleted) + (
-        f"{report.images} images of {report.identities} identities; {report.steps} steps on {report.device} "
+    begun = (
+        f"{counted(report.images, 'image')} of {counted(report.identities, 'identity', 'identities')}; "
+        f"{counted(report.steps, 'step')} on {report.device} "
         f"in {report.precision}"
     )
     if report.drained is not None:
         return (
-            f"{begun}\nstopped on {report.drained} after {report.step} of {report.steps} steps; the same command goes "
+            f"{begun}\nstopped on {report.drained} after {report.step} of {counted(report.steps, 'step')}; the same "
+            "command goes "
             "on from here"
         )
-    return f"{begun}\n{report.checkpoint} after {report.steps} steps, {report.seconds:.0f} s"
+    return f"{begun}\n{report.checkpoint} after {counted(report.steps, 'step')}, {report.seconds:.0f} s"

@@ -37,7 +37,10 @@ def command(run: Path, as_json: bool, whole_tars: bool) -> None:
 
 
 def _print(verdict: Verdict) -> None:
-    echo(f"{verdict.root}: {verdict.intact} of {verdict.shards} shards are intact, {verdict.images} rows")
+    echo(
+        f"{verdict.root}: {verdict.intact} of {counted(verdict.shards, 'shard is', 'shards are')} intact, "
+        f"{counted(verdict.images, 'row')}"
+    )
     for problem in verdict.problems:
         echo(f"damaged: {problem}", err=True)
     for change in verdict.changed:

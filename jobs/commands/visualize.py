@@ -17,6 +17,7 @@ from jobs.commands.options import (
     picture_height_option,
 )
 from jobs.mining.model_options import ModelOptions
+from jobs.phrases import counted
 from jobs.rendering.visualize import VisualizeConfig, VisualizeReport, visualize
 
 if TYPE_CHECKING:
@@ -118,4 +119,4 @@ def command(
 
 def describe(report: VisualizeReport) -> str:
     """How many images and maps were drawn, and where."""
-    return f"{report.images} images, {len(report.maps)} maps each, in {report.output}"
+    return f"{counted(report.images, 'image')}, {counted(len(report.maps), 'map')} each, in {report.output}"

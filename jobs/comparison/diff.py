@@ -17,7 +17,7 @@ from jobs.comparison.report.files import DiffFiles, write_difference
 from jobs.comparison.retrieval_change import queries_by_shard, retrieval_change
 from jobs.errors import UserError
 from jobs.identity import NOBODY
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.runs.metadata_sql import refuse_blank
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
@@ -104,12 +104,13 @@ def _require_pairs(a: Run, b: Run, counts: PairCounts) -> None:
     if counts.other_shard:
         raise UserError(
             f"no image of {a.layout.root} is in a shard of the same name of {b.layout.root}, though "
-            f"{counts.other_shard:,} keys are in others ({first_few(counts.other_shard_keys)}): mine both from "
+            f"{counted(counts.other_shard, 'key is', 'keys are')} in others ({first_few(counts.other_shard_keys)}): "
+            "mine both from "
             "the same shards"
         )
     raise UserError(
         f"{a.layout.root} and {b.layout.root} have no image in common: {counts.missing:,} of A are not in B "
-        f"({first_few(counts.missing_keys)}), {counts.failed:,} have no maps there"
+        f"({first_few(counts.missing_keys)}), {counted(counts.failed, 'has', 'have')} no maps there"
     )
 
 

@@ -181,7 +181,9 @@ def map_notes(maps: dict[str, MapDifference]) -> list[str]:
         for run in ("a", "b"):
             zero, wrong = (int(getattr(found, f"{kind}_{run}").sum()) for kind in ("zero", "not_finite"))
             if zero or wrong:
-                notes.append(f"{name}: of run {run.upper()} {zero:,} maps without mass and {wrong:,} not finite")
+                notes.append(
+                    f"{name}: of run {run.upper()} {counted(zero, 'map')} without mass and {wrong:,} not finite"
+                )
     return notes
 
 

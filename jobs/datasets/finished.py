@@ -13,7 +13,7 @@ from jobs.atomic import sha256_of
 from jobs.datasets.plan_file import ListedShard, read_plan
 from jobs.datasets.shard_plan import PLAN
 from jobs.errors import UserError
-from jobs.phrases import first_few, one_line, shown
+from jobs.phrases import counted, first_few, one_line, shown
 
 
 @dataclass(frozen=True)
@@ -127,4 +127,4 @@ def _not_ours(path: Path, listed: ListedShard) -> str | None:
         return f"it is not a whole tar: {one_line(error)}"
     if end is not None:
         return end.reason
-    return None if notes == listed.images else f"it has {notes} samples and {listed.images} are listed"
+    return None if notes == listed.images else f"it has {counted(notes, 'sample')} and {listed.images} are listed"

@@ -9,6 +9,7 @@ from jobs.arrays import Float64Array
 from jobs.faithfulness.measured import Measured, count_people
 from jobs.faithfulness.plan import FILLS, RANDOM
 from jobs.figures import PALETTE
+from jobs.phrases import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +50,10 @@ def curves_figure(measured: Measured, means: Float64Array, differences: Float64A
     handles, names = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False)
     images, people = measured.rows.num_rows, count_people(measured.people())
-    figure.suptitle(f"{images} images of {people} identities; bands: 95 % of the difference from random")
+    figure.suptitle(
+        f"{counted(images, 'image')} of {counted(people, 'identity', 'identities')}; bands: 95 % of the difference "
+        "from random"
+    )
     return figure
 
 

@@ -33,6 +33,7 @@ from jobs.faithfulness.score import (
     load_mined_model,
 )
 from jobs.faithfulness.summary import FaithfulnessSummary, summarise
+from jobs.phrases import counted
 from jobs.progress import LongTask
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
@@ -78,7 +79,8 @@ def measure(run: Run, config: FaithfulnessConfig) -> Measured:
     explained = explained_score(run, config, model)
     removal = Removal.of(config, model, explained)
     each = passes(len(config.maps) + config.random, len(FILLS), config.steps)
-    logger.info("%d images, %s passes each through the model in %s", rows.num_rows, f"{each:,}", precision)
+    passed = f"{counted(rows.num_rows, 'image')}, {counted(each, 'pass', 'passes')} each"
+    logger.info("%s through the model in %s", passed, precision)
     checked = evenly_spaced(rows.num_rows, config.sanity_images if config.sanity else 0)
     curves, checked_images = _follow(run, config, rows, model, removal, checked)
     stored = {name: run.maps_of(name, rows) for name in config.maps}

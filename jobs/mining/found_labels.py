@@ -73,8 +73,8 @@ def _learn(config: MineConfig, shards: Sequence[Shard], model: AnyModel, cameras
     pids = training_pids(shards, drawn, enough=model.config.num_classes)
     if len(pids) != model.config.num_classes:
         raise UserError(
-            f"--label-map auto: the training shards have {len(pids)} pids, but the checkpoint has "
-            f"{model.config.num_classes} classes: list all training shards"
+            f"--label-map auto: the training shards have {counted(len(pids), 'pid')}, but the checkpoint has "
+            f"{counted(model.config.num_classes, 'class', 'classes')}: list all training shards"
         )
     logger.info("--label-map auto: learning the classes of %s", counted(len(pids), "person"))
     predictions = _predict(config, model, drawn, LEARNED_IMAGES, cameras)

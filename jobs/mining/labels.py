@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.errors import UserError
 from jobs.identity import PERSON, identity_name, require_own_pids, training_classes
 from jobs.mining.number_maps import read_label_map
+from jobs.phrases import counted
 from jobs.shards.columns import SampleColumns
 from jobs.shards.person_sample import PersonSample
 from jobs.shards.samples import read_samples, split_of
@@ -30,8 +31,8 @@ def labels_for(
         labels = read_label_map(label_map)
         if max(labels.values()) >= num_classes:
             raise UserError(
-                f"the label map {label_map} names {len(labels)} pids and class {max(labels.values())}, "
-                f"but the checkpoint has {num_classes} classes"
+                f"the label map {label_map} names {counted(len(labels), 'pid')} and class {max(labels.values())}, "
+                f"but the checkpoint has {counted(num_classes, 'class', 'classes')}"
             )
         if drawn is not None:
             training_pids(shards, drawn, labels, enough=0)  # some images suffice
@@ -39,7 +40,8 @@ def labels_for(
     labels = training_classes(training_pids(shards, drawn, enough=num_classes))
     if len(labels) != num_classes:
         raise UserError(
-            f"the training shards have {len(labels)} pids, but the checkpoint has {num_classes} classes: list all "
+            f"the training shards have {counted(len(labels), 'pid')}, but the checkpoint has "
+            f"{counted(num_classes, 'class', 'classes')}: list all "
             "training shards, or give --label-map FILE, a JSON object of pids to classes"
         )
     return labels

@@ -163,7 +163,9 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
     refuse_other(layout, run, request, loaded.resolved)
     number, run = add_addition(layout, run, Addition(maps=maps, device=loaded.kind, versions=_versions()))
     remove_leftovers(layout.metadata)
-    logger.info("%d shards get %s on %s in %s", len(todo), ", ".join(maps), loaded.device, run.resolved.precision)
+    logger.info(
+        "%s to get %s on %s in %s", counted(len(todo), "shard"), ", ".join(maps), loaded.device, run.resolved.precision
+    )
     pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
     progress = Progress(_bytes_of(todo, options.environment.world_size))
     tally, drawn = Tally(counter, len(todo)), pending.drawn(counter)

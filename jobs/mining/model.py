@@ -20,6 +20,7 @@ from jobs.mining.labels import AUTO
 from jobs.mining.limits.fp32_repeats import LOW_PRECISIONS, Fp32Repeats
 from jobs.mining.limits.model_source import ModelSource
 from jobs.mining.targets import LabelTarget, TargetSource, target_source
+from jobs.phrases import counted
 from jobs.progress import told
 from jobs.runs.manifest import Manifest
 from jobs.runs.request import LabelAgreement, ResolvedSettings
@@ -169,6 +170,7 @@ def device_of_rank(name: str, environment: Environment, gpus: int | None = None)
         return torch.device("cuda", 0)
     if ranks > count:
         raise UserError(
-            f"{ranks} workers were started on this node, but {count} GPUs are visible: start at most {count}"
+            f"{ranks} workers were started on this node, but {counted(count, 'GPU is', 'GPUs are')} visible: start "
+            f"at most {count}"
         )
     return torch.device("cuda", environment.local_rank)

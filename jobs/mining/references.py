@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from jobs.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import identities, identity_columns, identity_name, identity_of
+from jobs.phrases import counted
 from jobs.runs.run import Run, open_run
 from jobs.shards.columns import SampleColumns
 
@@ -144,7 +145,8 @@ def _open_finished(root: Path) -> Run:
     done = run.layout.done()
     if missing := [shard.name for shard in run.manifest.shards if shard.name not in done]:
         raise UserError(
-            f"the reference run {root} is not finished: {len(missing)} shards are missing, such as {missing[0]}. "
+            f"the reference run {root} is not finished: {counted(len(missing), 'shard is', 'shards are')} missing, "
+            f"such as {missing[0]}. "
             "Its features would change while they are used"
         )
     return run

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.progress import told
 from jobs.retrieval.rerank import RerankConfig
 from jobs.runs.run import Run
@@ -58,7 +59,8 @@ def plan_block(queries: int, gallery: int, width: int, memory: int, rerank: Rera
     if memory < fixed + row:
         what = "re-ranking" if rerank else "ranking"
         raise UserError(
-            f"{what} {queries} queries against {gallery} images needs up to {(fixed + row) / 1e9:.2f} GB, and --memory "
+            f"{what} {counted(queries, 'query', 'queries')} against {counted(gallery, 'image')} needs up to "
+            f"{(fixed + row) / 1e9:.2f} GB, and --memory "
             f"allows {memory / 1e9:.2f} GB: raise it to {-(-(fixed + row) // 10**8) / 10:g}GB, or select fewer images"
         )
     return min(_LARGEST_BLOCK, (memory - fixed) // row)

@@ -196,7 +196,10 @@ def _labels(
     labels = training_classes(drawn.pids)
     classes = model.config.num_classes
     if len(labels) != classes:
-        return None, f"{counted(len(labels), 'training person')} in these shards, but {classes} classes"
+        return (
+            None,
+            f"{counted(len(labels), 'training person')} in these shards, but {counted(classes, 'class', 'classes')}",
+        )
     return labels, None
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from jobs.arrays import BoolArray, Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import DISTRACTOR, JUNK, NOBODY, identities, identity_codes, identity_columns, roles
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.retrieval.protocol import Side
 from jobs.runs.query import RowSelection, select_rows
 from jobs.runs.run import Run
@@ -84,7 +84,8 @@ def select_side(
     )
     if not counts.ranked:
         raise UserError(
-            f"{run.layout.root}: {option} {where!r} leaves nothing to rank: {counts.selected} images with features, "
+            f"{run.layout.root}: {option} {where!r} leaves nothing to rank: {counted(counts.selected, 'image')} "
+            "with features, "
             f"{counts.without_label} of them without pid or camid and {counts.junk} junk; the run has {_splits_of(run)}"
         )
     return kept, counts

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from jobs.atomic import StagedFile
 from jobs.errors import UserError
 from jobs.leftovers import remove_leftovers, scratch_folder
-from jobs.phrases import one_line
+from jobs.phrases import counted, one_line
 from jobs.progress import LongTask
 from jobs.runs.integrity.seal import KEY as SEAL
 from jobs.runs.integrity.seal import UNSEALED, seal
@@ -33,7 +33,9 @@ class UnfinishedRunError(UserError):
 
     def __init__(self, root: Path, missing: Sequence[str], shards: int) -> None:
         self.missing, self.shards = tuple(missing), shards
-        super().__init__(f"{root}: {len(missing)} of {shards} shards are not done, such as {missing[0]}")
+        super().__init__(
+            f"{root}: {len(missing)} of {counted(shards, 'shard is', 'shards are')} not done, such as {missing[0]}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,5 +119,5 @@ def _write(final: Path, batches: pa.RecordBatchReader, schema: pa.Schema, expect
         seal(staged.file)
         staged.sync()
         if rows != expected or pq.read_metadata(staged.path).num_rows != expected:
-            raise UserError(f"{final}: {rows} rows came out of {expected}; is the run still being written?")
+            raise UserError(f"{final}: {counted(rows, 'row')} came out of {expected}; is the run still being written?")
         staged.publish()

@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError
 from cam.placement import GridPlacement
 from jobs.atomic import make_folder, write_once
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.reading import read_json_object
 from jobs.runs.layout import RunLayout
 from jobs.runs.request import (
@@ -210,7 +211,8 @@ def refuse_orphans(layout: RunLayout) -> None:
     done = layout.done()  # first: another worker may write its run.json, and only then its shards
     if done and not layout.manifest.exists():
         raise UserError(
-            f"{layout.root} has {len(done)} published shards but no run.json: give --overwrite to delete them, "
+            f"{layout.root} has {counted(len(done), 'published shard')} but no run.json: give --overwrite to delete "
+            "them, "
             "or another --output"
         )
 

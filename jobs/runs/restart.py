@@ -50,7 +50,7 @@ def _discard_files(layout: RunLayout, tell: Callable[[str], None]) -> None:
     for folder, ending in (*own, *((folder, ".h5") for folder in added)):
         paths = [path for path in folder.iterdir() if path.suffix == ending] if folder.is_dir() else []
         if paths:
-            tell(f"{len(paths)} files {folder}/*{ending}")
+            tell(f"{counted(len(paths), 'file')} {folder}/*{ending}")
         for path in paths:
             path.unlink()
     for folder in (*added, layout.first_images):

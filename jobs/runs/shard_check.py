@@ -20,6 +20,7 @@ from cam.names import MapName, column_of
 from jobs.arrays import BoolArray, Int64Array
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.runs.footer import AddedFile, ShardFooter
 from jobs.runs.growth.run_json import grown_manifest
 from jobs.runs.integrity.belonging import added_problem, identity_problem
@@ -127,10 +128,10 @@ def _missing_problem(has_map: Mapping[str, BoolArray], rows: _Rows, added: Added
     lacking = np.zeros(len(whole), bool)
     for name, there in has_map.items():  # a row without a target rightly has no maps of the target
         lacking |= ~there & (whole if MapName.parse(name).needs_target else True)
-    counted = sum(added.failed.values())
-    return (
-        None if int(lacking.sum()) <= counted else f"{lacking.sum()} rows lack added maps, the footer counts {counted}"
-    )
+    number, known = int(lacking.sum()), sum(added.failed.values())
+    if number <= known:
+        return None
+    return f"{counted(number, 'row lacks', 'rows lack')} added maps, the footer counts {known}"
 
 
 def _damage(maps: Path, written: int, sha256: str) -> str | None:
@@ -190,11 +191,11 @@ def _row_problems(name: str, rows: _Rows, footer: ShardFooter) -> Iterator[str]:
     if not _counts_from_zero(rows.tar_index):
         yield "tar_index does not rise from 0 without a gap"
     if with_maps != footer.images:
-        yield f"{with_maps} rows have maps, the footer counts {footer.images}"
+        yield f"{counted(with_maps, 'row has', 'rows have')} maps, the footer counts {footer.images}"
     if wrong := np.count_nonzero(rows.kept != rows.has_maps):
-        yield f"{wrong} rows have a status and an h5_row that contradict each other"
+        yield f"{counted(int(wrong), 'row has', 'rows have')} a status and an h5_row that contradict each other"
     if without_maps != sum(footer.failed.values()):
-        yield f"{without_maps} rows failed, the footer counts {sum(footer.failed.values())}"
+        yield f"{counted(without_maps, 'row')} failed, the footer counts {sum(footer.failed.values())}"
     else:
         failed = {status: count for status, count in rows.statuses.items() if status not in KEPT}
         if not wrong and failed != footer.failed:
@@ -249,11 +250,13 @@ def _value_problem(file: h5py.File, dataset: str, finite: BoolArray, zeros: int 
     """
     values, found = stored(file, dataset), 0
     if len(values) != len(finite):
-        return f"{dataset} has {len(values)} rows instead of {len(finite)}"
+        return f"{dataset} has {counted(len(values), 'row')} instead of {len(finite)}"
     for start in range(0, len(finite), _ROWS_AT_A_TIME):
         expected = finite[start : start + _ROWS_AT_A_TIME]
         part = values[start : start + _ROWS_AT_A_TIME].reshape(len(expected), -1)
         if not np.array_equal(np.isfinite(part).all(axis=1), expected):
             return f"{dataset} has non-finite values, or maps in rows without a target"
         found += int((part.max(axis=1, initial=0) == 0).sum())
-    return f"{dataset} has {found} all-zero maps, the footer counts {zeros}" if zeros not in (None, found) else None
+    if zeros in (None, found):
+        return None
+    return f"{dataset} has {counted(found, 'all-zero map')}, the footer counts {zeros}"

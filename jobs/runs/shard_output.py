@@ -19,7 +19,7 @@ from cam.names import MapName
 from jobs.arrays import BoolArray, Float32Array
 from jobs.atomic import StagedFile, make_folder, publish_together, sha256_of
 from jobs.errors import ShardError
-from jobs.phrases import one_line
+from jobs.phrases import counted, one_line
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ShardFooter
 from jobs.runs.integrity.run_json import refuse_replaced
@@ -152,7 +152,9 @@ class ShardOutput:
         write_sealed(table, staged)
         written = pq.read_metadata(staged.path).num_rows
         if written != len(table):
-            raise ShardError(f"{staged.final}: {written} of {len(table)} rows came back when it was read again")
+            raise ShardError(
+                f"{staged.final}: {written} of {counted(len(table), 'row')} came back when it was read again"
+            )
 
 
 def _reject_non_finite(samples: SampleColumns, imaged: Sequence[int], results: Results) -> BoolArray:
@@ -216,4 +218,6 @@ def check_maps(path: Path, rows: int, maps: Sequence[str], *, features: bool = T
     with h5py.File(path, "r", locking=False) as file:
         for name in names:
             if name not in file or len(file[name]) != rows:
-                raise ShardError(f"{path}: {name} does not have the {rows} rows that were written")
+                raise ShardError(
+                    f"{path}: {name} does not have the {counted(rows, 'row that was', 'rows that were')} written"
+                )

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import EXIT_ERROR, EXIT_OK, EXIT_SOME_SHARDS_FAILED, UserError
-from jobs.phrases import one_line, shown
+from jobs.phrases import counted, one_line, shown
 from jobs.progress import tracked
 from jobs.runs.finalize import FINGERPRINT, JOINED
 from jobs.runs.footer import read_footer
@@ -120,7 +120,7 @@ def _joined_problem(joined: Path, opened: Run) -> str | None:
             before = " or before it grew" if opened.manifest.schema_version == GROWN_VERSION else ""
             return f"{JOINED} was made of another run{before}"
         written, rows = file.metadata.num_rows, sum(len(batch) for batch in file.iter_batches())
-    return None if rows == written else f"{JOINED} has {rows} rows, {written} were written"
+    return None if rows == written else f"{JOINED} has {counted(rows, 'row')}, {written} were written"
 
 
 def _compare(shard: Shard, layout: RunLayout, *, whole: bool) -> tuple[str, ...] | None:

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple, cast
 
 from jobs.errors import ShardError
 from jobs.image_names import MASK_SUFFIX, PLAIN_NAME, is_image
-from jobs.phrases import one_line
+from jobs.phrases import counted, one_line
 from jobs.shards.access import ShardAccess
 from jobs.shards.limits import MAX_MEMBER_BYTES, MAX_STORED_BYTES, Expanding, shortened
 from jobs.shards.opening import open_shard
@@ -134,7 +134,7 @@ class TarReader:
         if listed is None:
             return
         if listed.images is not None and self._images < listed.images:
-            raise self._broken_error(f"it has {self._images} images and {listed.plan} lists {listed.images}")
+            raise self._broken_error(f"it has {counted(self._images, 'image')} and {listed.plan} lists {listed.images}")
         if listed.sha256 is not None and whole.sha256 != listed.sha256:
             raise ShardError(
                 f"{self.shard.name}: {self.shard.url} has other bytes than {listed.plan} lists (SHA-256 differs): "

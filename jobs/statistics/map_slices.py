@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
-from jobs.runs.heads.rows import MapRows, map_rows
+from jobs.phrases import counted
+from jobs.runs.maps_file import MAPS, stored
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 
@@ -70,5 +71,7 @@ def _opened(run: Run, name: str, shard: str, rows: NDArray[np.integer]) -> Itera
         except KeyError as error:
             raise UserError(f"{path} has no map {name!r}") from error
         if int(rows[-1]) >= len(dataset):
-            raise UserError(f"{path}: {name} has {len(dataset)} rows, but the metadata name row {int(rows[-1])}")
+            raise UserError(
+                f"{path}: {name} has {counted(len(dataset), 'row')}, but the metadata name row {int(rows[-1])}"
+            )
         yield dataset

@@ -9,7 +9,7 @@ from pathlib import Path
 from jobs.atomic import make_folder, write_whole
 from jobs.errors import UserError
 from jobs.launch.split import block_of
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.processes import available_cores
 from jobs.runs.evaluation.query_scores import scores_digest
 from jobs.runs.metadata_sql import refuse_blank
@@ -121,7 +121,10 @@ def merge_parts(run: Run, paths: Sequence[Path]) -> Partial:
     if total is None:
         raise UserError("no parts are given to merge")
     if missing := set(run.published()) - set(total.shards):
-        raise UserError(f"{len(missing)} shards are in no part, such as {min(missing)}: give every block's file")
+        raise UserError(
+            f"{counted(len(missing), 'shard is', 'shards are')} in no part, such as {min(missing)}: give every "
+            "block's file"
+        )
     return total
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jobs.errors import UserError
 from jobs.identity import PERSON, require_own_pids, training_classes
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.progress import told
 from jobs.shards.reader import Batch, ShardReader
 from jobs.shards.samples import OK, Sample
@@ -74,7 +74,8 @@ def load_training_images(shards: Sequence[Shard], image_size: tuple[int, int], w
     _refuse_damage(statuses, first_failed)
     if not kept:
         raise UserError(
-            f"no training image among the {statuses.total()} samples of {first_few(s.name for s in shards)}: "
+            f"no training image among the {counted(statuses.total(), 'sample')} of "
+            f"{first_few(s.name for s in shards)}: "
             "their split is not train, or no pid is known; give the shards of bounding_box_train"
         )
     require_own_pids((sample.pid, sample.identity) for sample in kept if sample.pid is not None)
@@ -101,6 +102,6 @@ def _refuse_damage(statuses: Counter[str], first: str | None) -> None:
     words += f" (the first is {first})"
     if sum(failed.values()) > _MOST_FAILED * statuses.total():
         raise UserError(
-            f"of {statuses.total()} training samples too many cannot be used: {words}; pack the shards again"
+            f"of {counted(statuses.total(), 'training sample')} too many cannot be used: {words}; pack the shards again"
         )
     logger.warning("left out: %s", words)

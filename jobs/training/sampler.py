@@ -7,6 +7,7 @@ from torch import Tensor
 
 from jobs.arrays import Int64Array
 from jobs.errors import UserError
+from jobs.phrases import counted
 
 
 class IdentitySampler:
@@ -24,7 +25,7 @@ class IdentitySampler:
         count = len(self._rows_of)
         if not 2 <= identities <= count:
             raise UserError(
-                f"a batch of {identities} identities cannot be drawn from {count}: "
+                f"a batch of {counted(identities, 'identity', 'identities')} cannot be drawn from {count}: "
                 f"give --identities between 2 and {count}"
             )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jobs.errors import EXIT_DRAINED, EXIT_OK
 from jobs.launch.drain import Drain
+from jobs.phrases import counted
 from jobs.shards.urls import expand_shards
 from jobs.training.config import TrainConfig
 from jobs.training.data import load_training_images
@@ -55,9 +56,8 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> TrainingReport:
     data = load_training_images(expand_shards(config.shards), config.image_size, config.workers)
     training = Training(config, data)
     images, identities, device = len(data.keys), len(data.pids), str(training.device)
-    logger.info("%d images of %d identities; %d steps on %s in %s",
-                images, identities, training.steps, device, training.precision)  # fmt: skip
-    deleted = TrainingFolder(config.output).discard() if overwrite else ()
+    begun = f"{counted(images, 'image')} of {counted(identities, 'identity', 'identities')}"
+    logger.info("%s; %s on %s in %s", begun, counted(training.steps, "step"), device, training.precision)
     with Drain() as drain:
         finished = run_to_end(training, drain)
     return TrainingReport(

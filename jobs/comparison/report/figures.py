@@ -11,6 +11,7 @@ from jobs.arrays import Float64Array
 from jobs.comparison.findings import MapDifference, RunDifference
 from jobs.comparison.retrieval_change import RetrievalChange
 from jobs.figures import PALETTE
+from jobs.phrases import counted
 from jobs.statistics.report.figures import draw_patch_borders
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def mean_maps_figure(found: RunDifference, name: str) -> Figure:
         bar.set_label(text, fontsize=7)
         bar.ax.tick_params(labelsize=7)
     total = int((one.pairs > 0).sum())
-    more = f" ({len(shown)} largest of {total} groups)" if total > len(shown) else ""
+    more = f" ({len(shown)} largest of {counted(total, 'group')})" if total > len(shown) else ""
     figure.suptitle(f"Mean maps, {name}{more}", fontsize=10)
     return figure
 

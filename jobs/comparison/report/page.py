@@ -57,7 +57,7 @@ def _question_html(found: RunDifference) -> str:
         "run B": found.run_b,
         "grouped by": grouped_by_text(found.question),
         "images chosen": chosen_text(found.question),
-        "images": f"{counted(found.counts.pairs, 'pair')} of {found.counts.images:,} images of run A",
+        "images": f"{counted(found.counts.pairs, 'pair')} of {counted(found.counts.images, 'image')} of run A",
         "intervals": resampling_text(found.question, found.resamples),
     }
     return facts_html(facts)
@@ -97,7 +97,7 @@ def _retrieval_html(found: RunDifference, pictures: Mapping[str, bytes]) -> list
         ["mAP of A", _on_one_line(one.map_a)],
         ["mAP of B", _on_one_line(one.map_b)],
         ["mean change of AP", _on_one_line(one.change)],
-        ["AP rose, fell", f"{len(one.won):,} queries (won.txt), {len(one.lost):,} (lost.txt)"],
+        ["AP rose, fell", f"{counted(len(one.won), 'query', 'queries')} (won.txt), {len(one.lost):,} (lost.txt)"],
         ["first image became right, wrong", f"{one.rank1_won:,}, {one.rank1_lost:,}"],
     ]
     if one.without_pair:

@@ -18,6 +18,7 @@ from jobs.errors import UserError
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.camera_rows.trained_on import check_trained_on
 from jobs.mining.number_maps import read_camera_map
+from jobs.phrases import counted
 from jobs.runs.request import RequestedSettings, ResolvedSettings
 from jobs.shards.urls import Shard
 from promptsg_core.cameras import Cameras
@@ -77,7 +78,7 @@ class OwnCameras:
         if row is None:
             return f"its camera {camid} is not in --camera-map"
         if not 0 <= row < self.rows:
-            return f"its camera {camid} has row {row}, but the camera embedding has {self.rows} rows, from 0"
+            return f"its camera {camid} has row {row}, but the camera embedding has {counted(self.rows, 'row')}, from 0"
         return row
 
 
@@ -111,7 +112,8 @@ def camera_source(model: AnyModel, options: CameraOptions, shards: Sequence[Shar
         return OwnCameras(rows, _read_map(options.camera_map, rows))
     if options.trained_on is None:
         raise UserError(
-            f"the checkpoint has a camera embedding of {rows} rows, one for each camera of the data set that it was "
+            f"the checkpoint has a camera embedding of {counted(rows, 'row')}, one for each camera of the data set "
+            "that it was "
             "trained on: give --trained-on NAME if the images are of that data set, --camera-map FILE (a JSON object "
             f"of cameras to rows), or {_ways_for_all(model)}"
         )
@@ -152,7 +154,8 @@ def _read_map(path: Path, rows: int) -> dict[int, int]:
     for camid, row in found.items():
         if row >= rows:
             raise UserError(
-                f"the camera map {path} gives camera {camid} the row {row}, but the camera embedding has {rows} rows, "
+                f"the camera map {path} gives camera {camid} the row {row}, but the camera embedding has "
+                f"{counted(rows, 'row')}, "
                 "from 0"
             )
     return found

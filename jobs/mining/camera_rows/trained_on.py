@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.shards.plan_beside import dataset_beside
 from jobs.shards.urls import Shard
 
@@ -33,8 +33,9 @@ def check_trained_on(name: str, rows: int, shards: Sequence[Shard], instead: str
             )
     if CAMERAS.get(name, rows) != rows:
         raise UserError(
-            f"--trained-on is {name}, which has {CAMERAS[name]} cameras, but the camera embedding of the checkpoint "
-            f"has {rows} rows: name the data set that it was trained on, or give {instead}"
+            f"--trained-on is {name}, which has {counted(CAMERAS[name], 'camera')}, but the camera embedding of the "
+            "checkpoint "
+            f"has {counted(rows, 'row')}: name the data set that it was trained on, or give {instead}"
         )
     silent = [str(folder) for folder, dataset in found.items() if dataset is None]
     silent += [shard.url for shard in shards if not shard.is_local]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.runs.footer import ShardFooter
 from jobs.runs.manifest import Manifest
 
@@ -30,7 +30,7 @@ class AddedMaps:
 
     def describe(self) -> str:
         """On how many shards the maps are, and the command that goes on, on one line."""
-        line = f"{', '.join(self.maps)}: added to {self.done} of {self.done + len(self.lacking)} done shards"
+        line = f"{', '.join(self.maps)}: added to {self.done} of {counted(self.done + len(self.lacking), 'done shard')}"
         if self.is_complete:
             return line
         again = " ".join(f"--add-maps {name}" for name in self.maps)

@@ -20,6 +20,7 @@ from cam.names import MapName, column_of
 from jobs.arrays import BoolArray, Float32Array, Int64Array
 from jobs.atomic import StagedFile, exclusive, sha256_of
 from jobs.errors import ShardError, UserError
+from jobs.phrases import counted
 from jobs.runs.events import ShardReport
 from jobs.runs.footer import ADDED_FACT, AddedFile, ShardFooter, read_rows
 from jobs.runs.growth.stored_shard import NO_ROW, StoredShard, positions_with_results
@@ -185,7 +186,8 @@ class AddedOutput:
         if self._failed.total() > self.max_failed_fraction * len(self._stored):
             reasons = ", ".join(f"{count} {reason}" for reason, count in self._failed.most_common())
             raise ShardError(
-                f"{self.shard}: {self._failed.total()} of {len(self._stored)} images lack the added maps ({reasons}), "
+                f"{self.shard}: {self._failed.total()} of "
+                f"{counted(len(self._stored), 'image lacks', 'images lack')} the added maps ({reasons}), "
                 f"more than max_failed_fraction {self.max_failed_fraction:g} allows"
             )
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import ShardError, UserError
+from jobs.phrases import counted
 from jobs.runs.footer import ShardFooter, read_footer, read_rows
 from jobs.runs.integrity.belonging import check_pair, open_maps
 from jobs.runs.layout import RunLayout
@@ -110,7 +111,7 @@ class StoredShard:
     def compare_whole(self, rows: int, tar: ShardBytes | None) -> None:
         """Compares the number of samples and the tar with what was mined. Raises ShardError where they differ."""
         if rows != len(self):
-            raise ShardError(f"{self.footer.shard}: its tar has {rows} samples, {len(self)} were mined")
+            raise ShardError(f"{self.footer.shard}: its tar has {counted(rows, 'sample')}, {len(self)} were mined")
         if tar is not None and self.footer.tar is not None and tar.sha256 != self.footer.tar.sha256:
             raise ShardError(f"{self.footer.shard}: its tar has other bytes than when it was mined: put that one back")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 
 from jobs.errors import UserError
-from jobs.phrases import one_line
+from jobs.phrases import counted, one_line
 from jobs.runs.footer import AddedFile, ShardFooter, read_facts
 from jobs.runs.layout import RunLayout
 from jobs.runs.maps_file import ADDITION, HDF5_ERRORS, KEY, TAR
@@ -93,7 +93,9 @@ def added_problem(file: h5py.File, shard: str, footer: ShardFooter, number: int)
         return problem
     if file.attrs.get(ADDITION) != number:
         return "holds the maps of another addition"
-    return None if len(file[KEY]) == footer.images else f"has {len(file[KEY])} rows, {footer.images} were written"
+    if (rows := len(file[KEY])) == footer.images:
+        return None
+    return f"has {counted(rows, 'row')}, {footer.images} were written"
 
 
 def open_maps(layout: RunLayout, shard: str, footer: ShardFooter, *, cache: int | None = None) -> h5py.File:
@@ -105,7 +107,7 @@ def open_maps(layout: RunLayout, shard: str, footer: ShardFooter, *, cache: int 
     try:
         problem = identity_problem(file, shard, footer)
         if problem is None and len(file[KEY]) != footer.images:
-            problem = f"has {len(file[KEY])} rows, {footer.images} were written"
+            problem = f"has {counted(len(file[KEY]), 'row')}, {footer.images} were written"
     except HDF5_ERRORS as error:
         problem = f"cannot be read ({one_line(error)})"
     if problem:

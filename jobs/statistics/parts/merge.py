@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jobs.arrays import Int32Array, Int64Array
 from jobs.errors import UserError
 from jobs.identity import NOBODY, encode_identities
+from jobs.phrases import counted
 from jobs.statistics.groups import distinct, ordered_groups
 from jobs.statistics.parts.partial import ClusterSums, Partial, SampledImages, SumsOfMap
 
@@ -139,7 +140,10 @@ def _check(a: Partial, b: Partial, shards: set[str]) -> None:
     if a.question != b.question:
         raise PartsError("the parts answer different questions (run, --by, --where, --map, --seed or --sample differ)")
     if common := shards & set(b.shards):
-        raise PartsError(f"{len(common)} shards are in two parts, such as {min(common)}: give each block's file once")
+        raise PartsError(
+            f"{counted(len(common), 'shard is', 'shards are')} in two parts, such as {min(common)}: give each "
+            "block's file once"
+        )
     for name in a.question.maps:
         if len(a.images) and len(b.images) and a.grids[name] != b.grids[name]:
             raise PartsError(f"{name} is {a.grids[name]} in one part and {b.grids[name]} in another")

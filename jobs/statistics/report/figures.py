@@ -10,6 +10,7 @@ from cam.measures import STRIPES
 from cam.names import column_of, title_of
 from jobs.arrays import Int64Array
 from jobs.figures import PALETTE
+from jobs.phrases import counted
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.report.findings import Findings
 from jobs.statistics.stored import BINS, DISTRIBUTIONS
@@ -185,4 +186,4 @@ def _label(found: Findings, g: int) -> str:
 
 def _left_out(found: Findings, k: int, shown: list[int]) -> str:
     total = int((found.summary.good[:, k] > 0).sum())
-    return f" ({len(shown)} largest of {total} groups)" if total > len(shown) else ""
+    return f" ({len(shown)} largest of {counted(total, 'group')})" if total > len(shown) else ""

@@ -6,7 +6,8 @@ import html
 from collections.abc import Mapping
 from pathlib import Path
 
-from cam.names import column_of, title_of
+from cam.names import column_of
+from jobs.phrases import counted
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.report.findings import Findings
@@ -45,7 +46,7 @@ def _question_html(found: Findings) -> str:
         "run": found.run,
         "grouped by": grouped_by_text(question),
         "images chosen": chosen_text(question),
-        "images": f"{int(found.summary.images.sum()):,} of {len(part.identities):,} identities",
+        "images": f"{int(found.summary.images.sum()):,} of {counted(len(part.identities), 'identity', 'identities')}",
         "shards": f"{len(part.shards):,}",
         "intervals": resampling_text(question, found.resamples),
     }
@@ -97,7 +98,7 @@ def _agreement_html(found: Findings) -> str:
         by_measure = {entry.measure: entry for entry in entries}
         cells = [estimate_text(by_measure[measure]) for measure in AGREEMENTS]
         rows.append([*values, f"{map_a} and {map_b}", *cells, f"{entries[0].n_images:,}"])
-    note = f"Over {len(part.sample.row):,} images of identities drawn at random."
+    note = f"Over {counted(len(part.sample.row), 'image')} of identities drawn at random."
     return f"<h2>Agreement between the maps of one image</h2><p class=note>{note}</p>" + html_table(heads, rows)
 
 

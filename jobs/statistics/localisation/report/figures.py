@@ -9,6 +9,7 @@ import numpy as np
 
 from jobs.arrays import Float64Array, FloatArray
 from jobs.figures import PALETTE
+from jobs.phrases import counted
 from jobs.statistics.localisation.findings import Localisation, LocaliseFindings, PartLocalisation
 from jobs.statistics.localisation.queries import QueriesLook
 from jobs.statistics.report.with_interval import WithInterval
@@ -72,7 +73,7 @@ def scores_figure(found: LocaliseFindings) -> Figure:
     axis.invert_yaxis()
     if found.question.by:
         figure.legend(loc="outside lower center", fontsize=8, ncols=4, frameon=False)
-    figure.suptitle(f"How the maps lie on the persons of {found.images:,} images", fontsize=10)
+    figure.suptitle(f"How the maps lie on the persons of {counted(found.images, 'image')}", fontsize=10)
     return figure
 
 
@@ -112,7 +113,7 @@ def queries_figure(looks: Sequence[QueriesLook]) -> Figure:
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
     for kind, shift, colour in (("right", -0.12, PALETTE[0]), ("wrong", 0.12, PALETTE[1])):
-        label = f"first match {kind} ({getattr(shown[0], f'queries_{kind}'):,} queries)"
+        label = f"first match {kind} ({counted(getattr(shown[0], f'queries_{kind}'), 'query', 'queries')})"
         estimates = [getattr(one, kind) for one in shown]
         _draw_estimates(axis, estimates, np.arange(len(shown)) + shift, colour, label)
     axis.set_yticks(range(len(shown)), [one.map.replace("$", r"\$") for one in shown])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.statistics.localisation.blocks import OK, OTHER_ASPECT, MaskCounts
 from jobs.statistics.localisation.findings import LocaliseFindings
 from jobs.statistics.localisation.queries import QueriesLook
@@ -50,14 +50,19 @@ def mask_lines(counts: MaskCounts) -> list[str]:
     for status, number in counts.status.most_common():
         if status != OK:
             reasons = f" ({first_few(counts.problems)})" if status == "unreadable" else ""
-            lines.append(f"{number:,} images left out, mask {status}{reasons}: {first_few(counts.examples[status])}")
+            lines.append(
+                f"{counted(number, 'image')} left out, mask {status}{reasons}: {first_few(counts.examples[status])}"
+            )
     if counts.other_aspect:
         lines.append(
-            f"{counts.other_aspect:,} masks have another ratio of height to width than their image, and are taken as "
+            f"{counted(counts.other_aspect, 'mask has', 'masks have')} another ratio of height to width than their "
+            "image, and are taken as "
             f"the whole image, stretched: {first_few(counts.examples[OTHER_ASPECT])}"
         )
     if counts.unnamed:
-        labels = first_few(f"label {label} in {number:,} masks" for label, number in sorted(counts.unnamed.items()))
+        labels = first_few(
+            f"label {label} in {counted(number, 'mask')}" for label, number in sorted(counts.unnamed.items())
+        )
         lines.append(f"labels without a name in --labels count as parts of the person: {labels}")
     return lines
 
@@ -69,7 +74,8 @@ def failures_line(look: QueriesLook) -> str:
         return f"{look.map}: no query with a mask has a {kind} first match"
     return (
         f"{look.map}: {look.wrong.value:.3f} of the mass is on the person where the first match is wrong "
-        f"({look.queries_wrong:,} queries), {look.right.value:.3f} where it is right ({look.queries_right:,}); "
+        f"({counted(look.queries_wrong, 'query', 'queries')}), {look.right.value:.3f} where it is right "
+        f"({look.queries_right:,}); "
         f"difference {_signed(look.difference)}; correlation with AP {_signed(look.spearman)} (Spearman)"
     )
 
@@ -134,8 +140,8 @@ def _queries(found: LocaliseFindings) -> str:
         [
             one.map,
             one.measure,
-            f"{estimate_text(one.right)}\n{one.queries_right:,} queries",
-            f"{estimate_text(one.wrong)}\n{one.queries_wrong:,} queries",
+            f"{estimate_text(one.right)}\n{counted(one.queries_right, 'query', 'queries')}",
+            f"{estimate_text(one.wrong)}\n{counted(one.queries_wrong, 'query', 'queries')}",
             estimate_text(one.difference),
             estimate_text(one.spearman),
             estimate_text(one.pearson),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jobs.phrases import counted
 from jobs.statistics.agreement import AGREEMENTS, Agreement
 from jobs.statistics.prompts.findings import PromptFindings
 from jobs.statistics.report.html import (
@@ -41,7 +42,7 @@ def _facts(found: PromptFindings) -> str:
         "run": found.run,
         "maps": ", ".join(one.map for one in found.prompts),
         "images chosen": chosen_text(found.question),
-        "images": f"{found.images:,} of {found.identities:,} identities",
+        "images": f"{found.images:,} of {counted(found.identities, 'identity', 'identities')}",
         "intervals": resampling_text(found.question, found.resamples),
     }
     return facts_html(facts)
