@@ -19,7 +19,6 @@ PLAIN = {
     "_BLOCK": "256",
     "MAX_SAMPLES": "a limit",
     "_WORST_PAIRS": "5",
-    "len(outside)": "all of them",
     "len(checks)": "told of more than one",
     "len(images)": "images that share a key",
     "tasks": "told of several",

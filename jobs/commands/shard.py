@@ -115,7 +115,7 @@ def describe(report: PackingReport) -> list[str]:
         )
     if report.ignored:
         lines.append(
-            f"ignored {counted(len(report.ignored), 'file')} that are not images of the dataset: "
+            f"ignored {counted(len(report.ignored), 'file that is not an image', 'files that are not images')} of the dataset: "
             f"{_names(report.ignored)}"
         )
     lines.append(

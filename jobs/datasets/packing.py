@@ -16,7 +16,7 @@ from jobs.datasets.repeated_names import with_folders
 from jobs.datasets.shard_plan import plan_shards
 from jobs.datasets.shard_writer import write_shards
 from jobs.errors import UserError
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.progress import Progress, told, tracked
 
 
@@ -181,9 +181,13 @@ def _leave_out_links(listing: Listing, source: Path) -> None:
     outside = set(listing.links_out)
     listing.records = [record for record in listing.records if record.path not in outside]
     if not listing.records:
+        all_of = (
+            "the only image is a link that leads"
+            if len(outside) == 1
+            else f"all {len(outside)} images are links that lead"
+        )
         raise UserError(
-            f"all {len(outside)} images are links that lead out of {source} ({first_few(listing.links_out)}); "
-            "--follow-links packs what they lead to"
+            f"each of {counted(len(outside), 'image')} is a link that leads out of {source} ({first_few(listing.links_out)}); --follow-links packs what they lead to"
         )
 
 

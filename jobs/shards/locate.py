@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.progress import told
 from jobs.shards.access import ShardAccess
 from jobs.shards.random_access import Source, SourceRow, changed_error, check_crc, rows_by_shard
@@ -119,7 +120,8 @@ def _warn(unpackings: Sequence[_Unpacking]) -> None:
     images = sum(len(one.rows) for one in unpackings)
     size = sum(one.shard.size or 0 for one in unpackings)
     logger.warning(
-        "%d shards are compressed, come through a pipe, or lie on a server without byte ranges: reading %s to get %d "
-        "images; plain tars would need only the images' own bytes",
-        len(unpackings), f"{size:,} bytes" if size else "all of them", images,
+        "%s compressed, behind a pipe, or on a server without byte ranges: reading %s to get %s; plain tars would need "
+        "only the images' own bytes",
+        counted(len(unpackings), "shard is", "shards are"), f"{size:,} bytes" if size else "all of them",
+        counted(images, "image"),
     )  # fmt: skip

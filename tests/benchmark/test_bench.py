@@ -178,7 +178,7 @@ def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "bad.tar", sample_members("0001_c1s1_000001_00", b"no image"))
     tiny_checkpoint(tmp_path / "m.pth", **SIZES)
     words = ["--shards", str(tmp_path / "bad.tar"), "--checkpoint", str(tmp_path / "m.pth"), "--device", "cpu"]
-    with pytest.raises(UserError, match="none of the first 1 images decodes"):
+    with pytest.raises(UserError, match="none of the first 1 image decodes"):
         CliRunner().invoke(command, [*words, "--folder", str(tmp_path)], catch_exceptions=False)
 
 

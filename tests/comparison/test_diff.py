@@ -192,7 +192,7 @@ def test_maps_without_a_shape_are_null_and_counted(both: Both) -> None:
     one = both.result.difference.maps["gradcam++/mim"]
     assert (one.zero_a.sum(), one.zero_b.sum(), one.not_finite_a.sum(), one.not_finite_b.sum()) == (1, 1, 1, 0)
     assert one.pairs.sum() == sum(SHARDS.values()) - 3
-    assert "gradcam++/mim: of run A 1 maps without mass and 1 not finite" in both.result.difference.notes
+    assert "gradcam++/mim: of run A 1 map without mass and 1 not finite" in both.result.difference.notes
 
 
 def table_of(both: Both) -> list[tuple[dict[str, object], int, int]]:

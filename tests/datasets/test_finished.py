@@ -209,7 +209,7 @@ def test_overwrite_removes_only_shards_that_are_listed_so(source: Path, tmp_path
     assert "train-000001.tar (it is not a whole tar" in str(shard(source, "--overwrite").exception)
     (out / "train-000001.tar").unlink()
     result = shard(source, "--overwrite")
-    assert "removed 1 shards" in result.output
+    assert "removed 1 shard" in result.output
     assert "also has other tars, which '*.tar' takes too, 1 tar: other.tar" in result.output
     assert sorted(contents(out)) == ["other.tar", "shards.json", "train-000000.tar", "train-000001.tar"]
 

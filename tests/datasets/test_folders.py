@@ -90,6 +90,6 @@ def test_a_link_to_an_image_elsewhere_is_packed_only_on_request(storage: Path, t
 def test_a_data_set_of_links_alone(storage: Path, tmp_path: Path) -> None:
     (tmp_path / "data" / "query").mkdir(parents=True)
     (tmp_path / "data" / "query" / "0001_c1.jpg").symlink_to(storage / "query" / "0001_c1.jpg")
-    with pytest.raises(UserError, match=r"all 1 images are links that lead out of .*; --follow-links packs"):
+    with pytest.raises(UserError, match=r"each of 1 image is a link that leads out of .*; --follow-links packs"):
         pack(ShardConfig(source=tmp_path / "data", dest=tmp_path / "out", pattern=PATTERN))
     assert links_out([storage / "query" / "0001_c1.jpg"], storage) == []

@@ -49,7 +49,7 @@ def test_original_bytes_with_metadata_one_split_per_shard(market: Path, tmp_path
     result = shard(market, tmp_path / "out", "--images-per-shard", 10)
     assert result.exit_code == 0, result.output
     assert "train: 25 images, 24 identities, 6 cameras" in result.output  # pid 0 is no identity
-    assert "ignored 1 files that are not images of the dataset: query/Thumbs.db" in result.output
+    assert "ignored 1 file that is not an image of the dataset: query/Thumbs.db" in result.output
     assert "38 images in 5 shards of market1501" in result.output and "; 37 identities in all" in result.output
     found = {p.name: members(p) for p in (tmp_path / "out").glob("*.tar")}
     assert sorted(found) == [f"{s}.tar" for s in (
@@ -137,7 +137,7 @@ def test_only_some_splits_and_any_layout(market: Path, tmp_path: Path) -> None:
     )
     pattern = r"(?P<split>query|bounding_box)\w*/(?P<pid>\d+)_c(?P<camid>\d).*\.jpg"
     result = shard(market, tmp_path / "p", "--pattern", pattern.replace("|bounding_box", ""))
-    assert "query: 4 images" in result.output and "ignored 1 files" in result.output
+    assert "query: 4 images" in result.output and "ignored 1 file" in result.output
     assert "warning: 34 images not packed, since their names or places do not fit the layout" in result.output
     assert shard(market, tmp_path / "y", "--pattern", pattern, "--dataset", "msmt17").exit_code == 2
 
@@ -225,7 +225,7 @@ def test_each_kind_of_file_that_is_not_packed_has_its_count_and_examples(market:
         (market / name).write_bytes(image_bytes(1))
     (market / "query" / "0300_c1s1_000001_00.jpg").symlink_to("nowhere")
     result = shard(market, tmp_path / "out")
-    assert "ignored 1 files that are not images of the dataset: query/Thumbs.db" in result.stdout
+    assert "ignored 1 file that is not an image of the dataset: query/Thumbs.db" in result.stdout
     assert result.stderr.splitlines() == [
         "warning: 2 images not packed, since their names or places do not fit the layout: "
         "more/a.jpg, query/portrait.jpg",

@@ -301,7 +301,7 @@ def test_images_that_lack_the_maps_get_them_by_retry_failed(
     assert open_run(run).added[0].failed == {"other_prediction": 1}
     assert mining(inputs, run, ADD).nothing_to_do
     said = CliRunner().invoke(status_command, [str(run)]).output
-    assert "1 images other_prediction: without these maps" in said and "--add-maps and --retry-failed" in said
+    assert "1 image other_prediction: without these maps" in said and "--add-maps and --retry-failed" in said
     summary = mining(inputs, run, again)
     assert (summary.shards, summary.failed_images, summary.exit_status) == (1, 0, 0)
     assert contents_of(run) == contents_of(grown) and digests(run) == digests(first)

@@ -353,7 +353,7 @@ def test_compressed_tars_are_scanned_with_a_warning(
     assert set(run.metadata().to_table()["image_offset"].to_pylist()) == {None}
     for folder, source in ((tmp_path / "RUN", "gz"), (mined / "RUN", "tar")):
         render(folder, "--where", "split = 'query' AND camid = 1", "--output", tmp_path / source)
-    assert [m for m in caplog.messages if "1 shards are compressed" in m and "to get 4 images" in m]
+    assert [m for m in caplog.messages if "1 shard is compressed" in m and "to get 4 images" in m]
     assert len(names(tmp_path / "gz")) == 4
     for name in names(tmp_path / "gz"):
         assert (tmp_path / "gz" / name).read_bytes() == (tmp_path / "tar" / name).read_bytes()

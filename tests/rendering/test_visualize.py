@@ -108,7 +108,7 @@ def test_legrad_of_transreid_and_its_heads(people: Path, tmp_path: Path) -> None
         out = tmp_path / head
         result = invoke("visualize", people, "--checkpoint", checkpoint, "--output", out, "--method", "legrad",
                         "--camera", "mean", "--head", head, *stated)  # fmt: skip
-        assert result.exit_code == 0 and "3 images, 1 maps each" in result.output, result.output
+        assert result.exit_code == 0 and "3 images, 1 map each" in result.output, result.output
         _says_cameras(result)
         model = load_model(checkpoint, device="cpu", precision="fp32", image_size=size)
         pixels = [resize_image(decode_image((people / f"{n}.jpg").read_bytes()), size) for n in range(3)]

@@ -426,7 +426,7 @@ def test_no_query_has_a_match(tmp_path: Path) -> None:
         (["--query-where", "split = 'no'"], r"--query-where \"split = 'no'\" leaves nothing to rank: 0 images"),
         (["--query-where", "split = 'no'"], r"the run has the splits gallery, query$"),
         (["--gallery-where", "pid < 0"], r"leaves nothing to rank: 2 images with features, 0 of them .* 2 junk"),
-        (["--gallery-where", "camid IS NULL"], r"1 images with features, 1 of them without pid or camid"),
+        (["--gallery-where", "camid IS NULL"], r"1 image with features, 1 of them without pid or camid"),
         (["--query-where", "splt = 'query'"], r"--query-where: there is no column 'splt'; did you mean split"),
         (["--gallery-where", "split = 'gallery')"], r"--gallery-where: Parser Error: syntax error"),
         (["--gallery-where", "true) OR (true"], r"--gallery-where: Parser Error: syntax error"),

@@ -83,7 +83,7 @@ def test_verify_compares_keys(made: Path) -> None:
     [
         ("h5_row", {0: 1, 1: 0}, ["h5_row does not rise from 0 without a gap"]),
         ("tar_index", {3: 4, 4: 3}, ["tar_index does not rise from 0 without a gap"]),
-        ("status", {0: "image_corrupt"}, ["1 rows have a status and an h5_row that contradict each other"]),
+        ("status", {0: "image_corrupt"}, ["1 row has a status and an h5_row that contradict each other"]),
         ("shard", {7: "gallery-9"}, ["has rows of another shard"]),
         ("key", {0: "k5"}, ["the keys of maps and metadata differ"]),  # neither the smallest nor the largest
         ("status", {0: "no_label"}, []),  # mim_attention needs no target

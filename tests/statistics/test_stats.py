@@ -248,7 +248,7 @@ def test_blocks_merge_to_the_same_numbers(
     with h5py.File(by_camera / "mean_maps.h5") as a, h5py.File(tmp_path / "mean_maps.h5") as b:
         for kind in ("mean", "std", "mean_low", "mean_high"):
             np.testing.assert_allclose(a[f"{MAPS[0]}/{kind}"][:], b[f"{MAPS[0]}/{kind}"][:], rtol=1e-6)
-    with pytest.raises(UserError, match=r"1 shards are in no part, such as train-000001"):
+    with pytest.raises(UserError, match=r"1 shard is in no part, such as train-000001"):
         run_command(run, "--merge", *parts[:3], "--output", tmp_path)
     with pytest.raises(UserError, match="in two parts"):
         run_command(run, "--merge", parts[1], parts[1], "--output", tmp_path)

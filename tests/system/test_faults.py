@@ -314,7 +314,7 @@ def test_overwrite_names_what_it_deletes_and_keeps_what_is_not_its_own(checkpoin
     summary = mine(config, MineOptions(overwrite=True))
     assert summary.exit_status == 0
     said = describe(summary)
-    assert f"overwriting: deleted 1 files {output}/metadata/*.parquet" in said and f"deleted {output}/run.json" in said
+    assert f"overwriting: deleted 1 file {output}/metadata/*.parquet" in said and f"deleted {output}/run.json" in said
     assert (output / "notes.txt").read_text() == "mine"
     assert verify(output).images == 14
 

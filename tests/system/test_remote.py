@@ -154,7 +154,7 @@ def test_shards_that_cannot_be_read_are_named_and_the_others_go_on(
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed: ")]
     assert failed[0] == f"failed: none: cannot open {server.address}/none.tar: the server answers 404 Not Found"
     assert failed[1].startswith(f"failed: train-0: cannot open {silent}: Cannot connect to host 127.0.0.1")
-    assert len(failed) == 2 and "12 images in 1 shards" in result.stdout
+    assert len(failed) == 2 and "12 images in 1 shard," in result.stdout
 
 
 def read(url: str) -> list[str]:

@@ -29,9 +29,9 @@ from tests.support.shard_files import Member, textured_image, write_tar
 def test_odd_masks_are_counted_and_named(made: Made, tmp_path: Path) -> None:
     result = CliRunner().invoke(command, [str(made.root), "--shards-root", str(made.tars), "--resamples", "20",
                                           "--output", str(tmp_path)], catch_exceptions=False)  # fmt: skip
-    assert f"1 images left out, mask missing: {key_of(5)}" in result.output
-    assert f"1 images left out, mask empty: {key_of(9)}" in result.output
-    assert "1 images left out, mask unreadable (colours, not labels: write grey values or the indices" in result.output
+    assert f"1 image left out, mask missing: {key_of(5)}" in result.output
+    assert f"1 image left out, mask empty: {key_of(9)}" in result.output
+    assert "1 image left out, mask unreadable (colours, not labels: write grey values or the indices" in result.output
     stretched = [key for key, mask in made.masks.items() if mask.shape == (7, 3)]
     assert "masks have another ratio" not in result.output and stretched  # a pixel of rounding is none
     assert "37 images with a mask" in result.output and "promptsg evaluate" in result.output
