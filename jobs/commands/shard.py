@@ -115,8 +115,8 @@ def describe(report: PackingReport) -> list[str]:
         )
     if report.ignored:
         lines.append(
-            f"ignored {counted(len(report.ignored), 'file that is not an image', 'files that are not images')} of the dataset: "
-            f"{_names(report.ignored)}"
+            f"ignored {counted(len(report.ignored), 'file that is not an image', 'files that are not images')} "
+            f"of the dataset: {_names(report.ignored)}"
         )
     lines.append(
         f"{counted(report.images, 'image')} in {counted(len(report.shards), 'shard')} of {report.dataset} in "

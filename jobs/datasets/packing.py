@@ -181,13 +181,9 @@ def _leave_out_links(listing: Listing, source: Path) -> None:
     outside = set(listing.links_out)
     listing.records = [record for record in listing.records if record.path not in outside]
     if not listing.records:
-        all_of = (
-            "the only image is a link that leads"
-            if len(outside) == 1
-            else f"all {len(outside)} images are links that lead"
-        )
         raise UserError(
-            f"each of {counted(len(outside), 'image')} is a link that leads out of {source} ({first_few(listing.links_out)}); --follow-links packs what they lead to"
+            f"each of {counted(len(outside), 'image')} is a link that leads out of {source} "
+            f"({first_few(listing.links_out)}); --follow-links packs what they lead to"
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from jobs.cli import main
 from jobs.commands.info import command
 from promptsg_core import inspect_checkpoint
 from tests.support import tiny_transreid
@@ -158,7 +159,7 @@ def test_a_model_with_cameras_is_checked_with_what_is_said_of_them(tmp_path: Pat
     assert known["undecoded"] == 3  # camera c8 is row 7 of 6
     mapped = json.loads(said(*words, "--camera", "2", "--json"))["sample"]
     assert mapped["undecoded"] == 0 and mapped["retrieval"][0]["images"] == 9
-    told = CliRunner().invoke(command, [*map(str, words), "--camera", "mean"], catch_exceptions=False).stderr
+    told = CliRunner().invoke(main, ["info", *map(str, words), "--camera", "mean"], catch_exceptions=False).stderr
     assert "camera embedding: 6 rows, coefficient 1.0" in told
     assert "every image gets the mean of all rows, an approximation: no image was trained with it" in told
 

@@ -282,7 +282,7 @@ def test_two_images_of_one_key_are_named(market: Path, tmp_path: Path) -> None:
 
 def test_the_real_sample(market_sample: Path, tmp_path: Path) -> None:
     result = shard(market_sample, tmp_path / "out", "--dataset", "market1501")
-    assert "2189 images in 4 shards" in result.output and "ignored 3 files" in result.output
+    assert "2,189 images in 4 shards" in result.output and "ignored 3 files" in result.output
     found = {
         name: data
         for path in (tmp_path / "out").glob("*.tar")
