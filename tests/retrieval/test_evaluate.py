@@ -464,7 +464,7 @@ def test_the_plan_keeps_to_its_memory() -> None:
     assert plan_block(3368, 15913, 1280, 2 * 10**9) == 1024
     block = plan_block(20_000, 200_000, 1280, 2 * 10**9)
     assert 220_000 * 1280 * 4 + block * 200_000 * 4 < 2 * 10**9 and block >= 128
-    with pytest.raises(UserError, match=r"re-ranking 20000 queries against 200000 images needs up to \d+\.\d\d GB"):
+    with pytest.raises(UserError, match=r"re-ranking 20,000 queries against 200,000 images needs up to \d+\.\d\d GB"):
         plan_block(20_000, 200_000, 1280, 2 * 10**9, RerankConfig())
     assert plan_block(3368, 15913, 1280, 3 * 10**9, RerankConfig()) > 0
 
