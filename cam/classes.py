@@ -29,7 +29,7 @@ Category = int | Sequence[int] | Tensor | str | Target | None
 _PANEL_HEIGHT = 256
 
 
-class _Cam(Generic[E]):
+class CamOnLayers(Generic[E]):
     """A method on layers of a model, by default its first; a context manager for code that expects one."""
 
     method = ""
@@ -64,7 +64,7 @@ class _Cam(Generic[E]):
     def remove_hooks(self) -> None:
         """Does nothing, since there are no hooks. Kept for code that was written for hooks."""
 
-    def __enter__(self) -> _Cam[E]:
+    def __enter__(self) -> CamOnLayers[E]:
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class _Cam(Generic[E]):
         self.remove_hooks()
 
 
-class GradCAM(_Cam[E]):
+class GradCAM(CamOnLayers[E]):
     """GradCAM (arXiv:1610.02391) on layers that are given by name or by the model's own submodules.
 
     >>> from cam import GradCAM
@@ -89,7 +89,7 @@ class GradCAM(_Cam[E]):
     method = "gradcam"
 
 
-class GradCAMPlusPlus(_Cam[E]):
+class GradCAMPlusPlus(CamOnLayers[E]):
     """GradCAM++ (arXiv:1710.11063) on rectified features; see `cam.methods.gradcam_plus_plus`.
 
     >>> from cam import GradCAMPlusPlus
@@ -101,7 +101,7 @@ class GradCAMPlusPlus(_Cam[E]):
     method = "gradcam++"
 
 
-class HiResCAM(_Cam[E]):
+class HiResCAM(CamOnLayers[E]):
     """HiResCAM (arXiv:2011.08891).
 
     >>> from cam import HiResCAM, similarity_target
@@ -113,7 +113,7 @@ class HiResCAM(_Cam[E]):
     method = "hirescam"
 
 
-class MIMAttentionCAM(_Cam[E]):
+class MIMAttentionCAM(CamOnLayers[E]):
     """The MIM's cross-attention: no gradient, no layer.
 
     >>> from cam import MIMAttentionCAM

@@ -38,8 +38,8 @@ class Encoded:
 class PromptSGOutput(HeadOutput):
     """What the head gives for a batch, beside what all heads give.
 
-    logits_cls (B, C): of the CLS head; `logits` are the MIM's. attention (B, M) float32, the mean of attention_heads.
-    patch_tokens (B, M, E). v_final (B, E). cls_states: CLS (B, E) after each post block.
+    logits_cls (B, C): of the CLS head. logits (B, C) are the MIM's. attention (B, M) float32: the mean of
+    attention_heads. patch_tokens (B, M, E). v_final (B, E). cls_states: CLS (B, E) after each post block.
     """
 
     logits_cls: Tensor
