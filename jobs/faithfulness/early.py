@@ -11,7 +11,7 @@ from jobs.runs.run import open_run
 
 def refuse_wrong_request(config: FaithfulnessConfig) -> None:
     """Raises UserError or ModelError for a run, a map, a condition, a file, a device or a precision that cannot be."""
-    run = open_run(config.run)
+    run = open_run(config.run, evaluation=config.evaluation)
     run.choose_maps(config.maps)
     check_model_words(config.checkpoint, config.device, config.precision)
     if config.label_map is not None and not config.label_map.is_file():

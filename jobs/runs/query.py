@@ -52,7 +52,7 @@ class RowSelection:
 
 def check_selection(run: Run, selection: RowSelection) -> None:
     """Raises UserError for a condition or an order that is not SQL over the run's columns. Reads no rows."""
-    connection = connect_metadata(run)
+    connection = connect_metadata(run, expressions=(selection.where, selection.order_by))
     with reading_metadata(run):
         if selection.where is not None:
             check_expression(connection, SAMPLES, "condition", selection.where, "--where")

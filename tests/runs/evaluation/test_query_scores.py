@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import UserError
+from jobs.retrieval.evaluate import EvaluateConfig, evaluate
 from jobs.runs.evaluation import query_scores as module
 from jobs.runs.evaluation.query_scores import known_scores, names_scores
-from jobs.runs.query import RowSelection, select_rows
+from jobs.runs.query import RowSelection, check_selection, select_rows
 from jobs.runs.run import open_run
 from jobs.statistics.chosen import choose_images, choose_in_blocks
 from jobs.statistics.question import make_question
@@ -23,12 +24,11 @@ from jobs.statistics.stats import merge_parts
 from tests.runs.conftest import NAMES, promptsg
 from tests.support.made_runs import made_manifest, made_samples, made_shard
 
-SIDES = ("--query-where", "shard = 'query-000000'", "--gallery-where", "shard <> 'query-000000'", "--bootstrap", 5)
 
-
-def evaluated(run: Path, *words: object) -> None:
-    code, said = promptsg("evaluate", run, *SIDES, *words)
-    assert code == 0, said
+def evaluated(run: Path, **changes: Any) -> None:
+    """Ranks one shard for the images of another. Not by the command, which would take the log away from the test."""
+    sides = {"query_where": "shard = 'query-000000'", "gallery_where": "shard <> 'query-000000'"}
+    evaluate(EvaluateConfig(run=run, bootstrap=5, **{**sides, **changes}))
 
 
 def queries_of(folder: Path) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ def test_without_an_evaluation_one_line_names_the_command(made: Path) -> None:
 
 
 def test_an_evaluation_in_another_folder_is_named(made: Path, tmp_path: Path) -> None:
-    evaluated(made, "--output", tmp_path / "other")
+    evaluated(made, output=tmp_path / "other")
     count = len(queries_of(tmp_path / "other"))
     words = ("render", made, "--where", "ap >= 0", "--dry-run")
     assert promptsg(*words)[0] == 1
@@ -186,6 +186,15 @@ def test_parts_of_statistics_by_different_evaluations_are_not_merged(made: Path,
         assert code == 0, said
     parts = sorted((tmp_path / "stats/parts").glob("*.npz"))
     assert len(merge_parts(open_run(made), parts).shards) == 3
-    evaluated(made, "--keep-same-camera")
+    evaluated(made, keep_same_camera=True)
     with pytest.raises(UserError, match="is from before the last `promptsg evaluate`: make the part again"):
         merge_parts(open_run(made), parts)
+
+
+def test_a_selection_that_names_scores_is_checked_before_anything_is_read(made: Path) -> None:
+    with pytest.raises(UserError, match="ap and first_rank come from"):
+        check_selection(open_run(made), RowSelection(order_by="ap"))
+    evaluated(made)
+    check_selection(open_run(made), RowSelection(where="ap < 0.5", order_by="first_rank"))
+    with pytest.raises(UserError, match="there is no column 'app'"):
+        check_selection(open_run(made), RowSelection(where="app < 0.5 AND ap < 0.5"))
