@@ -91,7 +91,7 @@ def test_a_longer_list_in_the_same_order_adds_and_another_order_is_refused(mined
     assert "2 pictures written" in done.output and "3 existed and were kept" in done.output
     kept = pictures(tmp_path)
     other = ("--order-by", "mim_attention_max DESC", "--limit", 3)
-    with pytest.raises(UserError, match=r"5 pictures numbered in another order, such as 0001_.*: --overwrite removes"):
+    with pytest.raises(UserError, match=r"5 pictures, numbered in another order, such as 0001_.*: --overwrite removes"):
         render(mined, *other, *out)
     render(mined, "--limit", 2, *out)  # without an order there are no numbers to contradict
     render(mined, *other, *out, "--style", "panel")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import UserError
+from jobs.phrases import counted
 from jobs.reading import reading
 from jobs.tables import write_parquet
 
@@ -98,8 +99,8 @@ def refuse_another_order(folder: Path, stale: Sequence[ListedPicture]) -> None:
     """Raises UserError where there are pictures numbered in another order."""
     if stale:
         raise UserError(
-            f"{folder} has {len(stale)} pictures numbered in another order, such as {stale[0].file}: --overwrite "
-            "removes them and draws anew, another --output leaves them"
+            f"{folder} has {counted(len(stale), 'picture')}, numbered in another order, such as {stale[0].file}: "
+            "--overwrite removes them and draws anew, another --output leaves them"
         )
 
 
