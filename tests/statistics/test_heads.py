@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import html
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from cam.measures import STRIPES, measure_maps
+from jobs.cli import main
 from jobs.comparison.diff import DiffConfig, diff_runs
 from jobs.runs.run import Run
 from jobs.statistics.accumulate import accumulate
@@ -97,3 +102,9 @@ def test_runs_differ_head_by_head(run: Run, folder: Path, tmp_path: Path, monkey
         np.testing.assert_allclose(rows[f"mim_attention_head0_{column}"].to_numpy(), wanted, atol=1e-6)
     moved = np.abs(b - a).sum(axis=(1, 2)) / 2  # each head sums to 1
     np.testing.assert_allclose(rows["mim_attention_head0_moved"].to_numpy(), moved, rtol=1e-4)
+    # The report prints the command that draws the images, which runs as it stands.
+    (command,) = re.findall("<pre class=command>(.*?)</pre>", (tmp_path / "report.html").read_text())
+    words = shlex.split(html.unescape(command))
+    assert words[words.index("--map") + 1] == "mim_attention#0"
+    result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
+    assert result.output.startswith("32 pictures written"), result.output

@@ -331,7 +331,7 @@ def test_identities_that_are_texts_are_drawn_as_a_whole(run: Path) -> None:
 def test_the_command_and_the_function_have_the_same_defaults(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configs = []
 
-    def keep(config: StatsConfig) -> None:
+    def keep(config: StatsConfig, drawer: object) -> None:
         configs.append(config)
         raise UserError("enough")
 
