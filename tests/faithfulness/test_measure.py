@@ -42,6 +42,7 @@ from promptsg_core import load_model
 from promptsg_core.families.promptsg.model import PromptSG
 from promptsg_core.preprocess import decode_image, resize_image
 from tests.support.knowing_model import knowing_checkpoint, person_shard
+from tests.support.made_heads import run_with_heads
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
 
@@ -390,3 +391,12 @@ def test_people_are_the_identities_of_the_one_rule() -> None:
     stored = people_of(key=["a", "b", "c"], pid=[2, 2, 3], role=["person"] * 3, identity=["train/2", "test/2", "3"])
     assert stored == [1, 0, 2]  # one pid, two persons
     assert count_people(np.array([NOBODY, 0, 0, 3])) == 2
+
+
+def test_single_heads_are_followed_but_not_compared_with_random_weights(tmp_path: Path) -> None:
+    run = run_with_heads(tmp_path)
+    config = FaithfulnessConfig(run=run.layout.root, checkpoint=tmp_path / "none.pth", maps=("mim_attention#1",))
+    with pytest.raises(UserError, match=r"^mim_attention#1: re-initialised models .* give --no-sanity"):
+        measure_faithfulness(config)
+    with pytest.raises(UserError, match=r"none\.pth"):  # so far it goes
+        measure_faithfulness(replace(config, sanity=False))
