@@ -26,7 +26,6 @@ from jobs.runs.run import open_run
 from jobs.shards.access import ShardAccess
 from jobs.statistics.stats import StatsConfig, stats
 from promptsg_core.images import read_header
-from tests.rendering.test_gallery import driver as driver  # a browser, where there is one
 from tests.rendering.test_render import image_of
 from tests.runs.test_query import make_run
 from tests.support.shard_files import market_shard
