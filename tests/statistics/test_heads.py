@@ -107,4 +107,4 @@ def test_runs_differ_head_by_head(run: Run, folder: Path, tmp_path: Path, monkey
     words = shlex.split(html.unescape(command))
     assert words[words.index("--map") + 1] == "mim_attention#0"
     result = CliRunner().invoke(main, words[1:], catch_exceptions=False)
-    assert result.output.startswith("32 pictures written"), result.output
+    assert "32 pictures written" in result.output
