@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from jobs.phrases import shown_lines
 
@@ -18,7 +18,13 @@ class _Formatter(logging.Formatter):
         return shown_lines(super().format(record))
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _ToText = logging.StreamHandler[TextIO]
+else:  # Python 3.10 has no StreamHandler[...] outside of annotations
+    _ToText = logging.StreamHandler
+
+
+class _Handler(_ToText):
     """Writes lines above the bars that tqdm shows, where it shows any."""
 
     def emit(self, record: logging.LogRecord) -> None:
