@@ -1,6 +1,6 @@
 """Runs a command and says how long it was silent: the longest times between two outputs, and what it last said.
 
-    python -m tests.support.silence [--log] [--] promptsg stats RUN
+    python -m tests.support.silence [--log] [--seconds N] [--] promptsg stats RUN
 
 It runs on a terminal of its own, or with --log into a pipe, as in a job. Whatever it writes counts, a redrawn bar too.
 """
@@ -46,8 +46,8 @@ class Heard:
     lines: int
 
 
-def listen(command: Sequence[str], *, log: bool) -> Heard:
-    """Runs a command to its end and listens to it."""
+def listen(command: Sequence[str], *, log: bool, seconds: float | None = None) -> Heard:
+    """Runs a command to its end, or for so many seconds, and listens to it."""
     ours, theirs = os.pipe() if log else pty.openpty()
     if not log:
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
@@ -57,10 +57,13 @@ def listen(command: Sequence[str], *, log: bool) -> Heard:
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs) as program:
         os.close(theirs)
         while True:
-            select.select([ours], [], [])
+            left = None if seconds is None else max(0.0, began + seconds - time.monotonic())
             part = b""
-            with contextlib.suppress(OSError):  # how a terminal says that its other side is closed
-                part = os.read(ours, 65536)
+            if select.select([ours], [], [], left)[0]:
+                with contextlib.suppress(OSError):  # how a terminal says that its other side is closed
+                    part = os.read(ours, 65536)
+            else:
+                program.terminate()
             now = time.monotonic()
             if now - last > longest.seconds:
                 longest = Silence(seconds=now - last, start=last - began, after=said)
@@ -78,9 +81,10 @@ def main() -> None:
     """Prints one line: the longest silence, the whole time, and what was said before the silence."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--log", action="store_true", help="into a pipe, not on a terminal")
+    parser.add_argument("--seconds", type=float, help="end the command after so many")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    heard = listen([word for word in options.command if word != "--"], log=options.log)
+    heard = listen([word for word in options.command if word != "--"], log=options.log, seconds=options.seconds)
     silence = heard.longest
     print(
         f"silent for {silence.seconds:5.1f} s of {heard.seconds:6.1f} s, {heard.lines} lines, status {heard.status}; "
