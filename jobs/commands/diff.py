@@ -11,6 +11,7 @@ import click
 from jobs.commands.options import PromptsgCommand, echo, json_option, next_step, option_with_default
 from jobs.comparison.config import DiffConfig
 from jobs.phrases import counted
+from jobs.progress import LongTask
 
 if TYPE_CHECKING:
     from jobs.comparison.diff import DiffResult
@@ -76,7 +77,8 @@ def command(
     # As in `stats`: products of small matrices run in our own threads. This must be set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from jobs.comparison.diff import diff_runs
+    with LongTask("loading what computes"):
+        from jobs.comparison.diff import diff_runs
 
     result = diff_runs(
         DiffConfig(

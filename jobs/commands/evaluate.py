@@ -19,6 +19,7 @@ from jobs.commands.options import (
 )
 from jobs.errors import UserError
 from jobs.phrases import counted
+from jobs.progress import LongTask
 from jobs.retrieval.evaluation import EvaluateConfig, Evaluation
 from jobs.retrieval.rerank import RerankConfig
 
@@ -114,7 +115,8 @@ def command(
     Example:
       promptsg evaluate RUN --query-where "split = 'query' AND camid < 3"
     """
-    from jobs.retrieval.evaluate import evaluate
+    with LongTask("loading what computes"):
+        from jobs.retrieval.evaluate import evaluate
 
     config = EvaluateConfig(
         run=run,

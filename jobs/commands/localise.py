@@ -20,6 +20,7 @@ from jobs.commands.options import (
     shards_root_option,
 )
 from jobs.phrases import counted
+from jobs.progress import LongTask
 from jobs.statistics.localisation.config import LocaliseConfig
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def command(as_json: bool, **values: object) -> None:
       promptsg localise RUN --masks parsing/ --labels names.txt --where "split = 'query'"
     """
 
-    from jobs.statistics.localisation.localise import localise
+    with LongTask("loading what computes"):
+        from jobs.statistics.localisation.localise import localise
 
     result = localise(LocaliseConfig(**values))  # type: ignore[arg-type]
     if as_json:

@@ -13,6 +13,7 @@ from cam.panels import WIDEST
 from jobs.commands.options import PromptsgCommand, echo, option_with_default, stored_pictures_options
 from jobs.errors import UserError
 from jobs.phrases import counted, first_few
+from jobs.progress import LongTask
 from jobs.rendering.drawing.style import STYLES
 from jobs.rendering.image_files import FORMATS
 from jobs.rendering.render_config import RenderConfig
@@ -21,7 +22,9 @@ from jobs.runs.query import RowSelection
 if TYPE_CHECKING:
     from jobs.rendering.drawing.job import LeftOut
     from jobs.rendering.looks import Looks
-    from jobs.rendering.render import RenderPreview, RenderReport
+
+    with LongTask("loading what computes"):
+        from jobs.rendering.render import RenderPreview, RenderReport
 
 _PREVIEWED = 10
 _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each

@@ -21,6 +21,7 @@ from jobs.commands.options import (
 )
 from jobs.errors import UserError
 from jobs.phrases import counted
+from jobs.progress import LongTask
 from jobs.statistics.config import ShardBlock, StatsConfig
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def command(
     # set before numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    from jobs.rendering.thumbnails import OutlierThumbnails
-    from jobs.statistics.stats import stats
+    with LongTask("loading what computes"):
+        from jobs.statistics.stats import stats
 
     _check_parts(parts, merge)
     config = StatsConfig(
