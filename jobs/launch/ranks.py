@@ -27,13 +27,16 @@ _STATUSES = (EXIT_OK, EXIT_SOME_SHARDS_FAILED, EXIT_DRAINED, EXIT_ERROR)
 
 
 class Counter(Protocol):
-    """Hands out 0, 1, 2, ... once each, counts by a name, and keeps the number that was proposed first."""
+    """Hands out 0, 1, 2, ... once each, counts ranks and calls by a name, and keeps the first number proposed."""
 
     def next(self) -> int:
         """The next number."""
 
     def count(self, name: str) -> int:
-        """How often the ranks have called this with the name so far, this call included."""
+        """How many ranks have called this with the name so far, this one included."""
+
+    def one_more(self, name: str) -> int:
+        """How often all ranks have called this with the name so far, this call included."""
 
     def propose(self, name: str, number: int) -> None:
         """Proposes a number, which counts unless another rank has proposed one under the name before."""
@@ -88,9 +91,15 @@ class Ranks:
         return self._drawn_alone - 1
 
     def count(self, name: str) -> int:
-        """How often the ranks of this launch have called this with the name so far, this call included."""
+        """How many ranks of this launch have called this with the name so far, this one included."""
         if self._counters is not None:
             return self._counters.add(f"count/{name}", 1)
+        return 1
+
+    def one_more(self, name: str) -> int:
+        """How often all ranks of this launch have called this with the name so far, this call included."""
+        if self._counters is not None:
+            return self._counters.add(f"tally/{name}", 1)
         self._counts_alone[name] += 1
         return self._counts_alone[name]
 

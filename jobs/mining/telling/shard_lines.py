@@ -27,7 +27,7 @@ class Tally:
 
     def one_more(self) -> str:
         """`12 of 40 shards`, one more than before."""
-        ended = self._counter.count("shards ended")
+        ended = self._counter.one_more("shards ended")
         return f"{ended:,} of {counted(self._counter.proposed('shards to do') or self._total, 'shard')}"
 
 
