@@ -32,7 +32,9 @@ from jobs.commands.options import (
     weights_key_option,
 )
 from jobs.mining.config import build_config
-from jobs.phrases import counted
+from jobs.phrases import counted, json_text
+
+_WIDE = 110  # characters of a line
 
 
 @click.command(name="bench", cls=PromptsgCommand)
@@ -117,12 +119,65 @@ def _tried_lines(report: BenchReport) -> list[str]:
 def _estimate_lines(report: BenchReport) -> list[str]:
     cost = report.estimate
     unit = "CPU worker" if report.device == "cpu" else "GPU"
-    return [
-        f"{counted(cost.images, 'image')}: {cost.worker_hours:,.2f} {unit} hours, {cost.output_bytes / 1e9:,.2f} GB "
-        "of output;",
-        f"  promptsg submit --array-tasks {cost.array_elements} --time {clock(cost.hours_each)} "
-        f"--set batch_size={report.batch_size}   (one worker per task)",
-    ]
+    about = "" if report.images_known else "about "
+    hours, size = cost.worker_hours, cost.output_bytes
+    time = f"{hours:,.1f} hours" if hours >= 1 else counted(max(1, math.ceil(60 * hours)), "minute")
+    room = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, math.ceil(size / 1e6))} MB"
+    lines = [f"{about}{cost.images:,} images take about {time} of one {unit}, and about {room} of output"]
+    if cost.host_bytes is not None:
+        # Not in the command: a cluster that does not know its nodes' memory refuses each that requests some.
+        memory = cost.host_bytes >> 30
+        lines.append(
+            f"a worker needs about {memory} GB of memory; where memory is counted, add --sbatch-arg mem={memory}G"
+        )
+    return [*lines, "to submit it, with a quarter of the time to spare:"]
+
+
+def _submit_lines(report: BenchReport, given: Mapping[str, object]) -> list[str]:
+    """The command that mines the shards with what was given here and found to be best, as a shell reads it."""
+    cost = report.estimate
+    settings = {name: value for name, value in given.items() if value not in (None, ())}
+    if "shards" in settings:
+        settings["shards"] = _short(cast("tuple[str, ...]", settings["shards"]))
+    if report.device != "cpu":  # cuda:1 is a place on this machine
+        settings.pop("device", None)
+    measured = {"batch_size": report.batch_size, "precision": report.precision}
+    words = ["--array-tasks", cost.array_elements, "--time", clock(cost.hours_each)]
+    sets = [f"{name}={_as_yaml(value)}" for name, value in {**settings, "output": "RUN", **measured}.items()]
+    job = ["--gpus-per-task", 0, "--cpus-per-task", report.cores] if report.device == "cpu" else ["--gpus-per-task", 1]
+    parts: list[Sequence[object]] = [["promptsg", "submit", *words, *repeated("--set", sets[:1])]]
+    parts += [["--set", one] for one in sets[1:]]
+    return _folded([shlex.join(map(str, part)) for part in (*parts, job)])
+
+
+def _folded(parts: Sequence[str]) -> list[str]:
+    """The parts of a command on lines of moderate width, each of which but the last goes on with a backslash."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) < _WIDE:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}" if not lines else f"    {part}")
+    return [*(f"{line} \\" for line in lines[:-1]), *lines[-1:]]
+
+
+def _short(shards: Sequence[str]) -> Sequence[str]:
+    """One pattern in the place of the tars of a folder that a shell made of it."""
+    folder = Path(shards[0]).parent
+    pattern = str(folder / "*.tar")
+    if len(shards) > 1 and sorted(map(Path, shards)) == sorted(folder.glob("*.tar")):
+        return (pattern,)
+    return shards
+
+
+def _as_yaml(value: object) -> str:
+    """A value as --set reads it back. JSON is YAML; a text that YAML would take for something else is quoted."""
+    items = [str(one) if isinstance(one, Path) else one for one in (value if isinstance(value, tuple) else (value,))]
+    if len(items) == 1 and isinstance(items[0], str):
+        with contextlib.suppress(yaml.YAMLError):
+            if yaml.safe_load(items[0]) == items[0]:
+                return items[0]
+    return json_text(items if isinstance(value, tuple) else items[0], None)
 
 
 def clock(hours: float) -> str:

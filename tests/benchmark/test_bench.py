@@ -147,7 +147,9 @@ def test_the_last_lines_are_a_command_that_runs_as_printed(tmp_path: Path, monke
     words += ["--device", "cpu", "--precision", "auto", "--image-size", "64x32", "--workers", "0", "--camera", "none"]
     given = ["--seconds", "0.01", "--limit", "8"]
     said = CliRunner().invoke(main, ["bench", *words, *given], catch_exceptions=False).stdout
-    assert re.search(r"^about 12 images take about 1 CPU worker minutes, and about 1 MB of output", said, re.MULTILINE)
+    assert re.search(
+        r"^about 12 images take about 1 minute of one CPU worker, and about 1 MB of output", said, re.MULTILINE
+    )
     typed = submit_words(said)
     assert "shards=it's shards/*.tar" in typed and max(map(len, said.splitlines())) <= 120
     done = CliRunner().invoke(main, ["submit", *typed, "--dry-run"], catch_exceptions=False)

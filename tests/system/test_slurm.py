@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from jobs.cli import main
 from jobs.commands.submit import command
 from jobs.mining.config import build_config
 from jobs.mining.mine import mine
@@ -256,3 +259,23 @@ def test_status_shows_the_queue(slurm: Slurm, inputs: Path, tmp_path: Path, monk
         set(queue) == {"PENDING"} and after in queue["PENDING"] and any(job in element for element in queue["PENDING"])
     )
     slurm.call("scancel", job, after)
+
+
+def test_the_command_that_bench_prints_runs_as_printed(
+    slurm: Slurm, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted into a shell, time limit and cores included."""
+    monkeypatch.chdir(tmp_path)
+    words = ["bench", "--shards", f"{inputs}/train-00000[01].tar", "--checkpoint", str(inputs / "m.pth")]
+    words += ["--maps", "mim_attention", "--device", "cpu", "--workers", "0", "--seconds", "0.01"]
+    said = CliRunner().invoke(main, words, catch_exceptions=False).stdout
+    printed = said[said.index("promptsg submit") :]
+    promptsg = f"{shlex.quote(sys.executable)} -m jobs"
+    done = subprocess.run(
+        ["bash", "-ec", printed.replace("promptsg", promptsg, 1)],
+        env={**os.environ, **slurm.variables}, capture_output=True, text=True,
+    )  # fmt: skip
+    found = re.search(r"array job ([0-9]+):.*finalize job ([0-9]+) ", done.stdout)
+    assert found is not None, printed + done.stdout + done.stderr
+    assert set(slurm.wait(found[1], 120).values()) == {"COMPLETED"}
+    assert_finalized(slurm, found[2], tmp_path / "RUN", 2 * IMAGES)
