@@ -83,10 +83,14 @@ def stats(config: StatsConfig, drawer: OutlierDrawer | None = None) -> StatsResu
 
 
 def block_shards(run: Run, block: ShardBlock | None) -> list[str]:
-    """The finished shards, or those of a block of the run's full list."""
+    """The finished shards, or those of a block of the run's full list.
+
+    A block's sums are kept and merged later, when a shard of which now only the first images are there may be done.
+    """
     names, done = [shard.name for shard in run.manifest.shards], set(run.published())
     if block is not None:
         names = [names[position] for position in block_of(len(names), block.index, block.count)]
+        done -= run.layout.begun
     return sorted(name for name in names if name in done)
 
 
@@ -120,11 +124,8 @@ def merge_parts(run: Run, paths: Sequence[Path]) -> Partial:
         raise UserError(f"cannot merge {first_few(paths)}: {error}") from error
     if total is None:
         raise UserError("no parts are given to merge")
-    if missing := set(run.published()) - set(total.shards):
-        raise UserError(
-            f"{counted(len(missing), 'shard is', 'shards are')} in no part, such as {min(missing)}: give every "
-            "block's file"
-        )
+    if missing := set(run.published()) - run.layout.begun - set(total.shards):
+        raise UserError(f"{len(missing)} shards are in no part, such as {min(missing)}: give every block's file")
     return total
 
 

@@ -19,6 +19,8 @@ from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from jobs.runs.status import status
 from jobs.runs.verify import verify
+from jobs.statistics.config import ShardBlock
+from jobs.statistics.stats import block_shards
 from tests.support.run_contents import contents_of
 from tests.support.shard_files import market_shard
 from tests.support.tiny import tiny_checkpoint
@@ -67,6 +69,8 @@ def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
     run = open_run(root)
     assert rows_of(run) == {"gallery-0": 3, "query-0": 5}
     assert run.read_maps("mim_attention", "gallery-0").shape[0] == 3
+    assert block_shards(run, None) == ["gallery-0", "query-0"]
+    assert block_shards(run, ShardBlock(0, 1)) == ["query-0"]  # kept for later, when gallery-0 may be done
     whole = open_run(at_once).read_maps("mim_attention", "gallery-0")
     assert (run.read_maps("mim_attention", "gallery-0")[:2] == whole[:2]).all()  # a whole batch of it
 
