@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +17,7 @@ from jobs.commands.options import (
     head_and_camera_options,
     image_size_option,
     next_step,
+    opening,
     prompt_option,
     prompt_set_option,
     target_option,
@@ -127,7 +130,8 @@ def command(
     )
     if options.conflict is not None:
         raise click.UsageError(options.conflict)
-    summary = mine(build_config(file, values, settings, overrides), options, before_leaving=show)
+    config = build_config(file, values, settings, overrides)
+    summary = mine(config, options, before_leaving=partial(show, shards=config.shards))
     sys.exit(summary.exit_status)
 
 
@@ -137,11 +141,9 @@ def _environment(array_index: int | None, array_count: int | None) -> Environmen
     return place_in_array(Environment.from_variables(os.environ, placed=placed), array_index, array_count)
 
 
-def show(summary: MiningSummary) -> None:
-    """Prints what was done, and on standard error what failed. Where several ranks print, each line names its own."""
-    before = f"[{log_label()}] " if log_label() else ""
-    for line in describe(summary).split("\n"):
-        echo(before + line)
+def show(summary: MiningSummary, shards: Sequence[str] = ()) -> None:
+    """Prints what was done, and on standard error what failed. `shards` are as they were typed."""
+    echo("\n".join([describe(summary), *_next_step(summary, opening(shards))]))
     if summary.drained is None:
         for report in summary.failed_shards:
             echo(f"{before}failed: {report.error}", err=True)
@@ -176,7 +178,7 @@ def describe(summary: MiningSummary) -> str:
         for shard, images in summary.first_of.items():
             lines.append(f"of {shard} only the first {images} images are there, so it is not done")
         lines.append(_WITHOUT_LIMIT)
-    return "\n".join([*lines, *_next_step(summary)])
+    return "\n".join(lines)
 
 
 def _of_shards(summary: MiningSummary) -> str:
@@ -185,14 +187,17 @@ def _of_shards(summary: MiningSummary) -> str:
     return f"in {summary.shards} shards"
 
 
-def _next_step(summary: MiningSummary) -> list[str]:
-    """What to look at, once all is done or there are images for a first look."""
+def _next_step(summary: MiningSummary, allowed: Sequence[str]) -> list[str]:
+    """What to look at, once all is done or there are images for a first look.
+
+    `allowed` are the options that a command needs to open the shards.
+    """
     if summary.drained is not None or not (summary.images or summary.shards):
         return []
     if summary.added_maps or (summary.done < summary.total and summary.limit is None):
         return []
     if summary.done < summary.total:
-        return next_step(("gallery", summary.run, "--output", summary.run / "first-look", "--overwrite"))
-    look = ("gallery", summary.run, "--output", summary.run / "gallery")
+        return next_step(("gallery", summary.run, "--output", summary.run / "first-look", "--overwrite", *allowed))
+    look = ("gallery", summary.run, "--output", summary.run / "gallery", *allowed)
     ranked = [("evaluate", summary.run)] if summary.has_queries else []
     return next_step(look, ("stats", summary.run, "--by", "camid"), *ranked)

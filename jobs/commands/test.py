@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -14,15 +13,14 @@ from jobs.commands.options import (
     echo,
     head_and_camera_options,
     image_size_option,
+    opening,
     option_with_default,
     prompt_option,
     target_option,
     weights_key_option,
 )
-from jobs.mining.early.names import refuse_unknown_maps
-from jobs.progress import loading_torch
-from jobs.shards.names import PIPE
-from jobs.shards.urls import expand_shards
+from jobs.errors import EXIT_ERROR
+from jobs.reading import read_json_object
 from promptsg_core.settings import read_settings
 
 
@@ -79,7 +77,7 @@ def command(
     steps = [(*mine, "--output", output, *overrides), tuple(evaluate)]
     if visualize:
         pictures = output / "attention_visualizations"
-        look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps), *_allowed(shards))
+        look = ("--style", "panel", "--limit", visualize, *repeated("--map", maps), *opening(shards))
         steps.append(("render", output, *look, "--output", pictures))
     status = run_steps(*steps)
     if not status and (nothing := _nothing_scored(output)):
@@ -111,10 +109,3 @@ def _own_map(
         from promptsg_core.checkpoint import recognise_file
 
     return recognise_file(path, weights_key).family.config.default_maps[:1]
-
-
-def _allowed(shards: Sequence[str]) -> list[str]:
-    """The options with which `render` opens again what was typed here."""
-    pipes = [pattern for pattern in shards if pattern.startswith(PIPE)]
-    remote = [pattern for pattern in shards if pattern not in pipes and "://" in pattern]
-    return [*(["--allow-pipes"] if pipes else []), *(["--allow-remote"] if remote else [])]

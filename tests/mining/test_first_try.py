@@ -146,5 +146,8 @@ def test_what_is_printed_says_what_is_there_and_what_is_next(inputs: Path, tmp_p
     first = CliRunner().invoke(main, [*words, "--limit", "3"])
     assert "of query-0 only the first 3 images are there, so it is not done" in first.output
     assert f"next: promptsg gallery '{tmp_path}/my run' --output '{tmp_path}/my run/first-look'" in first.output
+    piped = [f"pipe:cat {inputs / 'train-0.tar'}" if word.endswith("*.tar") else word for word in words]
+    piped[-1] = str(tmp_path / "PIPED")
+    assert "PIPED/first-look --overwrite --allow-pipes\n" in CliRunner().invoke(main, [*piped, "--limit", "1"]).output
     rest = CliRunner().invoke(main, words)
     assert rest.exit_code == 0 and f"promptsg evaluate '{tmp_path}/my run'\n" in rest.output, rest.output

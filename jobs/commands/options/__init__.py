@@ -15,6 +15,7 @@ from jobs.commands.options.declared import echo as echo
 from jobs.commands.options.declared import evaluation_option as evaluation_option
 from jobs.commands.options.declared import json_option as json_option
 from jobs.commands.options.declared import next_step as next_step
+from jobs.commands.options.declared import opening as opening
 from jobs.commands.options.declared import option_group as option_group
 from jobs.commands.options.declared import option_with_default as option_with_default
 from jobs.commands.options.declared import precision_option as precision_option

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from jobs.phrases import shown_lines
+from jobs.shards.names import PIPE
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -58,6 +59,13 @@ def next_step(*commands: Sequence[object], told: str = "next:") -> list[str]:
     """
     lines = [f"promptsg {shlex.join(map(str, words))}" for words in commands]
     return [f"{told if not number else ' ' * len(told)} {line}" for number, line in enumerate(lines)]
+
+
+def opening(shards: Sequence[str]) -> list[str]:
+    """The options with which a command that draws opens again the shards that were typed."""
+    pipes = [pattern for pattern in shards if pattern.startswith(PIPE)]
+    remote = [pattern for pattern in shards if pattern not in pipes and "://" in pattern]
+    return [*(["--allow-pipes"] if pipes else []), *(["--allow-remote"] if remote else [])]
 
 
 def option_group(name: str, build: Callable[..., object], *options: Callable[[F], F]) -> Callable[[F], F]:
