@@ -28,11 +28,11 @@ from pathlib import Path
 import jobs.mining.mine as mining
 go, run_worker = Path(sys.argv.pop(1)), mining._run_worker
 
-def waiting(*arguments):
+def waiting(*arguments, **options):
     go.with_suffix(".ready").touch()
     while not go.exists():
         time.sleep(0.01)
-    return run_worker(*arguments)
+    return run_worker(*arguments, **options)
 
 mining._run_worker = waiting
 from jobs.cli import main
