@@ -171,7 +171,7 @@ loaded = SimpleNamespace(kind="cpu", device="cpu", label_agreement=None, of_run=
 def load(config, options, shards, layout, *rest):
     loaded.resolved = read_manifest(layout).resolved
     return loaded
-def work(loaded, manifest, config, options, drawn, progress):
+def work(loaded, manifest, config, options, block, drawn, progress, **more):
     return MiningSummary(run=config.output, shards=len(list(drawn)))
 program._load, program._run_worker = load, work
 folder, maps = Path(sys.argv[1]).parent, tuple(sys.argv[2:])
