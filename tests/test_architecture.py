@@ -7,6 +7,7 @@ arrows between packages and for cycles between modules alike, since a reader has
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -45,7 +46,12 @@ MAY_RETURN_ANYTHING = {
 }
 
 MODULES = modules_below()
-IMPORTS = imports_of(MODULES)
+
+
+@functools.cache
+def imports() -> list[Import]:
+    """Every import between our modules; read when a test asks, as all processes collect the tests and one runs them."""
+    return imports_of(MODULES)
 
 
 def allowed(package: str) -> set[str]:
@@ -72,21 +78,21 @@ def test_the_table_names_the_packages_that_there_are() -> None:
 
 @pytest.mark.parametrize("package", [DOOR, *ARROWS, ROOT, *LIBRARIES])
 def test_a_package_uses_only_what_the_table_allows(package: str) -> None:
-    ours = (one for one in IMPORTS if package_of(one.source) == package)
+    ours = (one for one in imports() if package_of(one.source) == package)
     assert_none(one for one in ours if package_of(one.target) not in allowed(package))
 
 
 def test_no_package_reaches_itself_through_others() -> None:
-    pairs = {(package_of(one.source), package_of(one.target)) for one in IMPORTS}
+    pairs = {(package_of(one.source), package_of(one.target)) for one in imports()}
     for cycle in cycles(arrows_of(pairs)):
         steps = set(itertools.pairwise(cycle))
-        print(*(one for one in IMPORTS if (package_of(one.source), package_of(one.target)) in steps), sep="\n")
+        print(*(one for one in imports() if (package_of(one.source), package_of(one.target)) in steps), sep="\n")
     assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of(pairs)))
 
 
 def test_no_package_within_a_package_reaches_itself_through_others() -> None:
     """A folder in a package, or in a library, counts as one, beside the modules that are not in any folder there."""
-    pairs = {(folder_or_module(one.source), folder_or_module(one.target)) for one in IMPORTS}
+    pairs = {(folder_or_module(one.source), folder_or_module(one.target)) for one in imports()}
     assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of(pairs)))
 
 
@@ -96,7 +102,7 @@ def folder_or_module(module: str) -> str:
 
 
 def test_no_module_reaches_itself_through_others() -> None:
-    assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of({(one.source, one.target) for one in IMPORTS})))
+    assert_none(" -> ".join(cycle) for cycle in cycles(arrows_of({(one.source, one.target) for one in imports()})))
 
 
 def arrows_of(pairs: set[tuple[str, str]]) -> dict[str, set[str]]:

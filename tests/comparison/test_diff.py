@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from scipy import stats as scipy_stats
-from sklearn.metrics import average_precision_score
 
 from jobs.commands.diff import command
 from jobs.comparison.config import DiffConfig
@@ -259,6 +258,8 @@ def test_the_most_changed_images_come_first(both: Both) -> None:
 
 def average_precisions(features: dict[str, np.ndarray]) -> dict[str, float]:
     """Key of a query -> its AP by scikit-learn; images of the same person and camera are left out."""
+    from sklearn.metrics import average_precision_score  # it takes a second, and every process imports this module
+
     queries, gallery = samples_of("query-000000", 18), samples_of("gallery-000000", 36)
     q, g = (features[name].astype(float) for name in ("query-000000", "gallery-000000"))
     q, g = (one / np.linalg.norm(one, axis=1, keepdims=True) for one in (q, g))

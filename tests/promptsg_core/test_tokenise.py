@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 
 import pytest
@@ -13,16 +14,16 @@ from promptsg_core.tokenise import _tokenizer, make_prompt, parse_prompts, slug_
 from tests.promptsg_core.test_model import build
 from tests.support.tiny import random_images, tiny_state
 
-try:
-    import open_clip.tokenizer as open_clip_tokenizer
-except ImportError:
-    open_clip_tokenizer = None
-needs_vocabulary = pytest.mark.skipif(open_clip_tokenizer is None, reason="needs open_clip_torch (extra `prompts`)")
+needs_vocabulary = pytest.mark.skipif(
+    importlib.util.find_spec("open_clip") is None, reason="needs open_clip_torch (extra `prompts`)"
+)
 
 
 @needs_vocabulary
 @pytest.mark.parametrize("mode", list(PROMPTS))
 def test_the_built_in_ids_are_clips(mode: str) -> None:
+    import open_clip.tokenizer as open_clip_tokenizer
+
     prompt = PROMPTS[mode]
     padded = open_clip_tokenizer.SimpleTokenizer()([prompt.text])[0].tolist()
     assert padded == [*prompt.tokens, *[0] * (77 - len(prompt.tokens))]

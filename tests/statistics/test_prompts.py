@@ -24,8 +24,6 @@ from jobs.statistics.prompts.shares import shares_of
 from tests.support.made_runs import made_shard
 from tests.support.shard_files import market_key
 
-metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
-
 PROBES = read_prompt_set("market-attributes")
 PROMPTS = {name: PROBES[name].text for name in ("backpack", "hat", "short_hair", "male")} | {"shoes": "X with shoes"}
 MAPS = tuple(f"mim_attention:{name}" for name in PROMPTS)
@@ -133,6 +131,8 @@ def test_agreement_between_prompts(found: dict[str, list], arrays: np.ndarray) -
 
 def test_attributes_against_scikit_learn(found: dict[str, list], arrays: np.ndarray) -> None:
     """`shoes` is of no list, `male` has no part, and short_hair's label is not in the table."""
+    from sklearn.metrics import roc_auc_score  # it takes a second, and every process imports this module
+
     by_prompt = {one["prompt"]: one for one in found["attributes"]}
     assert list(by_prompt) == ["hat", "backpack"] or list(by_prompt) == ["backpack", "hat"]
     share = arrays / arrays.sum(axis=(2, 3), keepdims=True)
@@ -142,26 +142,28 @@ def test_attributes_against_scikit_learn(found: dict[str, list], arrays: np.ndar
     truth = np.array([has_backpack(pid) for pid in person])
     assert (one["label"], one["part"]) == ("backpack", "upper")
     assert (one["images_with"], one["images_without"], one["identities"]) == (24, 64, 11)
-    assert one["auc"]["value"] == pytest.approx(metrics.roc_auc_score(truth[known], score[known]), abs=1e-6)
+    assert one["auc"]["value"] == pytest.approx(roc_auc_score(truth[known], score[known]), abs=1e-6)
     assert one["auc"]["value"] > 0.7 and one["auc"]["low"] > 0.5
     others = rows[:, 1:, 2:6].sum(axis=2).mean(axis=1)
-    assert one["others"]["value"] == pytest.approx(metrics.roc_auc_score(truth[known], others[known]), abs=1e-6)
+    assert one["others"]["value"] == pytest.approx(roc_auc_score(truth[known], others[known]), abs=1e-6)
     assert one["others"]["low"] < 0.5 < one["others"]["high"]
-    hat = metrics.roc_auc_score((person % 2 == 1)[known], rows[:, 1, :2].sum(axis=1)[known])
+    hat = roc_auc_score((person % 2 == 1)[known], rows[:, 1, :2].sum(axis=1)[known])
     assert by_prompt["hat"]["auc"]["value"] == pytest.approx(hat, abs=1e-6)
 
 
 def test_the_interval_of_an_auc_is_of_identities_drawn_again() -> None:
+    from sklearn.metrics import roc_auc_score
+
     rng = np.random.default_rng(0)
     person = np.repeat(np.arange(9), 6)
     truth, scores = person % 2 == 0, rng.random(54).round(1)  # with ties
     found = auc_over_identities(scores, truth, person + 40, 150, 8)
-    assert found.value == pytest.approx(metrics.roc_auc_score(truth, scores))
+    assert found.value == pytest.approx(roc_auc_score(truth, scores))
     draw, drawn = np.random.default_rng(8), []
     for _ in range(150):
         again = np.concatenate([np.flatnonzero(person == one) for one in draw.integers(9, size=9)])
         if 0 < truth[again].sum() < len(again):
-            drawn.append(metrics.roc_auc_score(truth[again], scores[again]))
+            drawn.append(roc_auc_score(truth[again], scores[again]))
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))))
     assert auc_over_identities(scores, truth | True, person, 10, 0).value is None
     single = auc_over_identities(scores, person == 3, person, 10, 0)
