@@ -20,6 +20,7 @@ __all__ = [
     "one_line",
     "shown",
     "shown_lines",
+    "spelled_as",
 ]
 # Control characters, surrogates, separators of lines, and what makes a text read in another order than it has: marks,
 # embeddings, overrides and isolates.
@@ -35,6 +36,12 @@ def first_few(names: Iterable[object], count: int = 5) -> str:
 def camera_text(camid: int | None) -> str:
     """`5 (c6)`: a camera as the metadata count it, from 0, and as names of data sets have it; `?` where unknown."""
     return "?" if camid is None else f"{camid} (c{camid + 1})"
+
+
+def spelled_as(name: str, known: Iterable[str]) -> str | None:
+    """The known name that differs from `name` in case, hyphens and blanks only: market1501 for Market-1501, or None."""
+    bare = {"".join(filter(str.isalnum, one)).lower(): one for one in known}
+    return bare.get("".join(filter(str.isalnum, name)).lower())
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

@@ -44,7 +44,7 @@ _WIDE = 110  # characters of a line
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
 @target_option
 @prompt_option
-@prompt_set_option
+@head_and_camera_options
 @click.option("--precision", help=f"{PRECISION_HELP}  [default: auto]")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
@@ -63,7 +63,28 @@ _WIDE = 110  # characters of a line
               "here: choose the file system that the real run will be on.  [default: the system's]")  # fmt: skip
 @json_option
 def command(
-    images: int | None, limit: int, seconds: float, folder: Path | None, as_json: bool, **values: object
+    shards: tuple[str, ...],
+    checkpoint: Path | None,
+    weights_key: str | None,
+    maps: tuple[str, ...],
+    target: str | None,
+    prompts: tuple[str, ...],
+    head: str | None,
+    sie_coe: float | None,
+    trained_on: str | None,
+    camera_map: Path | None,
+    camera: str | None,
+    precision: str | None,
+    device: str | None,
+    workers: int | None,
+    model_settings: Path | None,
+    image_size: str | None,
+    prompt_mode: str | None,
+    images: int | None,
+    limit: int,
+    seconds: float,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure reading, decoding, model and writing, alone and together, and estimate what the dataset takes.
 
@@ -76,7 +97,27 @@ def command(
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --images 100000000 --json
     """
-    mining = build_config(None, {**values, "output": folder or Path(tempfile.gettempdir())})
+    options = {
+        "shards": shards,
+        "checkpoint": checkpoint,
+        "weights_key": weights_key,
+        "maps": maps,
+        "target": target,
+        "prompts": prompts,
+        "head": head,
+        "sie_coe": sie_coe,
+        "trained_on": trained_on,
+        "camera_map": camera_map,
+        "camera": camera,
+        "precision": precision,
+        "device": device,
+        "workers": workers,
+        "model_settings": model_settings,
+        "image_size": image_size,
+        "prompt_mode": prompt_mode,
+        "output": folder or Path(tempfile.gettempdir()),
+    }
+    mining = build_config(None, options)
     report = bench(BenchConfig(mining=mining, limit=limit, seconds=seconds, images=images))
     echo(as_json_text(report) if as_json else describe(report, values))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.listing import Listing, names_in, require_folder
 from jobs.errors import UserError
-from jobs.phrases import first_few
+from jobs.phrases import did_you_mean, first_few, spelled_as
 
 _SHOWN = 8
 
@@ -19,10 +19,7 @@ def list_dataset(source: Path, dataset: str = "auto") -> Listing:
     """
     require_folder(source)
     root = _root_of(source)
-    if dataset == "auto":
-        dataset = recognise(root)
-    elif dataset not in LAYOUTS:
-        raise UserError(f"unknown dataset {dataset!r}; known are {', '.join(LAYOUTS)}, auto")
+    dataset = recognise(root) if dataset == "auto" else _known_name(dataset)
     listing = LAYOUTS[dataset].list_images(root)
     if not listing.records:
         seen = first_few((path.name for path in [*listing.unfit, *listing.missing, *listing.ignored]), _SHOWN)
@@ -39,6 +36,16 @@ def recognise(root: Path) -> str:
         f"no known dataset is laid out as {root} is (it has {names_in(root)}); name it with --dataset "
         f"({', '.join(LAYOUTS)}), or describe it with --pattern or --csv"
     )
+
+
+def _known_name(name: str) -> str:
+    """The name in LAYOUTS; case and punctuation do not count. Raises UserError naming the nearest and all."""
+    known = spelled_as(name, LAYOUTS)
+    if known is None:
+        raise UserError(
+            f"unknown dataset {name!r}{did_you_mean(name.lower(), LAYOUTS)}; known are {', '.join(LAYOUTS)}, auto"
+        )
+    return known
 
 
 def _root_of(source: Path) -> Path:

@@ -195,6 +195,9 @@ def test_whole_passes_of_a_model_with_cameras_are_measured(tmp_path: Path) -> No
     market_shard(tmp_path / "a.tar", 4)
     torch.save(tiny_clipreid(cameras=6), tmp_path / "m.pth")
     assert measured(tmp_path, maps=("chefer", "rollout", "legrad"), **SIZES) == ("chefer", "rollout", "legrad")
+    with pytest.raises(UserError, match="--camera is '6': for this model give a row from 0 to 5"):
+        measured(tmp_path, maps=("chefer",), camera="6", **SIZES)
+    assert measured(tmp_path, maps=("chefer",), camera="2", head="cls", **SIZES) == ("chefer",)
 
 
 @pytest.mark.usefixtures("small_batches")

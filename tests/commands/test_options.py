@@ -28,3 +28,9 @@ def test_every_command_that_takes_a_checkpoint_can_take_another_state_dict(name:
 def test_mine_hands_both_to_its_configuration() -> None:
     parameters = {parameter.name for parameter in mine.command.params if isinstance(parameter, click.Option)}
     assert {"weights_key", "image_size"} <= parameters
+
+
+def test_what_mine_is_told_of_heads_and_cameras_bench_is_told_too() -> None:
+    words = {"--head", "--sie-coe", "--trained-on", "--camera-map", "--camera"}
+    for name in ("mine", "bench"):
+        assert words <= {word for parameter in COMMANDS[name].params for word in parameter.opts}

@@ -283,8 +283,11 @@ def test_folders_that_are_no_dataset(tmp_path: Path) -> None:
         UserError, match=r"no known dataset is laid out as .* \(it has images\); name it with --dataset"
     ):
         list_dataset(tmp_path)
-    with pytest.raises(UserError, match="unknown dataset 'market'; known are market1501"):
+    with pytest.raises(UserError, match=r"unknown dataset 'market'; did you mean market1501\?; known are market1501"):
         list_dataset(tmp_path, "market")
+    for name in ("Market-1501", "MARKET_1501"):  # taken as market1501
+        with pytest.raises(UserError, match="no folder bounding_box_train, which market1501 needs"):
+            list_dataset(tmp_path, name)
     with pytest.raises(UserError, match="no folder bounding_box_train, which market1501 needs"):
         list_dataset(tmp_path, "market1501")
     with pytest.raises(UserError, match="does not exist"):

@@ -94,6 +94,7 @@ def test_a_camera_map_is_kept_in_the_run(inputs: Path, tmp_path: Path) -> None:
     [
         ({}, "a camera embedding of 6 rows.*give --trained-on NAME.*--camera-map FILE.*--camera N, mean or none"),
         ({"trained_on": "dukemtmc"}, "trained on dukemtmc, but the shards in .* are of market1501"),
+        ({"trained_on": "market"}, r"market, and the shards in .* are of market1501; did you mean market1501\?$"),
         ({"camera": "6"}, "--camera is '6': for this model give a row from 0 to 5, or mean or none"),
         ({"camera": "all"}, "--camera is 'all'"),
     ],
@@ -114,6 +115,30 @@ def test_a_camera_map_with_a_row_that_the_embedding_lacks_is_refused_before_any_
     with pytest.raises(UserError, match=r"gives camera 7 the row 6, but the camera embedding has 6 rows, from 0$"):
         mine(config(inputs, tmp_path / "RUN", camera_map=path))
     assert not (tmp_path / "RUN").exists()
+
+
+def test_cameras_that_a_map_leaves_out_are_named_before_any_work(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = load_model(inputs / "m.pth", device="cpu", precision="fp32", **SIZE)
+    shards = expand_shards((str(inputs / "*.tar"),))
+    for content, said in (('{"2": 4}', ["0, 7"]), ('{"0": 5, "2": 4, "7": 0}', [])):
+        caplog.clear()
+        (tmp_path / "map.json").write_text(content)
+        camera_source(model, CameraOptions(camera_map=tmp_path / "map.json"), shards)
+        warned = [message for message in caplog.messages if "leaves out" in message]
+        assert len(warned) == len(said)
+        assert all(f"map.json leaves out the cameras {one} of shard train-0" in warned[0] for one in said)
+
+
+def test_the_name_of_a_data_set_may_be_spelled_in_other_ways(inputs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    here = expand_shards((str(inputs / "*.tar"),))
+    check_trained_on("Market-1501", 6, here, "--camera mean")
+    assert not caplog.messages
+    with pytest.raises(UserError, match=r"--trained-on is market1501, which has 6 cameras, but .* has 8 rows"):
+        check_trained_on("Market 1501", 8, (), "--camera mean")
+    check_trained_on("duke", 8, (), "--camera mean")
+    assert "cameras are not known; did you mean dukemtmc?; known are market1501, dukemtmc" in caplog.messages[0]
 
 
 def test_a_head_that_it_has_not(inputs: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, cast
 import torch
 
 from jobs.errors import UserError
+from jobs.mining.camera_rows.mapped import warn_of_unmapped
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.camera_rows.trained_on import check_trained_on
 from jobs.mining.number_maps import read_camera_map
@@ -109,7 +110,9 @@ def camera_source(model: AnyModel, options: CameraOptions, shards: Sequence[Shar
     if options.camera is not None:
         return SameCamera(_stated(options.camera, model))
     if options.camera_map is not None:
-        return OwnCameras(rows, _read_map(options.camera_map, rows))
+        mapping = _read_map(options.camera_map, rows)
+        warn_of_unmapped(options.camera_map, mapping, shards)
+        return OwnCameras(rows, mapping)
     if options.trained_on is None:
         raise UserError(
             f"the checkpoint has a camera embedding of {counted(rows, 'row')}, one for each camera of the data set "
