@@ -158,7 +158,7 @@ def describe(summary: MiningSummary) -> str:
         if summary.not_mined:
             done += f", {counted(summary.not_mined, 'shard is', 'shards are')} not mined yet"
     if summary.limit is not None and summary.nothing_to_do and summary.done < summary.total:
-        return f"the run has its first {summary.limit} images; {done}\n{_WITHOUT_LIMIT}"
+        return f"the run has its first {counted(summary.limit, 'image')}; {done}\n{_WITHOUT_LIMIT}"
     if summary.nothing_to_do:
         return f"{done}; nothing to do"
     lines = [f"overwriting: deleted {what}" for what in summary.deleted]
@@ -176,7 +176,8 @@ def describe(summary: MiningSummary) -> str:
         lines.append(f"stopped on {summary.drained}; the same command goes on from here")
     elif summary.limit is not None and summary.done < summary.total:
         for shard, images in summary.first_of.items():
-            lines.append(f"of {shard} only the first {images} images are there, so it is not done")
+            first = counted(images, "image is", "images are")
+            lines.append(f"of {shard} only the first {first} there, so it is not done")
         lines.append(_WITHOUT_LIMIT)
     return "\n".join(lines)
 
@@ -184,7 +185,7 @@ def describe(summary: MiningSummary) -> str:
 def _of_shards(summary: MiningSummary) -> str:
     if summary.first_of:
         return f"of {counted(summary.shards + len(summary.first_of), 'shard')}"
-    return f"in {summary.shards} shards"
+    return f"in {counted(summary.shards, 'shard')}"
 
 
 def _next_step(summary: MiningSummary, allowed: Sequence[str]) -> list[str]:

@@ -20,6 +20,9 @@ from jobs.commands.options import (
     weights_key_option,
 )
 from jobs.errors import EXIT_ERROR
+from jobs.mining.early.names import refuse_unknown_maps
+from jobs.phrases import counted
+from jobs.progress import loading_torch
 from jobs.reading import read_json_object
 from promptsg_core.settings import read_settings
 
@@ -91,9 +94,10 @@ def _nothing_scored(run: Path) -> str | None:
     metrics = read_json_object(run / "evaluation" / "metrics.json", "the scores of a run", "run the same command again")
     if metrics["queries"]:
         return None
+    alone = counted(int(str(metrics["queries_without_match"])), "query has", "queries have")
     return (
-        f"no query was scored: {metrics['queries_without_match']} queries have no match in the gallery. Give --shards "
-        "with the splits query and gallery of the same persons, seen by different cameras"
+        f"no query was scored: {alone} no match in the gallery. Give --shards with the splits query and "
+        "gallery of the same persons, seen by different cameras"
     )
 
 

@@ -144,7 +144,18 @@ def test_the_last_lines_are_a_command_that_runs_as_printed(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     words = ["--shards", *sorted(f"it's shards/{path.name}" for path in folder.iterdir()), "--checkpoint", "m.pth"]
     words += ["--maps", "mim_attention", "--maps", "gradcam/mim", "--prompt", "A [red] X: person, yes"]
-    words += ["--device", "cpu", "--precision", "auto", "--image-size", "64x32", "--workers", "0", "--camera", "none"]
+    words += [
+        "--device",
+        "cpu",
+        "--precision",
+        "auto",
+        "--image-size",
+        "64x32",
+        "--workers",
+        "0",
+        "--neck-feat",
+        "after",
+    ]
     given = ["--seconds", "0.01", "--limit", "8"]
     said = CliRunner().invoke(main, ["bench", *words, *given], catch_exceptions=False).stdout
     assert re.search(
@@ -159,7 +170,7 @@ def test_the_last_lines_are_a_command_that_runs_as_printed(tmp_path: Path, monke
         f"s-{number}.tar" for number in range(3)
     ]
     assert config.maps == ("mim_attention", "gradcam/mim") and config.image_size == (64, 32)
-    assert list(config.prompts.values()) == ["A [red] X: person, yes"] and config.camera == "none"
+    assert list(config.prompts.values()) == ["A [red] X: person, yes"] and config.neck_feat == "after"
     assert config.batch_size in (2**n for n in range(9)) and config.precision in ("fp32", "bf16")
     assert config.output == tmp_path / "RUN" and config.checkpoint == tmp_path / "m.pth"
 
@@ -175,7 +186,7 @@ def test_the_peak_of_a_call_is_its_own() -> None:
 
 def test_shards_without_images_are_refused(tmp_path: Path) -> None:
     write_tar(tmp_path / "empty.tar", [])
-    with pytest.raises(UserError, match="hold no image"):
+    with pytest.raises(UserError, match="the 1 shard holds no image"):
         read_images(expand_shards([str(tmp_path / "empty.tar")]), 10)
     write_tar(tmp_path / "bad.tar", sample_members("0001_c1s1_000001_00", b"no image"))
     tiny_checkpoint(tmp_path / "m.pth", **SIZES)

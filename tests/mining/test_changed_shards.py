@@ -223,10 +223,11 @@ def test_what_was_passed_over_is_in_the_log_the_footer_and_the_summary(
         summary = mined(checkpoint, tmp_path / "s-0.tar", tmp_path / "RUN")
     counts = {".txt": 2, ".DS_Store": 1}
     assert summary.passed_over == counts
-    assert "s-0: 1 image (passed over 2 .txt, 1 .DS_Store); reading" in caplog.text
+    assert "s-0: 1 image (passed over 2 .txt, 1 .DS_Store); 1 of 1 shard; reading" in caplog.text
     assert read_footer(tmp_path / "RUN" / "metadata" / "s-0.parquet").passed_over == counts
     (log,) = (tmp_path / "RUN" / "logs").glob("*.jsonl")
-    assert json.loads(log.read_text())["passed_over"] == counts
+    of_shards = [json.loads(line) for line in log.read_text().splitlines() if "passed_over" in line]
+    assert [one["passed_over"] for one in of_shards] == [counts]
     assert "3 members of the tars passed over: 2 .txt, 1 .DS_Store" in describe(summary)
 
 

@@ -333,7 +333,7 @@ def test_all_zero_maps_are_kept_and_counted(inputs: Path, tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"maps": ["gradcam/mimm"]}, "did you mean gradcam/mim"),
+        ({"maps": ["gradcam/mimm"]}, "unknown layer 'mimm' in gradcam/mimm; did you mean mim"),
         (
             {"maps": ["gradcam/classifier"], "target": "feature"},
             "target feature does not pass through layer classifier",

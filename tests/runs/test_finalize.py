@@ -35,7 +35,7 @@ def test_finalize_sorts_all_rows_and_changes_none(made: Path) -> None:
 
     assert rows == sorted(parts, key=order)
     assert {path.name for path in made.glob("**/.*")} <= {".publish.lock"}
-    assert finalize(made) == 120  # again, over the first
+    assert finalize(made).rows == 120  # again, over the first
 
 
 def test_finalize_refuses_an_unfinished_run_and_lists_what_is_missing(made: Path) -> None:
@@ -61,7 +61,7 @@ def test_an_empty_shard_is_a_shard(tmp_path: Path) -> None:
     manifest = made_manifest(tmp_path, ["a", "b"])
     assert ShardOutput(RunLayout(tmp_path), manifest, "a", 0.0).commit()[0]
     made_shard(tmp_path, manifest, "b", made_samples(4))
-    assert finalize(tmp_path) == 4 and verify(tmp_path).problems == []
+    assert finalize(tmp_path).rows == 4 and verify(tmp_path).problems == []
 
 
 @pytest.mark.slow

@@ -490,7 +490,7 @@ def test_the_next_step_after_a_training_runs_as_printed(shards: Path, tmp_path: 
     last = done.output.splitlines()[-1]
     assert last.startswith("next: promptsg mine ")
     mined = CliRunner().invoke(main, shlex.split(last)[2:])
-    assert mined.exit_code == 0 and "1 of 1 shards are done" in mined.output, mined.output
+    assert mined.exit_code == 0 and "1 of 1 shard is done" in mined.output, mined.output
     assert (out / "RUN" / "run.json").exists()
 
 

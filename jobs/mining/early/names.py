@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cam.names import METHODS, parse_names
+from cam.names import GRADIENT_METHODS, METHODS, RELEVANCE_METHODS, parse_names
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean
 from promptsg_core.families.map_names import LAYER_NAMES, NATIVE_MAP_NAMES
@@ -22,7 +22,11 @@ def refuse_unknown_maps(maps: Sequence[str]) -> None:
         if name.method not in (*METHODS, *NATIVE_MAP_NAMES):
             hint = did_you_mean(name.method, (*METHODS, *NATIVE_MAP_NAMES))
             if hint or not others_registered():
-                raise UserError(f"unknown map {str(name)!r}{hint or '.'}")
+                raise UserError(
+                    f"unknown map {str(name)!r}{hint or '.'} Maps are <method>/<layer> with method "
+                    f"{', '.join(GRADIENT_METHODS)}; {', '.join(RELEVANCE_METHODS)}; and "
+                    f"{', '.join(NATIVE_MAP_NAMES)} of a model's own"
+                )
 
 
 def refuse_unknown_methods(methods: Sequence[str]) -> None:

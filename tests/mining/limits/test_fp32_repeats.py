@@ -235,7 +235,8 @@ def test_a_run_counts_them_and_says_so(folder: Path, tmp_path: Path, caplog: pyt
     assert [summaries[p].done_again for p in ("fp32", "fp16")] == [0, 3]
     assert "\n3 images done again in fp32: numbers were not finite before" in describe(summaries["fp16"])
     assert "again" not in describe(summaries["fp32"])
-    assert "a: 9 images (3 images done again in fp32); reading" in caplog.text and "b: 4 images; reading" in caplog.text
+    assert "a: 9 images (3 images done again in fp32); 1 of 2 shards; reading" in caplog.text
+    assert "b: 4 images; 2 of 2 shards; reading" in caplog.text
     layout = RunLayout(tmp_path / "fp16")
     assert {event.shard: event.done_again for event in read_events(layout.logs)} == {"a": 3, "b": 0}
     for read in (read_facts, read_footer):
