@@ -35,6 +35,7 @@ from jobs.mining.config import build_config
 from jobs.phrases import counted, json_text
 
 _WIDE = 110  # characters of a line
+_BUSY = 0.5  # of the cores were in use when the measurement began
 
 
 @click.command(name="bench", cls=PromptsgCommand)
@@ -134,6 +135,7 @@ def describe(report: BenchReport, given: Mapping[str, object] | None = None) -> 
     return "\n".join(
         [
             head + ", ".join(report.maps),
+            *_busy_lines(report),
             "",
             f"{'images per second':24s}{f'each stage alone, batches of {report.batch_size}':>20s}",
             *(f"  {name:22s}{rate:12,.1f}" for name, rate in rates.by_name().items()),
@@ -146,6 +148,14 @@ def describe(report: BenchReport, given: Mapping[str, object] | None = None) -> 
             *_submit_lines(report, given or {}),
         ]
     )
+
+
+def _busy_lines(report: BenchReport) -> list[str]:
+    """A warning where other work ran on this machine when it began."""
+    if report.load < _BUSY * report.cores:
+        return []
+    cores = counted(report.cores, "core")
+    return [f"warning: other work ran beside this ({cores}, load {report.load:.1f}): the figures are too low"]
 
 
 def _tried_lines(report: BenchReport) -> list[str]:
@@ -182,7 +192,7 @@ def _submit_lines(report: BenchReport, given: Mapping[str, object]) -> list[str]
         settings["shards"] = _short(cast("tuple[str, ...]", settings["shards"]))
     if report.device != "cpu":  # cuda:1 is a place on this machine
         settings.pop("device", None)
-    measured = {"batch_size": report.batch_size, "precision": report.precision}
+    measured = {"batch_size": report.batch_size}
     words = ["--array-tasks", cost.array_elements, "--time", clock(cost.hours_each)]
     sets = [f"{name}={_as_yaml(value)}" for name, value in {**settings, "output": "RUN", **measured}.items()]
     job = ["--gpus-per-task", 0, "--cpus-per-task", report.cores] if report.device == "cpu" else ["--gpus-per-task", 1]

@@ -87,8 +87,17 @@ def select_side(
             f"{run.layout.root}: {option} {where!r} leaves nothing to rank: {counted(counts.selected, 'image')} "
             "with features, "
             f"{counts.without_label} of them without pid or camid and {counts.junk} junk; the run has {_splits_of(run)}"
+            f"{_unfinished(run)}"
         )
     return kept, counts
+
+
+def _unfinished(run: Run) -> str:
+    """How many shards have no images yet, for messages; nothing where all have some."""
+    missing = len(run.manifest.shards) - len(run.published())
+    return (
+        f". {counted(missing, 'shard is', 'shards are')} not mined yet: go on with `promptsg mine`" if missing else ""
+    )
 
 
 def _splits_of(run: Run) -> str:

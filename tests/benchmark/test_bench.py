@@ -171,7 +171,7 @@ def test_the_last_lines_are_a_command_that_runs_as_printed(tmp_path: Path, monke
     ]
     assert config.maps == ("mim_attention", "gradcam/mim") and config.image_size == (64, 32)
     assert list(config.prompts.values()) == ["A [red] X: person, yes"] and config.neck_feat == "after"
-    assert config.batch_size in (2**n for n in range(9)) and config.precision in ("fp32", "bf16")
+    assert config.batch_size in (2**n for n in range(9)) and config.precision == "auto"
     assert config.output == tmp_path / "RUN" and config.checkpoint == tmp_path / "m.pth"
 
 

@@ -65,7 +65,11 @@ class PromptsgCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options by group, each group in the order of GROUPS."""
         shown = [(parameter, parameter.get_help_record(ctx)) for parameter in self.get_params(ctx)]
-        records = {parameter.opts[-1]: record for parameter, record in shown if record is not None}
+        records = {
+            parameter.opts[-1]: record
+            for parameter, record in shown
+            if record is not None and isinstance(parameter, click.Option)
+        }
         if len(records) <= _FEW:
             super().format_options(ctx, formatter)
             return

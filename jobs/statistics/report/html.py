@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from jobs.phrases import shown
+from jobs.phrases import shown, shown_lines
 from jobs.statistics.question import Question
 
 
@@ -37,7 +37,7 @@ def whole_page(title: str, body: Sequence[str]) -> str:
 def html_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table of texts, which may have lines. Without `heads` it has no row of heads."""
     top = "<tr>" + "".join(f"<th>{html.escape(shown(h))}</th>" for h in heads) + "</tr>" if heads else ""
-    lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in rows]
+    lines = ["<tr>" + "".join(f"<td>{html.escape(shown_lines(cell))}</td>" for cell in row) + "</tr>" for row in rows]
     return f"<div class=wide><table>{top}{''.join(lines)}</table></div>"
 
 
