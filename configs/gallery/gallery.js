@@ -498,6 +498,11 @@
     if (cell && /^(Arrow(Left|Right|Up|Down)|Home|End)$/.test(event.key)) {
       event.preventDefault();
       move(Number(cell.dataset.row), event.key);
+    } else if (event.target === document.body && shown.length && /^Arrow(Left|Right|Up|Down)$/.test(event.key)) {
+      event.preventDefault(); // the first arrow marks an image, from which the next ones move
+      const row = shown.includes(current) ? current : shown[0];
+      focusable(row);
+      cells[row].cell.focus();
     }
   }
 

@@ -511,6 +511,18 @@ def test_the_panel_opens_moves_and_closes(driver: Any, large: Path) -> None:
 
 
 @pytest.mark.browser
+def test_the_first_arrow_on_a_fresh_page_marks_an_image(driver: Any, large: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(driver, large)
+    page.press(Keys.ARROW_RIGHT)
+    assert page.js("return Number(document.activeElement.dataset.row)") == page.rows[0]
+    page.press(Keys.ARROW_RIGHT)
+    page.press(Keys.ENTER)
+    assert page.panel() == page_of(large)["rows"]["key"][page.rows[1]]
+
+
+@pytest.mark.browser
 def test_the_panel_draws_the_heatmap_that_python_draws(driver: Any, large: Path) -> None:
     run = open_run(large.parent / "RUN <i>")
     table = run.metadata().to_table()
