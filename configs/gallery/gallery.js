@@ -224,7 +224,8 @@
       const { cell, image, value } = cells[row];
       const source = picture(row, column);
       if (image.getAttribute("src") !== source) image.src = source;
-      value.textContent = state.sort ? text(rows[state.sort][row]) : "";
+      const of = { ap: "AP ", first_rank: "first match at rank " }[state.sort] ?? "";
+      value.textContent = state.sort ? `${of}${text(rows[state.sort][row])}` : "";
       value.hidden = !state.sort || state.sort === "pid" || state.sort === "camid";
       cell.setAttribute("aria-label", `${rows.key[row]}, ${nameOf(row)}${value.hidden ? "" : `, ${value.textContent}`}`);
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
@@ -14,6 +15,7 @@ from jobs.shards.names import is_file_name
 from jobs.shards.urls import Shard
 
 _LONGEST = 80
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Recorded(BaseModel):
@@ -195,5 +197,7 @@ def canonical_sha256(content: Mapping[str, object]) -> str:
 
 
 def _short(value: JsonValue) -> str:
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        return f"{value[:8]}…"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
