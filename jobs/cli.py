@@ -55,7 +55,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"jobs.commands.{cmd_name}").command
+        from jobs.progress import LongTask  # not needed for `promptsg --help`
+
+        with LongTask(f"loading promptsg {cmd_name}"):
+            command: click.Command = importlib.import_module(f"jobs.commands.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -64,6 +67,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Runs the subcommand. An error that a user can cause becomes one line and an exit status, not a traceback."""
+        setup_logging()  # the import of the subcommand may already have something to say
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -120,7 +124,6 @@ def main() -> None:
 
     An error is one line; set PROMPTSG_DEBUG=1 for the traceback behind it.
     """
-    setup_logging()
     keep_freed_memory()
 
 

@@ -54,4 +54,9 @@ def log_label() -> str:
 
 def bars_are_shown() -> bool:
     """Whether progress is a bar: on a terminal to which no other process writes. Elsewhere it is lines of the log."""
-    return not _label and sys.stderr.isatty()
+    if _label:
+        return False
+    try:
+        return bool(sys.stderr.isatty())
+    except (AttributeError, ValueError):  # services and consoles may have none, one of their own, or a closed one
+        return False

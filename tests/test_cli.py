@@ -45,6 +45,22 @@ for name in COMMANDS:
     assert found == [[name, "False"] for name in COMMANDS]
 
 
+def test_the_import_of_a_command_is_a_task_of_its_own() -> None:
+    """From a file system that has not read the files lately it takes long, and logging must be set up by then."""
+    code = """
+import sys, time, jobs.progress
+from jobs.cli import main
+jobs.progress._FIRST_LINE_SECONDS = 0.0
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        time.sleep(0.5 * (name == "jobs.commands.gallery"))
+sys.meta_path.insert(0, Slow())
+main(["gallery", "--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and " loading promptsg gallery, 0 s so far" in done.stderr, done.stderr
+
+
 def test_an_unknown_command_is_a_usage_error() -> None:
     done = promptsg("mien")
     assert done.returncode == 2 and "No such command 'mien'" in done.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import fcntl
+import io
 import logging
 import os
 import pty
@@ -16,7 +18,9 @@ import time
 import pytest
 
 import jobs.progress
+from jobs.logs import bars_are_shown
 from jobs.progress import LongTask, told, tracked
+from tests.support.imports import modules_below, tree_of
 
 
 @pytest.fixture
@@ -120,3 +124,36 @@ def read_all(terminal: int) -> str:
         content += part
     os.close(terminal)
     return content.decode()
+
+
+class Console:
+    """The standard error of some services and of the consoles of editors: text can be written, and that is all."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+@pytest.mark.parametrize("kind", ["none", "console", "closed"])
+def test_without_a_usual_standard_error_there_are_no_bars(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", {"none": None, "console": Console(), "closed": closed}[kind])
+    assert not bars_are_shown()
+    with LongTask("reading") as task:
+        task.advance()
+
+
+def only_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+def test_no_task_stands_where_nothing_runs() -> None:
+    found = [
+        f"{module}, line {inner.lineno}"
+        for module, path in modules_below().items()
+        for node in ast.walk(tree_of(path))
+        if only_for_types(node)
+        for inner in ast.walk(node)
+        if isinstance(inner, (ast.With, ast.Call))
+    ]
+    assert found == []

@@ -22,9 +22,7 @@ from jobs.runs.query import RowSelection
 if TYPE_CHECKING:
     from jobs.rendering.drawing.job import LeftOut
     from jobs.rendering.looks import Looks
-
-    with LongTask("loading what computes"):
-        from jobs.rendering.render import RenderPreview, RenderReport
+    from jobs.rendering.render import RenderPreview, RenderReport
 
 _PREVIEWED = 10
 _MOST_PIXELS = 1 << 27  # of one picture; drawing takes some 20 bytes for each
@@ -100,7 +98,8 @@ def command(
       promptsg render RUN --style ranked --queries RUN/evaluation/failures.txt
       promptsg render RUN --style diff --other RUN_B --keys RUN_B/diff/changed.txt --limit 20
     """
-    from jobs.rendering.render import preview, render
+    with LongTask("loading what computes"):
+        from jobs.rendering.render import preview, render
 
     config = RenderConfig(
         run=run,
