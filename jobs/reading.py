@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jobs.errors import UserError
@@ -31,6 +31,15 @@ def reading(path: Path, what: str, remedy: str) -> Iterator[None]:
 def unreadable(path: Path, what: str, error: Exception, remedy: str) -> UserError:
     """The error for a file that cannot be opened, or whose content is not that of `what`."""
     return UserError(f"cannot read {path} as {what}: {_reason(error)}; {remedy}")
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raises UserError for the first file that cannot be opened: early, before work that needs it only later."""
+    for path in paths:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def read_json(path: Path, what: str, remedy: str) -> object:

@@ -24,6 +24,9 @@ WITHOUT_TORCH = [
     *(name for name in modules_below() if package_of(name) not in RUN_A_MODEL and name != "jobs.__main__"),
     "cam.measures",
     "cam.overlay",
+    "jobs.faithfulness.early",
+    "jobs.mining.request",
+    "jobs.training.early",
     "jobs.shards.locate",  # with all that reads tars and addresses
     "jobs.shards.samples",
     "promptsg_core.images",

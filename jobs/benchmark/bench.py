@@ -14,8 +14,8 @@ from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate,
 from jobs.benchmark.samples import DecodedImages, ReadImages, decode_images, read_images, repeated
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.config import MineConfig
-from jobs.mining.early.files import check_model_words
-from jobs.mining.early.names import refuse_unknown_maps
+from jobs.mining.request import refuse_wrong_mining
+from jobs.processes import available_cores
 from jobs.progress import loading_torch
 from jobs.shards.urls import Shard, expand_shards
 
@@ -45,8 +45,7 @@ class BenchConfig:
 
 def bench(config: BenchConfig) -> BenchReport:
     """Loads the model and measures every stage. Raises UserError if no image of the shards decodes."""
-    refuse_unknown_maps(config.mining.maps)
-    check_model_words(config.mining.checkpoint, config.mining.device, config.mining.precision)
+    refuse_wrong_mining(config.mining)
     shards = expand_shards(config.mining.shards)
     with loading_torch():
         import torch

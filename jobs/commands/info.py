@@ -81,7 +81,7 @@ def command(
     if checkpoint is None:
         echo(known_families())
         return
-    check_model_words(checkpoint, device, precision)
+    check_model_words(checkpoint, device, precision, files=[label_map, camera_map])
     settings = read_settings(model_settings, overrides)
     size = None if image_size is None else parse_image_size(image_size)
     listed = tuple(expand_shards(shards))

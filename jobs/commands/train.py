@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from jobs.commands.options import PromptsgCommand, echo, option_with_default
-from jobs.errors import UserError
+from jobs.cli import repeated
+from jobs.commands.options import PromptsgCommand, echo, next_step, option_with_default
 from jobs.phrases import counted
 from jobs.progress import loading_torch
 from jobs.shards.urls import expand_shards
 from jobs.training.config import TrainConfig, build_train_config
-from promptsg_core.choices import PRECISION_NAMES, check_device_name
+from jobs.training.early import refuse_wrong_training
+from promptsg_core.choices import PRECISION_NAMES
 
 if TYPE_CHECKING:
     from jobs.training.train import TrainingReport
@@ -110,10 +111,7 @@ def command(file: Path | None, settings: tuple[str, ...], overwrite: bool, **val
     same command again continues where it stopped. Exit status: 0 done, 1 error, 2 usage, 75 stopped on request.
     """
     config = build_train_config(file, _typed(values), settings)
-    check_device_name(config.device)
-    expand_shards(config.shards)
-    if config.init is not None and not config.init.is_file():
-        raise UserError(f"--init {config.init} does not exist or is not a file")
+    refuse_wrong_training(config)
     with loading_torch():
         from jobs.training.train import train
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cam.faithfulness import passes
 from jobs.arrays import Float32Array, Int64Array
-from jobs.errors import UserError
+from jobs.faithfulness.early import maps_to_measure
 from jobs.faithfulness.images import CHUNK, read_images, select_images, with_captions
 from jobs.faithfulness.measured import Measured
 from jobs.faithfulness.plan import FILLS, RANDOM, FaithfulnessConfig
@@ -59,9 +59,7 @@ def measure_faithfulness(config: FaithfulnessConfig) -> FaithfulnessResult:
     """
     run = open_run(config.run, evaluation=config.evaluation)
     warn_of_unfinished(run)
-    config = replace(config, maps=run.choose_maps(config.maps) or run.maps)
-    if config.sanity and (heads := [name for name in config.maps if is_head(name)]):
-        raise UserError(f"{heads[0]}: re-initialised models are not compared head by head; give --no-sanity")
+    config = replace(config, maps=maps_to_measure(run, config))
     measured = measure(run, config)
     summary = summarise(run, config, measured)
     folder = config.output or config.run / "faithfulness"

@@ -20,6 +20,7 @@ from jobs.errors import UserError
 from jobs.faithfulness.images import CAPTION
 from jobs.faithfulness.plan import FaithfulnessConfig
 from jobs.mining.camera_rows.source import HowExplained, cameras_of_run
+from jobs.mining.early.files import check_checkpoint_file
 from jobs.mining.labels import AUTO, labels_for
 from jobs.mining.references import References
 from jobs.progress import told
@@ -180,8 +181,7 @@ def captions_of_rows(rows: pa.Table) -> Captions | None:
 
 def check_checkpoint(run: Run, config: FaithfulnessConfig) -> str:
     """The checkpoint's SHA-256. Raises UserError, naming both, unless it is the one that the run was mined with."""
-    if not config.checkpoint.is_file():
-        raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
+    check_checkpoint_file(config.checkpoint)
     mined, here = run.manifest.asked.checkpoint_sha256, sha256_of(config.checkpoint)
     if mined != here and not config.any_checkpoint:
         raise UserError(

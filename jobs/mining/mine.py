@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.errors import UserError
@@ -18,14 +17,12 @@ from jobs.launch.ranks import Counter, Ranks
 from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
-from jobs.mining.early.files import check_files, check_model_words
-from jobs.mining.early.names import refuse_unknown_maps
 from jobs.mining.family_maps import with_maps
 from jobs.mining.growth.first_try import FirstTry, shards_for_a_first_try
 from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
-from jobs.mining.request import request_of
+from jobs.mining.request import refuse_wrong_mining, request_of
 from jobs.mining.summary import MiningSummary
 from jobs.mining.telling.shard_lines import Tally
 from jobs.phrases import counted, first_few
@@ -66,11 +63,7 @@ def mine(
     """
     if options.conflict is not None:
         raise UserError(options.conflict)
-    refuse_unknown_maps((*config.maps, *options.add_maps))
-    check_model_words(config.checkpoint, config.device, config.precision)
-    check_files(one for one in (config.label_map, config.camera_map, config.model_settings) if isinstance(one, Path))
-    if config.reference is not None:
-        read_manifest(RunLayout(config.reference))
+    refuse_wrong_mining(config, options.add_maps)
     with Ranks(options.environment) as ranks:
         summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks)
         if before_leaving is not None:

@@ -53,7 +53,7 @@ class ModelOptions:
         checkpoint = self.checkpoint or settings.weight
         if checkpoint is None:
             raise UserError("no checkpoint: give --checkpoint FILE (or TEST.WEIGHT in --model-settings)")
-        check_model_words(Path(checkpoint), self.device, self.precision)
+        check_model_words(Path(checkpoint), self.device, self.precision, files=[self.camera_map])
         return load_with_prompts(
             Path(checkpoint),
             parse_prompts(self.prompts),

@@ -1,4 +1,7 @@
-"""What identifies a request to mine before any model is loaded: settings, the checkpoint's hash, the shards."""
+"""A request to mine before any model is loaded: what is wrong with it, and what identifies it.
+
+Settings, the checkpoint's hash and the shards identify it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from pathlib import Path
 from jobs.atomic import sha256_of
 from jobs.errors import UserError
 from jobs.mining.config import MineConfig, without_weight
+from jobs.mining.early.files import check_checkpoint_file, check_model_words
+from jobs.mining.early.names import refuse_unknown_maps
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import read_manifest
 from jobs.runs.request import RecordedShard, RequestedSettings, RunRequest
@@ -19,13 +24,22 @@ _FREE = frozenset({"shards", "checkpoint", "output", "device", "batch_size", "wo
 _ADDED = frozenset({"weights_key", "image_size", "head", "sie_coe", "trained_on", "camera_map", "camera"})
 
 
+def refuse_wrong_mining(config: MineConfig, add_maps: Sequence[str] = ()) -> None:
+    """Raises UserError, ModelError or CamError for what cannot be by words and files alone: before torch is loaded.
+
+    These are a map, a file, a run, a device or a precision.
+    """
+    refuse_unknown_maps((*config.maps, *add_maps))
+    files = (config.label_map, config.camera_map, config.model_settings)
+    check_model_words(config.checkpoint, config.device, config.precision, files=files, reference=config.reference)
+
+
 def request_of(config: MineConfig, shards: Sequence[Shard], overrides: Sequence[str] | None = None) -> RunRequest:
     """The request of a configuration, its shards and its `overrides`, which are KEY VALUE words.
 
     With `overrides` None the request says nothing about them. Raises UserError naming a file that cannot be read.
     """
-    if not config.checkpoint.is_file():
-        raise UserError(f"the checkpoint {config.checkpoint} does not exist or is not a file")
+    check_checkpoint_file(config.checkpoint)
     settings = {
         key: value
         for key, value in config.model_dump(mode="json").items()

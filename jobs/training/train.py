@@ -10,9 +10,9 @@ from pathlib import Path
 from jobs.errors import EXIT_DRAINED, EXIT_OK
 from jobs.launch.drain import Drain
 from jobs.phrases import counted
-from jobs.shards.urls import expand_shards
 from jobs.training.config import TrainConfig
 from jobs.training.data import load_training_images
+from jobs.training.early import refuse_wrong_training
 from jobs.training.folder import TrainingFolder
 from jobs.training.loop import run_to_end
 from jobs.training.steps import Training
@@ -53,7 +53,7 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> TrainingReport:
     the loss is not finite any more; ShardError where a shard cannot be read.
     """
     started = time.monotonic()
-    data = load_training_images(expand_shards(config.shards), config.image_size, config.workers)
+    data = load_training_images(refuse_wrong_training(config), config.image_size, config.workers)
     training = Training(config, data)
     images, identities, device = len(data.keys), len(data.pids), str(training.device)
     begun = f"{counted(images, 'image')} of {counted(identities, 'identity', 'identities')}"
