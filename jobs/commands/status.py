@@ -16,6 +16,7 @@ from jobs.phrases import counted, json_text, shown
 from jobs.progress import duration
 from jobs.runs.layout import RunLayout
 from jobs.runs.presence.judge import WorkerStatus
+from jobs.runs.presence.presence import AT_LIMIT
 from jobs.runs.restart import only_parts_compared
 from jobs.runs.status import METADATA_DAMAGED, RunStatus, failed_inputs, status
 from jobs.submission.array import array_specification, missing_elements
@@ -100,9 +101,15 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
     if len(found.failed) > _SHOWN:
         lines.append(f"... and {counted(len(found.failed) - _SHOWN, 'more failed shard')} (--failed lists them)")
-    if found.done < found.shards and not found.is_running:
-        lines.append("run the same command again to continue")
+    if found.done < found.shards and not found.is_running and not queue:
+        lines.append(f"run the same command again{', without --limit,' if _had_limit(found) else ''} to continue")
     return "\n".join(lines)
+
+
+def _had_limit(found: RunStatus) -> bool:
+    """Whether the last of the commands was a first try: the same one again would have nothing to do."""
+    last = max(found.workers, key=lambda worker: worker.last_sign, default=None)
+    return bool(found.begun) or (last is not None and last.because.startswith(AT_LIMIT))
 
 
 def _workers(found: RunStatus) -> list[str]:

@@ -64,14 +64,16 @@ def mine(
     if options.conflict is not None:
         raise UserError(options.conflict)
     refuse_wrong_mining(config, options.add_maps)
+    presence = Presence(RunLayout(config.output).logs, _place_of(options.environment))
     with Ranks(options.environment) as ranks:
-        summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks)
+        with presence.once_begun():
+            summary = (_add_to_block if options.add_maps else _mine_block)(config, options, ranks, presence)
         if before_leaving is not None:
             before_leaving(summary)
         return replace(summary, exit_status=ranks.leave(summary.own_status))
 
 
-def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> MiningSummary:
+def _mine_block(config: MineConfig, options: MineOptions, counter: Counter, presence: Presence) -> MiningSummary:
     """All of `mine` but what concerns the other ranks; `counter` divides the block among them."""
     started = time.monotonic()
     shards = expand_shards(config.shards)
@@ -95,6 +97,8 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
             remove_leftovers(folder)
         already = len(block) - len(todo)
         return MiningSummary(run=layout.root, done=already, total=len(block), nothing_to_do=True, limit=options.limit)
+    if before is not None:
+        _be_seen(presence, layout)
     loaded = _load(config, options, shards, layout, before)
     _tell_if_shared(loaded, options, counter)
     if before is not None and options.extend:
@@ -115,7 +119,18 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
                 ", ".join(config.maps))  # fmt: skip
     progress = Progress(_bytes_of(todo, options.environment.world_size))
     tally = Tally(counter, len(todo))
-    summary = _run_worker(loaded, manifest, config, options, block, pending.drawn(counter), progress, tally)
+    summary = _run_worker(
+        loaded,
+        manifest,
+        config,
+        options,
+        block,
+        pending.drawn(counter),
+        progress,
+        tally,
+        presence,
+        limit=first_try.left,
+    )
     done = layout.done()
     return replace(
         summary,
@@ -129,7 +144,7 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter) -> M
     )
 
 
-def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) -> MiningSummary:
+def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter, presence: Presence) -> MiningSummary:
     """Adds maps to the shards of this process's block that are done."""
     started = time.monotonic()
     layout = RunLayout(config.output)
@@ -151,6 +166,7 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
             remove_leftovers(folder)
         return replace(summary, done=len(block) - len(undone), nothing_to_do=True)
     config = config_of_addition(config, maps)
+    _be_seen(presence, layout)
     loaded = _load(config, options, shards, layout, run)
     _tell_if_shared(loaded, options, counter)
     refuse_other(layout, run, request, loaded.resolved)
@@ -162,7 +178,9 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter) ->
     pending = PendingAdditions(block, layout, number, retry_failed=options.retry_failed)
     progress = Progress(_bytes_of(todo, options.environment.world_size))
     tally, drawn = Tally(counter, len(todo)), pending.drawn(counter)
-    found = _run_worker(loaded.of_run(run), run, config, options, block, drawn, progress, tally, addition=number)
+    found = _run_worker(
+        loaded.of_run(run), run, config, options, block, drawn, progress, tally, presence, addition=number
+    )
     return replace(
         found,
         run=layout.root,
@@ -253,6 +271,7 @@ def _run_worker(
     drawn: Iterable[Shard],
     progress: Progress,
     tally: Tally,
+    presence: Presence,
     addition: int | None = None,
     limit: int | None = None,
 ) -> MiningSummary:
@@ -265,14 +284,8 @@ def _run_worker(
     workers = config.workers
     if workers is None:
         workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
-    place = WorkerPlace(
-        rank=environment.rank,
-        ranks=environment.world_size,
-        array_index=environment.array_index,
-        array_count=environment.array_count,
-    )
-    presence = Presence(RunLayout(config.output).logs, place)
-    with presence, Drain(options.drain_file, environment.deadline) as drain, progress:
+    presence.begin()
+    with Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
             with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),
@@ -292,6 +305,21 @@ def _run_worker(
         if summary.drained is not None:
             presence.how = f"stopped on {summary.drained}"
         return summary
+
+
+def _be_seen(presence: Presence, layout: RunLayout) -> None:
+    """Before the model of a run that goes on is loaded, which takes long: who looks must not start a second `mine`."""
+    if layout.logs.is_dir():  # a copy may lack it; it is made with the run otherwise
+        presence.begin()
+
+
+def _place_of(environment: Environment) -> WorkerPlace:
+    return WorkerPlace(
+        rank=environment.rank,
+        ranks=environment.world_size,
+        array_index=environment.array_index,
+        array_count=environment.array_count,
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from jobs.commands.status import describe
 from jobs.runs.presence.judge import WorkerState, WorkerStatus
+from jobs.runs.presence.presence import AT_LIMIT
 from jobs.runs.status import RunStatus
 
 AGAIN = "run the same command again to continue"
@@ -30,9 +31,13 @@ def worker(state: WorkerState, because: str, *, rank: int = 0, ranks: int = 1, a
     )
 
 
-def said(workers: Sequence[WorkerStatus], *, done: int = 1) -> list[str]:
-    found = RunStatus(root="RUN", shards=3, done=done, failed={}, missing=["b"], images=7, workers=list(workers))
-    return describe(found, {}).split("\n")[2:]
+def said(
+    workers: Sequence[WorkerStatus], *, done: int = 1, queue: Mapping[str, Sequence[str]] = {}, **more: object
+) -> list[str]:
+    found = RunStatus(
+        root="RUN", shards=3, done=done, failed={}, missing=["b"], images=7, workers=list(workers), **more
+    )  # type: ignore[arg-type]
+    return describe(found, queue).split("\n")[2:]
 
 
 def test_those_that_run_are_told_and_nobody_is_asked_to_run_it_again() -> None:
@@ -60,3 +65,21 @@ def test_the_end_of_the_last_one_is_told_where_nobody_works() -> None:
     assert said(ended) == ["not running: the last worker ended 2 h 30 min ago: done", AGAIN]
     assert said([]) == [AGAIN]
     assert said(ended, done=3) == []
+
+
+def test_after_a_first_try_the_same_command_is_not_the_way_on() -> None:
+    """It has nothing to do: its limit is reached."""
+    without = "run the same command again, without --limit, to continue"
+    limited = worker("ended", f"{AT_LIMIT} of 20", ago=60)
+    assert said([limited]) == [
+        "not running: the last worker ended 60 s ago: stopped at its --limit of 20",
+        without,
+    ]
+    assert said([], begun={"query-0": 3})[-1] == without
+    assert said([limited, worker("ended", "stopped on SIGTERM")])[-1] == AGAIN  # of a later command
+    assert said([limited], done=3) == []
+
+
+def test_what_waits_in_the_queue_is_not_to_be_started_again() -> None:
+    for state in ("PENDING", "RUNNING"):
+        assert said([], queue={state: ["7_1"]}) == [f"SLURM: 1 {state.lower()}: 7_1"]

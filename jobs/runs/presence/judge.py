@@ -58,12 +58,13 @@ def _all_workers(logs: Path, now: float) -> Iterator[WorkerStatus]:
     for path in event_logs(logs):
         with contextlib.suppress(OSError):  # of what is not there, nothing is said
             facts, read = path.stat(), read_worker(path)
-            if read is not None and read[0].inode in (None, facts.st_ino):
-                yield _judged(*read, facts.st_mtime, now)
+            if read is not None:
+                is_own = read[0].inode in (None, facts.st_ino)
+                yield _judged(*read, facts.st_mtime, now, is_own=is_own)
 
 
-def _judged(began: WorkerBegan, ended: WorkerEnded | None, touched: float, now: float) -> WorkerStatus:
-    state, because = _state(began, ended, touched, now)
+def _judged(began: WorkerBegan, ended: WorkerEnded | None, touched: float, now: float, *, is_own: bool) -> WorkerStatus:
+    state, because = _state(began, ended, touched, now, is_own=is_own)
     return WorkerStatus(
         host=began.host,
         pid=began.pid,
@@ -78,14 +79,19 @@ def _judged(began: WorkerBegan, ended: WorkerEnded | None, touched: float, now: 
     )
 
 
-def _state(began: WorkerBegan, ended: WorkerEnded | None, touched: float, now: float) -> tuple[WorkerState, str]:
+def _state(
+    began: WorkerBegan, ended: WorkerEnded | None, touched: float, now: float, *, is_own: bool
+) -> tuple[WorkerState, str]:
+    """A worker's state, and how it is known. The log `is_own` unless its inode is not the one that the worker saw."""
     if ended is not None:
         return "ended", ended.how
     seen = "unknown" if began.mark is None else began.mark.seen_from_here()
-    if seen == "alive":
+    if seen == "alive" and (is_own or 0 <= now - touched <= SILENT_SECONDS):  # nobody touches a copy for long
         return "running", "its process is on this machine"
     if seen == "gone":
         return "died", "its process is no longer on this machine, and did not say that it ended"
+    if not is_own:
+        return "silent", "its log is a copy, or the file system numbers files anew: its time is no sign of life"
     if touched - now > SILENT_SECONDS:
         return "silent", f"the time of its log is {duration(touched - now)} ahead of this host's clock"
     if now - touched > SILENT_SECONDS:

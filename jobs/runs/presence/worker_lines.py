@@ -24,7 +24,8 @@ class WorkerPlace:
 class WorkerBegan:
     """A worker has begun, at `began` by its host's clock, in seconds since 1970.
 
-    `inode` is that of the log: in a copy of the run it is another, and the time of the copy is no sign of life.
+    `inode` is that of the log: in a copy of the run it is another, and the time of the copy is no sign of life. Some
+    file systems, such as sshfs, number files anew, so that another inode alone is not proof of a copy.
     """
 
     host: str

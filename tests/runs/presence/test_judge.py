@@ -110,13 +110,46 @@ def test_clocks_that_differ(tmp_path: Path) -> None:
     assert only(tmp_path).state == "silent" and "3 h 00 min ahead of this host's clock" in only(tmp_path).because
 
 
-def test_a_copy_of_a_run_has_no_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", [None, "elsewhere", "alive"])
+def test_nobody_is_said_to_run_in_a_copy_of_a_run(tmp_path: Path, mark: str | None) -> None:
+    """A copy is of now, or has the time of what was copied: neither is a sign of life."""
     logs = tmp_path / "logs"
     logs.mkdir()
-    written(logs, "a", begun(None))
+    own = own_mark()
+    written(logs, "a", begun({"alive": own, "elsewhere": replace(own, boot="another")}.get(mark or "")))
     assert only(logs).state == "running"
     shutil.copytree(logs, tmp_path / "copy")
-    assert workers_of(tmp_path / "copy", time.time()) == []
+    now = time.time() + (HOUR if mark == "alive" else 0)
+    assert (
+        only(tmp_path / "copy", now).state == "silent"
+        and "its log is a copy, or" in only(tmp_path / "copy", now).because
+    )
+
+
+def test_where_files_are_numbered_anew_the_process_itself_tells(tmp_path: Path) -> None:
+    """As on sshfs: the inode that the worker saw is not the one that is seen later."""
+    written(tmp_path, "a", replace(begun(own_mark()), inode=1))
+    assert (only(tmp_path).state, only(tmp_path).because) == ("running", "its process is on this machine")
+    written(tmp_path, "a", replace(begun(replace(own_mark(), start="1")), inode=1))
+    assert only(tmp_path).state == "died"
+    written(tmp_path, "a", replace(begun(own_mark()), inode=1), WorkerEnded(ended=time.time(), how="done"))
+    assert (only(tmp_path).state, only(tmp_path).because) == ("ended", "done")
+
+
+def test_who_begins_late_says_so_once_and_again_in_a_log_that_was_deleted(tmp_path: Path) -> None:
+    presence = Presence(tmp_path, ONE_OF_TWO)
+    with presence.once_begun():
+        pass
+    assert list(tmp_path.iterdir()) == []  # nothing was begun, so nothing is said
+    with pytest.raises(ValueError, match="full"), presence.once_begun():
+        presence.begin()
+        presence.begin()
+        assert only(tmp_path).state == "running" and len(event_log(tmp_path).read_text().splitlines()) == 1
+        event_log(tmp_path).unlink()
+        presence.begin()
+        assert only(tmp_path).state == "running"
+        raise ValueError("the disk is full")
+    assert only(tmp_path).because == "ended by an error: the disk is full"
 
 
 def test_work_that_another_took_over_is_not_told_of(tmp_path: Path) -> None:
