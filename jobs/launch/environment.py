@@ -75,6 +75,11 @@ class Environment:
             return None
         return str(self.job) if self.task is None else f"{self.job}_{self.task}"
 
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first rank of the array's first element, which says what all would say."""
+        return self.rank == 0 and self.array_index == 0
+
     def ranks_sharing(self, cores: int) -> int:
         """How many ranks share the `cores` that this process may use.
 

@@ -95,7 +95,8 @@ def load(
     model.check_head(config.head)
     if config.target in ("predicted", "label") and model.class_problem:
         raise UserError(f"{config.checkpoint}: {model.class_problem}")
-    cameras = one_for_all(model) if any_camera else camera_source(model, config.cameras, shards)
+    looks = environment is None or environment.is_first
+    cameras = one_for_all(model) if any_camera else camera_source(model, config.cameras, shards, looks=looks)
     check_reachable(model, parse_names(config.maps), config.target, config.gradcam_plus_plus, config.head)
     _refuse_heads_of_nothing(config, model)
     if started is None and (needing := model.needs_captions(config.target, config.maps)):

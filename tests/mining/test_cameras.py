@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,21 @@ from cam import extract_maps
 from jobs.datasets.layouts import LAYOUTS
 from jobs.datasets.shard_plan import PLAN
 from jobs.errors import UserError
+from jobs.launch.environment import Environment
+from jobs.mining.camera_rows import mapped
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.camera_rows.source import OwnCameras, SameCamera, camera_source
 from jobs.mining.camera_rows.trained_on import CAMERAS, check_trained_on
 from jobs.mining.config import MineConfig, build_config
 from jobs.mining.mine import mine
+from jobs.mining.model import load
 from jobs.runs.run import open_run
+from jobs.shards.samples import Sample, read_samples
+from jobs.shards.tar import Member
 from jobs.shards.urls import expand_shards
 from promptsg_core import ModelError, load_model
 from promptsg_core.preprocess import decode_image, resize_image
-from tests.support.shard_files import textured_image, write_tar
+from tests.support.shard_files import market_shard, textured_image, write_tar
 from tests.support.tiny_clipreid import tiny_clipreid
 
 DEFAULTS = ("cls_attention", "hirescam/vit_norm", "gradcam++/vit_norm")
@@ -129,6 +135,30 @@ def test_cameras_that_a_map_leaves_out_are_named_before_any_work(
         warned = [message for message in caplog.messages if "leaves out" in message]
         assert len(warned) == len(said)
         assert all(f"map.json leaves out the cameras {one} of shard train-0" in warned[0] for one in said)
+
+
+def test_the_beginning_of_a_shard_is_looked_at_by_the_first_of_many_processes(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shard may be large, and each rank of each element of an array would read the same one."""
+    market_shard(tmp_path / "query-0.tar", 40)
+    (tmp_path / "map.json").write_text('{"9": 0}')
+    read = []
+
+    def counting(tar: Iterable[Member], name: str) -> Iterator[tuple[Sample, bytes | None]]:
+        for sample, content in read_samples(tar, name):
+            read.append(sample.key)
+            yield sample, content
+
+    monkeypatch.setattr(mapped, "read_samples", counting)
+    monkeypatch.setattr(mapped, "_LOOKED_AT", 7)
+    values = config(inputs, tmp_path / "RUN", camera_map=tmp_path / "map.json", maps=("cls_attention",))
+    shards = expand_shards((str(tmp_path / "query-0.tar"),))
+    for rank, element in ((1, 0), (0, 3)):
+        load(values, (), shards, Environment(rank=rank, world_size=2, array_index=element, array_count=4))
+    assert read == [] and "leaves out" not in caplog.text
+    load(values, (), shards, Environment(rank=0, world_size=2, array_index=0, array_count=4))
+    assert len(read) == 7 and "leaves out the cameras" in caplog.text
 
 
 def test_the_name_of_a_data_set_may_be_spelled_in_other_ways(inputs: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -96,8 +96,13 @@ def one_for_all(model: AnyModel) -> CameraSource:
     return SameCamera("mean") if model.camera_rows else NO_CAMERAS
 
 
-def camera_source(model: AnyModel, options: CameraOptions, shards: Sequence[Shard] = ()) -> CameraSource:
+def camera_source(
+    model: AnyModel, options: CameraOptions, shards: Sequence[Shard] = (), *, looks: bool = True
+) -> CameraSource:
     """Where the cameras of a model's images come from. What is taken is logged.
+
+    `looks` says whether this process looks into a shard for cameras that a map leaves out: of many that start at once
+    one is enough.
 
     Raises UserError, before any work, where the user must say it, and where what is said fits neither model nor shards.
     """
@@ -111,7 +116,8 @@ def camera_source(model: AnyModel, options: CameraOptions, shards: Sequence[Shar
         return SameCamera(_stated(options.camera, model))
     if options.camera_map is not None:
         mapping = _read_map(options.camera_map, rows)
-        warn_of_unmapped(options.camera_map, mapping, shards)
+        if looks:
+            warn_of_unmapped(options.camera_map, mapping, shards)
         return OwnCameras(rows, mapping)
     if options.trained_on is None:
         raise UserError(
