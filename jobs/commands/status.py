@@ -101,9 +101,14 @@ def describe(found: RunStatus, queue: Mapping[str, Sequence[str]]) -> str:
     lines += [f"failed: {error}" for error in list(found.failed.values())[:_SHOWN]]
     if len(found.failed) > _SHOWN:
         lines.append(f"... and {counted(len(found.failed) - _SHOWN, 'more failed shard')} (--failed lists them)")
-    if found.done < found.shards and not found.is_running and not queue:
+    if found.done < found.shards and not found.is_running and not _will_go_on(queue):
         lines.append(f"run the same command again{', without --limit,' if _had_limit(found) else ''} to continue")
     return "\n".join(lines)
+
+
+def _will_go_on(queue: Mapping[str, Sequence[str]]) -> bool:
+    """Whether SLURM has elements of an array, such as 7_1, that mine: the job that finalizes has a number alone."""
+    return any("_" in element for elements in queue.values() for element in elements)
 
 
 def _had_limit(found: RunStatus) -> bool:

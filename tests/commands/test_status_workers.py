@@ -83,3 +83,5 @@ def test_after_a_first_try_the_same_command_is_not_the_way_on() -> None:
 def test_what_waits_in_the_queue_is_not_to_be_started_again() -> None:
     for state in ("PENDING", "RUNNING"):
         assert said([], queue={state: ["7_1"]}) == [f"SLURM: 1 {state.lower()}: 7_1"]
+    assert said([], queue={"PENDING": ["7_[2-9%4]", "8"]})[-1] == "SLURM: 2 pending: 7_[2-9%4], 8"
+    assert said([], queue={"PENDING": ["8"]})[-1] == AGAIN  # it finalizes, and mines nothing
