@@ -14,7 +14,7 @@ _ADDED = re.compile(r"maps-[2-9]|maps-[1-9][0-9]+")
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Paths of one run. Only `done`, `begun_shards` and `added_folders` read the disk, and nothing is created.
+    """Paths of one run. Only `done`, `done_and_begun` and `added_folders` read the disk, and nothing is created.
 
     Of the shards in `begun` the paths are those of their first images, which `mine --limit` published: for readers of a
     run, which see them as long as the shards are not done. Whoever mines has none.
@@ -84,11 +84,17 @@ class RunLayout:
 
     def reading_begun(self) -> RunLayout:
         """The layout for readers, who see the first images of the shards that are not done."""
-        return replace(self, begun=frozenset(self.begun_shards()))
+        _, begun = self.done_and_begun()
+        return replace(self, begun=frozenset(begun))
 
-    def begun_shards(self) -> set[str]:
-        """Names of the shards of which only the first images are mined."""
-        return _published_in(self.first_images) - self.done()
+    def done_and_begun(self) -> tuple[set[str], set[str]]:
+        """Names of the shards that are done, and of the others of which the first images are mined.
+
+        While another process mines, each shard that had files at the start is in one of the two.
+        """
+        begun = _published_in(self.first_images)  # before the other folder: a shard may become done in between
+        done = self.done()
+        return done, begun - done
 
     def done(self) -> set[str]:
         """Names of the shards whose metadata is published. Lists one folder once."""

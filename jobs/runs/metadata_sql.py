@@ -76,6 +76,11 @@ def connect_metadata(
     The samples have the columns `ap` and `first_rank` where one of the user's expressions names them. Raises UserError
     if no shard of the run is done, if there are no such scores of it, or naming a file that is damaged.
     """
+    wanted, texts = None if shards is None else list(shards), list(expressions)
+    return run.reading_again(lambda: _connect(run, wanted, texts))
+
+
+def _connect(run: Run, shards: Sequence[str] | None, expressions: Sequence[str | None]) -> duckdb.DuckDBPyConnection:
     import duckdb
 
     files = run.metadata_files(shards)

@@ -79,6 +79,17 @@ def select_rows(
 
     Raises UserError for a column that does not exist, naming the nearest, and for any other error in the SQL.
     """
+    return run.reading_again(lambda: _select(run, selection, joined, columns, also, option))
+
+
+def _select(
+    run: Run,
+    selection: RowSelection,
+    joined: pa.Table | None,
+    columns: Sequence[str] | None,
+    also: str | None,
+    option: str,
+) -> pa.Table:
     # Scores that are in the table are those of its own evaluation.
     has_scores = joined is not None and AP in joined.column_names
     expressions = () if has_scores else (selection.where, selection.order_by)
@@ -138,13 +149,17 @@ def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
 
     Raises as `select_rows` does.
     """
+    found = run.reading_again(lambda: _rows_by_status(run, where))
+    return dict(zip(found["status"].to_pylist(), found["rows"].to_pylist(), strict=True))
+
+
+def _rows_by_status(run: Run, where: str | None) -> pa.Table:
     connection = connect_metadata(run, expressions=[where])
     if where is not None:
         with reading_metadata(run):
             check_expression(connection, SAMPLES, "condition", where, "--where")
     sql = f"SELECT status, count(*) AS rows FROM {SAMPLES} WHERE {condition(where)} GROUP BY status ORDER BY status"
-    found = run_sql(connection, run, sql)
-    return dict(zip(found["status"].to_pylist(), found["rows"].to_pylist(), strict=True))
+    return run_sql(connection, run, sql)
 
 
 def keys_in_several_shards(run: Run, keys: Iterable[str]) -> set[str]:
@@ -152,9 +167,14 @@ def keys_in_several_shards(run: Run, keys: Iterable[str]) -> set[str]:
 
     Only files that may have one of them are read: where shards are packed by name, those are few.
     """
+    wanted = sorted(set(keys))
+    return run.reading_again(lambda: _in_several_shards(run, wanted))
+
+
+def _in_several_shards(run: Run, wanted: Sequence[str]) -> set[str]:
     import pyarrow as pa
 
-    wanted, published = sorted(set(keys)), run.published()
+    published = run.published()
     footers = zip(published, run.footers.all_of(published), strict=True)
     shards = [shard for shard, footer in footers if footer.may_hold(wanted)]
     if not shards:

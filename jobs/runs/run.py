@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 import numpy as np
@@ -28,9 +30,11 @@ from jobs.runs.manifest import Manifest, read_manifest
 from jobs.runs.maps_file import FEATURES, HDF5_ERRORS, HEADS, KEY, MAPS, stored
 from jobs.runs.request import canonical_sha256
 from jobs.shards.names import is_file_name
+from jobs.shards.shard_bytes import ShardBytes
 from jobs.shards.urls import Shard
 from jobs.system_errors import cause_of
 
+T = TypeVar("T")
 # An option of newer versions of pyarrow.
 _FORGET_FOOTERS = {"cache_metadata": False} if int(pa.__version__.partition(".")[0]) >= 20 else {}
 _DENSE = 8  # one slice is faster than picking rows, up to so many rows of the slice for each row that is wanted
@@ -48,7 +52,8 @@ class _OpenFile:
 class Run:
     """A run on disk, finished or still growing. Only published shards are seen.
 
-    Of a shard that is not done, the images are seen that `mine --limit` took of it, if it did.
+    Of a shard that is not done, the images are seen that `mine --limit` took of it, if it did. Where another process
+    mines that shard whole meanwhile, all of its images are seen, of which those are the first.
 
     Where a shard's files are not its own, such as another run's, every method that reads them raises UserError naming
     the file. `footers` has what the files say of themselves. `evaluation` is the folder of `promptsg evaluate`, by
@@ -120,12 +125,32 @@ class Run:
 
         Raises UserError where a Parquet file is there that is not a shard's.
         """
-        done, now = self.layout.done(), self.layout.reading_begun()
-        if now.begun != self.layout.begun:  # they have been mined whole since, or others were begun
-            self.layout, self.footers = now, RunFooters(now, self.manifest.fingerprint)
-        published = done | now.begun
-        refuse_unlisted(now, published, (shard.name for shard in self.manifest.recorded_shards))
+        published = self._list_shards()
+        refuse_unlisted(self.layout, published, (shard.name for shard in self.manifest.recorded_shards))
         return sorted(published)
+
+    def _list_shards(self) -> set[str]:
+        """The shards with files as they are now, which `layout` then knows."""
+        done, begun = self.layout.done_and_begun()
+        if begun != self.layout.begun:  # they have been mined whole since, or others were begun
+            self.layout = replace(self.layout, begun=frozenset(begun))
+            self.footers = RunFooters(self.layout, self.manifest.fingerprint)
+        return done | begun
+
+    def reading_again(self, read: Callable[[], T]) -> T:
+        """What `read` returns. It is called again where a begun shard became done, which removes its first images.
+
+        Raises what `read` raises where that is not the reason.
+        """
+        while True:
+            begun = self.layout.begun
+            try:
+                return read()
+            except (UserError, OSError):
+                if begun:
+                    self._list_shards()
+                if begun <= self.layout.begun:
+                    raise
 
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """The metadata of all published shards, or of the named ones: one row for each sample, failures included.
@@ -150,11 +175,18 @@ class Run:
 
     def _checked_files(self, shards: Iterable[str] | None) -> list[_OpenFile]:
         """The published or named files as they are now. Raises UserError naming one that is not its shard's."""
-        names = self.published() if shards is None else sorted(shards)
+        wanted = None if shards is None else sorted(shards)
+        return self.reading_again(lambda: self._files_now(wanted))
+
+    def _files_now(self, shards: Sequence[str] | None) -> list[_OpenFile]:
+        names = self.published() if shards is None else shards
         files = []
         for name in names:
             path = self.layout.shard_metadata(name)
-            state = path.stat()
+            try:
+                state = path.stat()
+            except OSError as error:
+                raise damaged_error(path, error) from error
             files.append(_OpenFile(str(path), state.st_mtime_ns, state.st_size))
         self.footers.forget(name for name, file in zip(names, files, strict=True) if file not in self._checked)
         self.footers.all_of(names)
@@ -171,15 +203,25 @@ class Run:
 
     def _as_mined(self, shard: Shard) -> Shard:
         # Only a local file has a size before it is read.
-        if shard.size is None or not self.layout.shard_metadata(shard.name).exists():
+        if shard.size is None:
             return shard
-        tar = self.footers.of(shard.name).tar
+        tar = self.reading_again(lambda: self._tar_of(shard.name))
         return shard if tar is None else replace(shard, size=tar.size, modified_ns=tar.modified_ns)
+
+    def _tar_of(self, shard: str) -> ShardBytes | None:
+        """The tar that was mined. None where the shard is not done, or where its footer does not tell."""
+        if shard in self.layout.begun or self.layout.shard_metadata(shard).exists():
+            return self.footers.of(shard).tar
+        return None
 
     def read_metadata(
         self, columns: Sequence[str], shards: Iterable[str] | None = None, where: ds.Expression | None = None
     ) -> pa.Table:
         """Columns of the metadata, of all rows or of those that meet a condition. Raises UserError as `metadata`."""
+        wanted = None if shards is None else list(shards)
+        return self.reading_again(lambda: self._read_table(columns, wanted, where))
+
+    def _read_table(self, columns: Sequence[str], shards: list[str] | None, where: ds.Expression | None) -> pa.Table:
         try:
             # A dataset would keep the footers that it reads: with 10,000 files they take gigabytes.
             return self.metadata(shards).to_table(columns=list(columns), filter=where, **_FORGET_FOOTERS)
@@ -192,13 +234,16 @@ class Run:
 
         Errors of pyarrow and DuckDB do not name it.
         """
-        for name in sorted(self.layout.done() | self.layout.begun if shards is None else shards):
-            path = self.layout.shard_metadata(name)
-            numbers = [file.number for file in read_facts(path).added]
-            manifest = grown_manifest(self.layout, self.manifest, numbers)
-            known = numbers if manifest.numbered_additions.keys() >= set(numbers) else []
-            if not read_rows(path).schema.equals(manifest.columns_with(known)):
-                raise damaged_error(path, ValueError("it has other columns than the run"))
+        for name in sorted(self._list_shards() if shards is None else shards):
+            self.reading_again(partial(self._refuse_damaged, name))
+
+    def _refuse_damaged(self, shard: str) -> None:
+        path = self.layout.shard_metadata(shard)
+        numbers = [file.number for file in read_facts(path).added]
+        manifest = grown_manifest(self.layout, self.manifest, numbers)
+        known = numbers if manifest.numbered_additions.keys() >= set(numbers) else []
+        if not read_rows(path).schema.equals(manifest.columns_with(known)):
+            raise damaged_error(path, ValueError("it has other columns than the run"))
 
     def choose_maps(self, names: Sequence[str]) -> tuple[str, ...]:
         """The named maps, each once; `mim_attention#3` is head 3 of the attention, `mim_attention#all` is every head.
@@ -287,17 +332,24 @@ class Run:
         Raises UserError if the shard is not done, or if the file is missing, damaged or another shard's, also where
         that shows only when something in it is read.
         """
-        _require_done(self.layout, shard)
         try:
-            opened = (
-                self.footers.open_maps(shard, cache=cache)
-                if addition is None
-                else self.footers.open_added(shard, addition, cache=cache)
-            )
-            with opened as file:
+            with self.reading_again(lambda: self._open(shard, cache, addition)) as file:
                 yield file
         except HDF5_ERRORS as error:  # also of closing the file
             raise unreadable(self.layout, shard, error, addition) from error
+
+    def _open(self, shard: str, cache: int | None, addition: int | None) -> h5py.File:
+        self.require_files(shard)
+        if addition is None:
+            return self.footers.open_maps(shard, cache=cache)
+        return self.footers.open_added(shard, addition, cache=cache)
+
+    def require_files(self, shard: str) -> None:
+        """Raises UserError unless the shard is done, or its first images are there."""
+        if not is_file_name(shard):  # rows come from data: a name must not lead out of the folders
+            raise UserError(f"{self.layout.root} has rows of a shard {shard!r}, which cannot be the name of its files")
+        if not self.layout.shard_metadata(shard).is_file():
+            raise UserError(f"the shard {shard!r} is not done in {self.layout.root}")
 
     def maps_path(self, name: str, shard: str) -> Path:
         """The HDF5 file that holds a map of a shard."""
@@ -307,6 +359,12 @@ class Run:
         self, name: str | None, shard: str, rows: slice | Sequence[int] | None, addition: int | None = None
     ) -> Float32Array:
         """Rows of a map, or of the features where `name` is None."""
+        # First images that are removed while they are read are gone on some network file systems at once.
+        return self.reading_again(lambda: self._read_now(name, shard, rows, addition))
+
+    def _read_now(
+        self, name: str | None, shard: str, rows: slice | Sequence[int] | None, addition: int | None
+    ) -> Float32Array:
         with self.open_maps(shard, addition=addition) as file:
             try:
                 dataset = stored(file, FEATURES) if name is None else map_rows(file, name)
@@ -398,7 +456,11 @@ def shard_rows(run: Run, shard: str, columns: Sequence[str] | None) -> pa.Table:
     For a single shard it takes a third of the time of `Run.read_metadata`, which builds a dataset.
     Raises UserError if the shard is not done, or if its file is damaged or not its own.
     """
-    _require_done(run.layout, shard)
+    return run.reading_again(lambda: _shard_rows_now(run, shard, columns))
+
+
+def _shard_rows_now(run: Run, shard: str, columns: Sequence[str] | None) -> pa.Table:
+    run.require_files(shard)
     run.footers.of(shard)  # refuses a file that is not the shard's
     path = run.layout.shard_metadata(shard)
     of_run = run.schema.names
@@ -413,10 +475,3 @@ def shard_rows(run: Run, shard: str, columns: Sequence[str] | None) -> pa.Table:
 def _no_rows(run: Run, columns: Sequence[str] | None) -> pa.Table:
     table = run.schema.empty_table()
     return table if columns is None else table.select(list(columns))
-
-
-def _require_done(layout: RunLayout, shard: str) -> None:
-    if not is_file_name(shard):  # rows come from data: a name must not lead out of the folders
-        raise UserError(f"{layout.root} has rows of a shard {shard!r}, which cannot be the name of its files")
-    if not layout.shard_metadata(shard).is_file():
-        raise UserError(f"the shard {shard!r} is not done in {layout.root}")

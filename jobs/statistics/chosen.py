@@ -68,7 +68,7 @@ class ChosenImages:
 def choose_images(run: Run, question: Question, shards: Sequence[str], columns: Sequence[str] = ()) -> ChosenImages:
     """The chosen images of these shards, with some columns of 32-bit numbers besides."""
     shards = tuple(sorted(shards))
-    shard_of, table, keys = _read_rows(run, question, shards, columns)
+    shard_of, table, keys = run.reading_again(lambda: _read_rows(run, question, shards, columns))
     who = identity_codes(table)
     groups, group = find_groups(keys)
     # One number for each pair of a group and an identity, in which nobody is 0 and so comes first.

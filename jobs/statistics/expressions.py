@@ -41,7 +41,8 @@ def check_expressions(run: Run, by: Sequence[str], where: str) -> None:
 def count_images(run: Run, where: str) -> int:
     """How many images of the whole run have maps and meet the condition."""
     chosen = condition(where if where.strip() else None)
-    table = run_sql(connect_images(run, [where]), run, f"SELECT count(*) AS n FROM run WHERE {chosen}", OPTIONS)
+    sql = f"SELECT count(*) AS n FROM run WHERE {chosen}"
+    table = run.reading_again(lambda: run_sql(connect_images(run, [where]), run, sql, OPTIONS))
     return int(table["n"][0].as_py())
 
 

@@ -33,8 +33,20 @@ def made_manifest(
     return create_manifest(RunLayout(root), request, ResolvedSettings(precision="fp32"))
 
 
-def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample], seed: int = 0, **arrays: Any) -> None:
-    """Publishes a shard with random maps (16x8) and features (12), or those given by name."""
+def made_shard(
+    root: Path,
+    manifest: Manifest,
+    name: str,
+    samples: list[Sample],
+    seed: int = 0,
+    *,
+    only_first: bool = False,
+    **arrays: Any,
+) -> None:
+    """Publishes a shard with random maps (16x8) and features (12), or those given by name.
+
+    With `only_first` the samples are its first images, as `mine --limit` publishes them.
+    """
     rng = np.random.default_rng(seed)
     count = sum(sample.status in KEPT for sample in samples)
     maps = {n: arrays.get(n, rng.random((count, 16, 8)).astype(np.float32)) for n in manifest.maps}
@@ -49,7 +61,7 @@ def made_shard(root: Path, manifest: Manifest, name: str, samples: list[Sample],
             probability=np.full(count, 0.5, np.float32),
         ),
     )
-    published, _ = output.commit()
+    published, _ = output.commit(only_first=only_first)
     assert published
 
 

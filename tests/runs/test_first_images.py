@@ -1,0 +1,178 @@
+"""Readers of a run while the shard of which `mine --limit` took the first images becomes done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from jobs.arrays import Float32Array
+from jobs.errors import UserError
+from jobs.runs import layout as layout_module
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest
+from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows
+from jobs.runs.run import Run, open_run, rows_at, rows_by_key, shard_rows
+from jobs.shards.samples import Sample
+from jobs.statistics import stats as stats_module
+from jobs.statistics.accumulate import accumulate
+from jobs.statistics.chosen import ChosenImages
+from jobs.statistics.config import StatsConfig
+from jobs.statistics.map_slices import read_slices
+from jobs.statistics.parts.partial import Partial
+from tests.support.made_runs import made_manifest, made_shard
+
+BEGUN, DONE, MAP = "query-0", "gallery-0", "mim_attention"
+FIRST, ALL = 3, 8
+
+
+def samples_of(shard: str, count: int) -> list[Sample]:
+    return [Sample(key=f"{shard}/{row}", tar_index=row, pid=row, camid=0, split="query") for row in range(count)]
+
+
+def maps_of_shard(shard: str) -> Float32Array:
+    return np.random.default_rng(len(shard)).random((ALL, 16, 8)).astype(np.float32)
+
+
+def publish(root: Path, manifest: Manifest, shard: str = BEGUN, count: int = ALL, *, only_first: bool = False) -> None:
+    maps = {MAP: maps_of_shard(shard)[:count]}
+    features = np.arange(12 * count, dtype=np.float32).reshape(count, 12)
+    made_shard(root, manifest, shard, samples_of(shard, count), only_first=only_first, **maps, features=features)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[Path, Manifest]:
+    """A run with a done shard and the first three images of another."""
+    root = tmp_path / "RUN"
+    manifest = made_manifest(root, [DONE, BEGUN, "train-0"])
+    publish(root, manifest, DONE)
+    publish(root, manifest, count=FIRST, only_first=True)
+    assert open_run(root).layout.begun == {BEGUN}
+    return root, manifest
+
+
+def after(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], None]) -> None:
+    """Does something once after the run has called its own method of this name."""
+    method, left = getattr(run, name), [act]
+
+    def followed(*values: object) -> object:
+        result = method(*values)
+        if left:
+            left.pop()()
+        return result
+
+    monkeypatch.setattr(run, name, followed)
+
+
+PLACES = pa.table({"shard": [BEGUN, BEGUN], "tar_index": [2, 0], "h5_row": [2, 0]})
+READERS: dict[str, Callable[[Run], object]] = {
+    "read_maps": lambda run: (run.read_maps(MAP, BEGUN)[:FIRST] == maps_of_shard(BEGUN)[:FIRST]).all(),
+    "maps_of": lambda run: (run.maps_of(MAP, PLACES) == maps_of_shard(BEGUN)[[2, 0]]).all(),
+    "read_features": lambda run: run.read_features(BEGUN, [2]).tolist() == [list(range(24, 36))],
+    "read_keys": lambda run: run.read_keys(BEGUN)[:FIRST] == [f"{BEGUN}/{row}" for row in range(FIRST)],
+    "rows_at": lambda run: rows_at(run, PLACES)["key"].to_pylist() == [f"{BEGUN}/2", f"{BEGUN}/0"],
+    "rows_by_key": lambda run: rows_by_key(run, [(BEGUN, f"{BEGUN}/1")])["h5_row"].to_pylist() == [1],
+    "shard_rows": lambda run: shard_rows(run, BEGUN, ["pid"])["pid"].to_pylist()[:FIRST] == [0, 1, 2],
+    "read_metadata": lambda run: run.read_metadata(["pid"], [BEGUN])["pid"].to_pylist()[:FIRST] == [0, 1, 2],
+    "refuse_damaged": lambda run: run.refuse_damaged([BEGUN]) is None,
+    "choose": lambda run: len(select_rows(run, RowSelection(where=f"shard = '{BEGUN}'"), columns=["key"])) == ALL,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_open_run_reads_on_when_the_shard_is_mined_whole(begun: tuple[Path, Manifest], reader: str) -> None:
+    run = open_run(begun[0])
+    assert len(run.read_maps(MAP, BEGUN)) == FIRST and len(shard_rows(run, BEGUN, None)) == FIRST
+    publish(*begun)
+    assert not run.layout.first_images.exists()
+    assert READERS[reader](run)
+    assert run.published() == [DONE, BEGUN] and len(run.read_maps(MAP, BEGUN)) == ALL
+
+
+@pytest.mark.parametrize("reader", ["read_maps", "read_features", "rows_at", "rows_by_key", "shard_rows"])
+def test_the_shard_may_become_done_between_the_check_and_the_reading(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    run = open_run(begun[0])
+    after(run, monkeypatch, "require_files", lambda: publish(*begun))
+    assert READERS[reader](run) and not run.layout.begun
+
+
+def test_the_shard_may_become_done_between_the_listing_and_the_look_at_its_files(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(begun[0])
+    after(run, monkeypatch, "published", lambda: publish(*begun))
+    assert run.read_metadata(["key"]).num_rows == 2 * ALL
+    assert [Path(path).parent.name for path in run.metadata_files()] == ["metadata", "metadata"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        lambda run: len(select_rows(run, RowSelection(order_by="key DESC"))) == 2 * ALL,
+        lambda run: count_by_status(run) == {"ok": 2 * ALL},
+        lambda run: keys_in_several_shards(run, [f"{BEGUN}/0"]) == set(),
+    ],
+)
+def test_the_shard_may_become_done_before_its_file_is_queried(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch, query: Callable[[Run], bool]
+) -> None:
+    run = open_run(begun[0])
+    after(run, monkeypatch, "metadata_files", lambda: publish(*begun))
+    assert query(run)
+
+
+def test_a_shard_that_becomes_done_between_two_listings_is_not_lost(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, list_folder, listed = open_run(begun[0]), layout_module._published_in, []
+
+    def racing(folder: Path) -> set[str]:
+        names = list_folder(folder)
+        listed.append(folder.name)
+        if len(listed) == 1:
+            publish(*begun)
+        return names
+
+    monkeypatch.setattr(layout_module, "_published_in", racing)
+    assert run.published() == [DONE, BEGUN]
+    assert listed == ["first-images", "metadata"]
+    assert RunLayout(begun[0]).done_and_begun() == ({DONE, BEGUN}, set())
+
+
+def test_first_images_that_are_gone_without_a_whole_shard_are_an_error(begun: tuple[Path, Manifest]) -> None:
+    run = open_run(begun[0])
+    for ending in ("parquet", "h5"):
+        (run.layout.first_images / f"{BEGUN}.{ending}").unlink()
+    with pytest.raises(UserError, match="the shard 'query-0' is not done"):
+        run.read_maps(MAP, BEGUN)
+    with pytest.raises(UserError, match=r"cannot read .*query-0.parquet: No such file"):
+        run.read_metadata(["key"], [BEGUN])
+
+
+def test_the_tar_of_a_shard_that_became_done_is_the_one_that_was_mined(begun: tuple[Path, Manifest]) -> None:
+    run = open_run(begun[0])
+    (before,) = run.mined_shards([BEGUN])
+    assert before.size == 1000  # that of run.json: first images keep nothing of their tar
+    publish(*begun)
+    assert run.mined_shards([BEGUN]) == [before]
+
+
+def test_statistics_go_on_when_the_shard_becomes_done_after_the_images_were_chosen(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images that were chosen are measured, of the whole shard's file."""
+
+    def late(images: ChosenImages) -> Partial:
+        publish(*begun)
+        return accumulate(images)
+
+    monkeypatch.setattr(stats_module, "accumulate", late)
+    found = stats_module.stats(StatsConfig(run=begun[0], output=begun[0].parent / "stats", resamples=5))
+    assert (found.images, found.shards) == (ALL + FIRST, 2)
+    ((_, maps),) = read_slices(open_run(begun[0]), MAP, BEGUN, np.arange(FIRST))
+    assert (maps == maps_of_shard(BEGUN)[:FIRST]).all()
