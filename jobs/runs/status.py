@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jobs.errors import EXIT_ERROR, EXIT_OK, UserError
@@ -32,9 +32,9 @@ MAPS_DAMAGED = "maps_damaged"
 class RunStatus:
     """Counts over a run.
 
-    Each shard is done, or failed (its name, and why its last attempt failed), or missing. `damaged` are done shards
-    whose metadata cannot be read, whose maps are missing or cut, or whose files are another's, and Parquet files that
-    are no shard's: their names, and an error with the file and what to do. `images` have maps.
+    Each shard is done, or failed (its name, and why its last attempt failed), or missing. `damaged` are done shards,
+    and first images, whose metadata cannot be read, whose maps are missing or cut, or whose files are another's, and
+    Parquet files that are no shard's: their names, and an error with the file and what to do. `images` have maps.
     `failed_images` counts those without maps by reason. `partial_images` counts, by reason, those that lack only the
     target's maps. `zero_maps` counts the maps that are zero everywhere, by name, and `done_again` the images that were
     computed in fp32, since their numbers were not finite in the run's precision. `added` are the maps that were added
@@ -97,14 +97,15 @@ def status(run: str | Path) -> RunStatus:
     layout = RunLayout(Path(run))
     manifest = read_manifest(layout)
     shards = manifest.shards
-    published = layout.done()
+    published, begun = layout.done_and_begun()
     done = [shard for shard in shards if shard.name in published]
     undone = {shard.name: shard for shard in shards if shard.name not in published}
     events = read_events(layout.logs)
     errors = {event.shard: event.error for event in events if event.error is not None}
-    footers, damaged = _footers_of_done(layout, manifest.fingerprint, [shard.name for shard in done])
+    footers, damaged = _footers_of(layout, manifest.fingerprint, [shard.name for shard in done])
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
+    first_images, damaged_first = _first_images(replace(layout, begun=frozenset(begun)), manifest.fingerprint)
     changed = _changed(layout, done)
     now = time.time()
     speed = speed_of(events, done, list(undone.values()), now)
@@ -114,14 +115,14 @@ def status(run: str | Path) -> RunStatus:
         done=len(done),
         failed={name: error for name, error in errors.items() if name in undone},
         missing=[name for name in undone if name not in errors],
-        damaged=damaged,
+        damaged=damaged | damaged_first,
         images=sum(footer.images for footer in footers),
         failed_images=_total([footer.failed for footer in footers]),
         partial_images=_total([footer.partial for footer in footers]),
         zero_maps={name: count for name, count in _total([footer.zero_maps for footer in footers]).items() if count},
         done_again=sum(footer.done_again for footer in footers),
         added=list(added_maps(manifest, footers)),
-        begun=_first_images(layout.reading_begun()),
+        begun=first_images,
         changed={one.name: one.how for one in changed if one.how is not None},
         rewritten=[one.name for one in changed if one.how is None],
         rate=speed.rate,
@@ -131,19 +132,26 @@ def status(run: str | Path) -> RunStatus:
     )
 
 
-def _first_images(layout: RunLayout) -> dict[str, int]:
-    """The images with maps of each shard of which only the first are mined."""
-    return {name: read_facts(layout.shard_metadata(name)).images for name in sorted(layout.begun)}
+def _first_images(layout: RunLayout, fingerprint: str) -> tuple[dict[str, int], dict[str, str]]:
+    """The images with maps of each shard of which only the first are mined, and the error of each that is damaged."""
+    footers, damaged = _footers_of(layout, fingerprint, sorted(layout.begun))
+    done = layout.done() if damaged else set()  # one that became done meanwhile needs no first images
+    errors = {n: error for n, error in damaged.items() if n not in done and layout.shard_metadata(n).exists()}
+    return {footer.shard: footer.images for footer in footers}, errors
 
 
 def failed_inputs(status: RunStatus) -> Iterator[FailedInput]:
     """First each failed shard of a run, then each failed image of the shards that are done, and each damaged shard."""
     layout = RunLayout(Path(status.root))
+    done = layout.done()
     urls = {shard.name: shard.url for shard in read_manifest(layout).shards}
     for name, error in status.failed.items():
         yield FailedInput(shard=name, input=urls[name], status=SHARD_FAILED, error=error)
-    for name in sorted(layout.done()):
+    for name in sorted(done):
         yield from _failed_or_damaged(layout, name, urls.get(name), status.damaged.get(name))
+    of_first_images = replace(layout, begun=frozenset(status.damaged.keys() - done))
+    for name in sorted(of_first_images.begun):
+        yield _damaged(of_first_images, name, urls.get(name), status.damaged[name])
 
 
 def _failed_or_damaged(layout: RunLayout, shard: str, url: str | None, damage: str | None) -> Iterator[FailedInput]:
@@ -155,16 +163,18 @@ def _failed_or_damaged(layout: RunLayout, shard: str, url: str | None, damage: s
         except UserError as error:
             damage = damage or str(error)
     if damage is not None:
-        # Errors begin with the file that they are about.
-        files = (layout.shard_maps(shard), *(folder / f"{shard}.h5" for folder in layout.added_folders()))
-        kind = MAPS_DAMAGED if damage.startswith(tuple(map(str, files))) else METADATA_DAMAGED
-        yield FailedInput(shard=shard, input=url or str(path), status=kind, error=damage)
+        yield _damaged(layout, shard, url, damage)
 
 
-def _footers_of_done(
-    layout: RunLayout, fingerprint: str, done: Sequence[str]
-) -> tuple[list[ShardFooter], dict[str, str]]:
-    """The footers of the published shards that are whole, and the others with the error of each."""
+def _damaged(layout: RunLayout, shard: str, url: str | None, damage: str) -> FailedInput:
+    # Errors begin with the file that they are about.
+    files = (layout.shard_maps(shard), *(folder / f"{shard}.h5" for folder in layout.added_folders()))
+    kind = MAPS_DAMAGED if damage.startswith(tuple(map(str, files))) else METADATA_DAMAGED
+    return FailedInput(shard=shard, input=url or str(layout.shard_metadata(shard)), status=kind, error=damage)
+
+
+def _footers_of(layout: RunLayout, fingerprint: str, shards: Sequence[str]) -> tuple[list[ShardFooter], dict[str, str]]:
+    """The footers of the shards whose files are whole, and the others with the error of each."""
 
     def look(name: str) -> ShardFooter | UserError:
         try:
@@ -172,7 +182,7 @@ def _footers_of_done(
         except UserError as error:
             return error
 
-    found = list(zip(done, look_at(done, look), strict=True))
+    found = list(zip(shards, look_at(shards, look), strict=True))
     footers = [footer for _, footer in found if isinstance(footer, ShardFooter)]
     return footers, {name: str(error) for name, error in found if isinstance(error, UserError)}
 

@@ -16,6 +16,7 @@ from jobs.runs.finalize import FINGERPRINT, JOINED
 from jobs.runs.footer import read_footer
 from jobs.runs.integrity.seal import seal_problem
 from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import Manifest
 from jobs.runs.restart import as_it_is_now, changed_shards
 from jobs.runs.run import Run, open_run
 from jobs.runs.schema import GROWN_VERSION
@@ -57,19 +58,18 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
     """
     opened = open_run(run)
     names = [shard.name for shard in opened.manifest.shards]
-    published = opened.layout.done()
+    layout = RunLayout(opened.layout.root)  # of done shards alone, also of one that was begun a moment ago
+    published = layout.done()
     done = [name for name in names if name in published]
-    checks = [
-        check_shard(name, opened.layout, opened.manifest) for name in tracked(done, "reading every byte", "shard")
-    ]
-    # What `mine --limit` took is read as the shards are, and none of them counts as done.
-    begun = [check_shard(name, opened.layout, opened.manifest) for name in names if name in opened.layout.begun]
+    checks = [check_shard(name, layout, opened.manifest) for name in tracked(done, "reading every byte", "shard")]
+    begun = list(_check_first_images(layout, opened.manifest))
     tars = [
-        _compare(shard, opened.layout, whole=whole_tars)
+        _compare(shard, layout, whole=whole_tars)
         for shard in tracked(opened.manifest.shards, "comparing tars with what was mined", "tar")
         if shard.name in published
     ]
-    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(published.difference(names))]
+    there = published | layout.reading_begun().begun
+    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(there.difference(names))]
     return Verdict(
         root=str(run),
         shards=len(names),
@@ -80,6 +80,16 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
         changed=[change for tar in tars for change in tar or ()],
         not_compared=tars.count(None),
     )
+
+
+def _check_first_images(layout: RunLayout, manifest: Manifest) -> Iterator[CheckedShard]:
+    """The checks of what `mine --limit` took: it is read as the shards are, and none of them counts as done."""
+    layout = layout.reading_begun()
+    names = [shard.name for shard in manifest.shards if shard.name in layout.begun]
+    for name in tracked(names, "reading first images", "shard"):
+        check = check_shard(name, layout, manifest)
+        if check.is_intact or name not in layout.done():  # one that became done meanwhile needs no first images
+            yield check
 
 
 def _shard_problems(opened: Run, checks: Sequence[CheckedShard]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,17 +13,18 @@ import pytest
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
 from jobs.runs import layout as layout_module
+from jobs.runs import status as status_module
+from jobs.runs import verify as verify_module
+from jobs.runs.footer import ShardFooter
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows
 from jobs.runs.run import Run, open_run, rows_at, rows_by_key, shard_rows
+from jobs.runs.shard_check import CheckedShard
 from jobs.shards.samples import Sample
-from jobs.statistics import stats as stats_module
-from jobs.statistics.accumulate import accumulate
-from jobs.statistics.chosen import ChosenImages
-from jobs.statistics.config import StatsConfig
+from jobs.statistics.chosen import choose_images
 from jobs.statistics.map_slices import read_slices
-from jobs.statistics.parts.partial import Partial
+from jobs.statistics.question import make_question
 from tests.support.made_runs import made_manifest, made_shard
 
 BEGUN, DONE, MAP = "query-0", "gallery-0", "mim_attention"
@@ -166,13 +168,73 @@ def test_statistics_go_on_when_the_shard_becomes_done_after_the_images_were_chos
     begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The images that were chosen are measured, of the whole shard's file."""
+    run = open_run(begun[0])
+    after(run, monkeypatch, "metadata_files", lambda: publish(*begun, count=FIRST + 1, only_first=True))
+    chosen = choose_images(run, make_question(run, where="pid < 2"), run.published())
+    publish(*begun)
+    assert chosen.spans() == [(DONE, slice(0, 2)), (BEGUN, slice(2, 4))]
+    ((_, maps),) = read_slices(run, MAP, BEGUN, chosen.rows[2:4])
+    assert (maps == maps_of_shard(BEGUN)[:2]).all()
 
-    def late(images: ChosenImages) -> Partial:
-        publish(*begun)
-        return accumulate(images)
 
-    monkeypatch.setattr(stats_module, "accumulate", late)
-    found = stats_module.stats(StatsConfig(run=begun[0], output=begun[0].parent / "stats", resamples=5))
-    assert (found.images, found.shards) == (ALL + FIRST, 2)
-    ((_, maps),) = read_slices(open_run(begun[0]), MAP, BEGUN, np.arange(FIRST))
-    assert (maps == maps_of_shard(BEGUN)[:FIRST]).all()
+def test_a_file_among_the_first_images_that_is_no_shards_is_named(begun: tuple[Path, Manifest]) -> None:
+    folder = begun[0] / "first-images"
+    shutil.copy(folder / f"{BEGUN}.parquet", folder / "copy.parquet")
+    with pytest.raises(UserError, match=rf"copy.parquet is not in run.json.* Move it out of {folder}$"):
+        open_run(begun[0]).published()
+    assert verify_module.verify(begun[0]).problems == ["copy: is not in run.json"]
+    assert list(status_module.status(begun[0]).damaged) == ["copy"]
+
+
+def test_verify_reads_the_files_of_a_shard_that_became_done(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_run(begun[0])
+    publish(*begun)
+    monkeypatch.setattr(verify_module, "open_run", lambda _: opened)
+    verdict = verify_module.verify(begun[0])
+    assert (verdict.problems, verdict.intact, verdict.missing) == ([], 2, ["train-0"])
+
+
+def test_verify_says_nothing_of_first_images_that_are_gone_since_the_shard_is_done(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = verify_module.check_shard
+
+    def late(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShard:
+        if name in layout.begun:
+            publish(*begun)
+        return check(name, layout, manifest)
+
+    monkeypatch.setattr(verify_module, "check_shard", late)
+    verdict = verify_module.verify(begun[0])
+    assert (verdict.problems, verdict.intact, verdict.exit_status) == ([], 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [("parquet", status_module.METADATA_DAMAGED), ("h5", status_module.MAPS_DAMAGED)]
+)
+def test_status_names_first_images_that_are_damaged(begun: tuple[Path, Manifest], ending: str, kind: str) -> None:
+    assert status_module.status(begun[0]).begun == {BEGUN: FIRST}
+    damaged = begun[0] / "first-images" / f"{BEGUN}.{ending}"
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    found = status_module.status(begun[0])
+    assert (found.done, found.begun, found.exit_status) == (1, {}, 1)
+    assert list(found.damaged) == [BEGUN] and found.damaged[BEGUN].startswith(str(damaged))
+    (failed,) = status_module.failed_inputs(found)
+    assert (failed.shard, failed.status, failed.input) == (BEGUN, kind, f"/nowhere/{BEGUN}.tar")
+
+
+def test_status_passes_over_first_images_that_are_gone_since_the_shard_is_done(
+    begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = status_module.check_pair
+
+    def late(layout: RunLayout, shard: str, fingerprint: str) -> ShardFooter:
+        if shard in layout.begun:
+            publish(*begun)
+        return look(layout, shard, fingerprint)
+
+    monkeypatch.setattr(status_module, "check_pair", late)
+    found = status_module.status(begun[0])
+    assert (found.damaged, found.begun, found.exit_status) == ({}, {}, 0)

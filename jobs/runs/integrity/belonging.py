@@ -35,7 +35,7 @@ def unlisted_problem(layout: RunLayout, name: str) -> str:
         held = f"; it holds the rows of the shard {read_facts(path).shard!r}"
     except UserError:
         held = ""
-    return f"{path} is not in run.json{held}. Move it out of {layout.metadata}"
+    return f"{path} is not in run.json{held}. Move it out of {path.parent}"
 
 
 def check_metadata(path: Path, shard: str, fingerprint: str, footer: ShardFooter) -> None:
