@@ -14,6 +14,7 @@ PLURAL = re.compile(
     r" (?!of |in )([a-z-]+ ){0,2}?(images|shards|maps|rows|keys|files|identities|persons|workers|cameras|queries"
     r"|groups|prompts|classes|pids|samples|steps|masks|tasks|tars|pairs|pictures)\b"
 )
+PERCENT = re.compile(rf"%[di]({PLURAL.pattern})")
 # Numbers that are more than 1, and the number of a rank: an expression, and why.
 PLAIN = {
     "_BLOCK": "256",
@@ -32,8 +33,10 @@ MODULES = {name: path for name, path in modules_below().items() if name.startswi
 
 
 def plain_counts(tree: ast.AST) -> Iterator[str]:
-    """Each value of an f-string that stands before a plural and is not made by `counted`."""
+    """Each value of an f-string that stands before a plural and is not made by `counted`, and each such `%d`."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from (found[0] for found in PERCENT.finditer(node.value))
         if not isinstance(node, ast.JoinedStr):
             continue
         before = ""
@@ -70,6 +73,8 @@ def test_no_message_can_say_1_shards() -> None:
         ('f"{done} of {total} shards are done"', []),
         ("f\"{counted(n, 'image')} of it, {n} of them read\"", []),
         ('f"{path} names maps"', []),
+        ('logger.info("%d of %d shards are done", 1, 1)', ["%d shards"]),
+        ('logger.info("%s of it, step %d of %d", counted(n, "image"), 1, 2)', []),
     ],
 )
 def test_what_counts_as_a_plain_count(code: str, expected: list[str]) -> None:

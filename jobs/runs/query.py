@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.phrases import first_few
+from jobs.phrases import counted, first_few
 from jobs.progress import told
 from jobs.runs.metadata_sql import (
     POSITION,
@@ -134,14 +134,14 @@ def warn_of_unfinished(run: Run) -> None:
     Warns as well of maps that not all done shards have.
     """
     warn_of_incomplete_maps(run)
-    done = run.layout.done()
+    done, begun = run.layout.done_and_begun()
     names = [shard.name for shard in run.manifest.recorded_shards]
-    begun = " (but for its first images, which are there)"
-    if missing := [f"{name}{begun if name in run.layout.begun else ''}" for name in names if name not in done]:
-        logger.warning(
-            "%s: %d of %d shards are not done, and their images are left out: %s",
-            run.layout.root, len(missing), len(names), first_few(missing),
-        )  # fmt: skip
+    missing = [name for name in names if name not in done and name not in begun]
+    if left := len(missing) + len(begun):
+        parts = [f"their images are left out: {first_few(missing)}"] if missing else []
+        parts += [f"of {first_few(sorted(begun))} only the first images are used"] if begun else []
+        of_all = f"{left} of {counted(len(names), 'shard is', 'shards are')}"
+        logger.warning("%s: %s not done, and %s", run.layout.root, of_all, "; ".join(parts))
 
 
 def count_by_status(run: Run, where: str | None = None) -> dict[str, int]:
@@ -223,8 +223,8 @@ def _restrict(connection: duckdb.DuckDBPyConnection, source: str, keys: Sequence
         f"SELECT key FROM wanted WHERE key NOT IN (SELECT key FROM {source}) ORDER BY wanted_position"
     ).fetchall()
     if missing:
-        shown = first_few(key for (key,) in missing)
-        logger.warning("%d of %d keys are not in the run: %s", len(missing), len(keys), shown)
+        of_all = f"{len(missing)} of {counted(len(keys), 'key is', 'keys are')}"
+        logger.warning("%s not in the run: %s", of_all, first_few(key for (key,) in missing))
     own_columns = f"{source}.*" if source == SAMPLES else f"{source}.* EXCLUDE ({POSITION})"
     connection.execute(
         f"CREATE TEMP VIEW chosen_samples AS SELECT {own_columns}, wanted_position AS {POSITION} "

@@ -98,6 +98,7 @@ def status(run: str | Path) -> RunStatus:
     manifest = read_manifest(layout)
     shards = manifest.shards
     published, begun = layout.done_and_begun()
+    reading = replace(layout, begun=frozenset(begun))
     done = [shard for shard in shards if shard.name in published]
     undone = {shard.name: shard for shard in shards if shard.name not in published}
     events = read_events(layout.logs)
@@ -105,7 +106,7 @@ def status(run: str | Path) -> RunStatus:
     footers, damaged = _footers_of(layout, manifest.fingerprint, [shard.name for shard in done])
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
-    first_images, damaged_first = _first_images(replace(layout, begun=frozenset(begun)), manifest.fingerprint)
+    first_images, damaged_first = _first_images(reading, manifest.fingerprint)
     changed = _changed(layout, done)
     now = time.time()
     speed = speed_of(events, done, list(undone.values()), now)

@@ -62,13 +62,14 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
     published = layout.done()
     done = [name for name in names if name in published]
     checks = [check_shard(name, layout, opened.manifest) for name in tracked(done, "reading every byte", "shard")]
-    begun = list(_check_first_images(layout, opened.manifest))
+    reading = layout.reading_begun()
+    begun = list(_check_first_images(reading, opened.manifest))
     tars = [
         _compare(shard, layout, whole=whole_tars)
         for shard in tracked(opened.manifest.shards, "comparing tars with what was mined", "tar")
         if shard.name in published
     ]
-    there = published | layout.reading_begun().begun
+    there = published | reading.begun
     unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(there.difference(names))]
     return Verdict(
         root=str(run),
@@ -84,7 +85,6 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
 
 def _check_first_images(layout: RunLayout, manifest: Manifest) -> Iterator[CheckedShard]:
     """The checks of what `mine --limit` took: it is read as the shards are, and none of them counts as done."""
-    layout = layout.reading_begun()
     names = [shard.name for shard in manifest.shards if shard.name in layout.begun]
     for name in tracked(names, "reading first images", "shard"):
         check = check_shard(name, layout, manifest)

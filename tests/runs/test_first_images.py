@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.arrays import Float32Array
@@ -15,10 +16,11 @@ from jobs.errors import UserError
 from jobs.runs import layout as layout_module
 from jobs.runs import status as status_module
 from jobs.runs import verify as verify_module
+from jobs.runs.evaluation.query_scores import EvaluatedState
 from jobs.runs.footer import ShardFooter
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
-from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows
+from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows, warn_of_unfinished
 from jobs.runs.run import Run, open_run, rows_at, rows_by_key, shard_rows
 from jobs.runs.shard_check import CheckedShard
 from jobs.shards.samples import Sample
@@ -238,3 +240,30 @@ def test_status_passes_over_first_images_that_are_gone_since_the_shard_is_done(
     monkeypatch.setattr(status_module, "check_pair", late)
     found = status_module.status(begun[0])
     assert (found.damaged, found.begun, found.exit_status) == ({}, {}, 0)
+
+
+def test_it_is_said_of_which_shards_only_the_first_images_are_used(
+    begun: tuple[Path, Manifest], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_unfinished(open_run(begun[0]))
+    alone = tmp_path / "ALONE"
+    publish(alone, made_manifest(alone, [BEGUN]), only_first=True)
+    warn_of_unfinished(open_run(alone))
+    assert caplog.messages == [
+        f"{begun[0]}: 2 of 3 shards are not done, and their images are left out: train-0; of {BEGUN} only the first "
+        "images are used",
+        f"{alone}: 1 of 1 shard is not done, and of {BEGUN} only the first images are used",
+    ]
+
+
+def test_scores_of_first_images_are_old_when_the_shard_is_whole(begun: tuple[Path, Manifest]) -> None:
+    run = open_run(begun[0])
+    path = run.evaluation / "queries.parquet"
+    path.parent.mkdir()
+    columns = {"shard": [BEGUN], "key": [f"{BEGUN}/0"], "h5_row": [0], "ap": [0.5], "first_hit_rank": [1]}
+    pq.write_table(pa.table(columns).replace_schema_metadata(EvaluatedState.of(run).as_metadata()), path)
+    chosen = select_rows(run, RowSelection(where="ap = 0.5"), columns=["key", "first_rank"])
+    assert chosen.to_pylist() == [{"key": f"{BEGUN}/0", "first_rank": 1}]
+    publish(*begun)
+    with pytest.raises(UserError, match="of which shards were completed or mined anew since then: run `promptsg"):
+        select_rows(run, RowSelection(where="ap = 0.5"))

@@ -111,7 +111,7 @@ def camera_source(
         if options.given:
             raise UserError(f"{options.given} was given, but the checkpoint has no camera embedding that is used")
         return NO_CAMERAS
-    logger.info("camera embedding: %d rows, coefficient %s", rows, model.config.camera_coefficient)
+    logger.info("camera embedding: %s, coefficient %s", counted(rows, "row"), model.config.camera_coefficient)
     if options.camera is not None:
         return SameCamera(_stated(options.camera, model))
     if options.camera_map is not None:

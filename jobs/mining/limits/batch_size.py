@@ -15,7 +15,7 @@ from jobs.mining.batch import mine_batch
 from jobs.mining.camera_rows.source import CameraSource
 from jobs.mining.config import MineConfig
 from jobs.mining.targets import TargetSource
-from jobs.phrases import one_line
+from jobs.phrases import counted, one_line
 from jobs.progress import told
 from jobs.shards.columns import SampleColumns
 from jobs.shards.reader import Batch
@@ -91,13 +91,14 @@ def _measured(trial: _Trial, room: Room) -> int:
         few, more = (room.peak_of(partial(trial.of, count)) for count in _TRIALS)
     except Exception as error:  # noqa: BLE001 - the first batch meets it again, and says whose it is
         size = _TRIALS[0] if is_out_of_memory(error) else GPU_BATCH
-        logger.warning("batches of %d images: what an image takes could not be measured (%s)", size, one_line(error))
+        of = counted(size, "image")
+        logger.warning("batches of %s: what an image takes could not be measured (%s)", of, one_line(error))
         return size
     of_image, free = max(1, (more - few) // (_TRIALS[1] - _TRIALS[0])), room.free()
     size = fitting_size(free, of_image)
     logger.info(
-        "batches of %d images: each takes %.1f MB of the %.1f GB that are free on %s",
-        size, of_image / 1e6, free / 1e9, trial.model.device,
+        "batches of %s: each takes %.1f MB of the %.1f GB that are free on %s",
+        counted(size, "image"), of_image / 1e6, free / 1e9, trial.model.device,
     )  # fmt: skip
     return size
 

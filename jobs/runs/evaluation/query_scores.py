@@ -41,7 +41,10 @@ _NAMES = re.compile(rf"\b(?:{'|'.join(SCORES)})\b", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedState:
-    """Which features of which run were ranked: the run's fingerprint, and all done shards by their HDF5 files."""
+    """Which features of which run were ranked: the run's fingerprint, and all shards with images by their HDF5 files.
+
+    These are the done shards, and those of which the first images are there.
+    """
 
     fingerprint: str
     shards: int
@@ -78,30 +81,55 @@ def queries_file(run: Run) -> Path:
 
 
 def scores_digest(run: Run, expressions: Iterable[str | None]) -> str:
-    """The SHA-256 of the file that the expressions depend on; empty where they name no score."""
-    return hashlib.sha256(queries_file(run).read_bytes()).hexdigest() if names_scores(expressions) else ""
+    """The SHA-256 of the file that the expressions depend on; empty where they name no score.
+
+    Raises UserError where the file cannot be read, as `read_scores`.
+    """
+    if not names_scores(expressions):
+        return ""
+    path = _existing_file(run)
+    with reading(path, _WHAT, _REMEDY):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_scores(run: Run) -> pa.Table:
     """shard, key, h5_row, ap and first_rank of each query.
 
-    Raises UserError, on one line, where the run was not evaluated, or has changed since then.
+    Raises UserError, on one line, where the run was not evaluated, or has changed since then, and where the file is
+    damaged or has a row twice.
     """
     import pyarrow.parquet as pq
 
+    path = _existing_file(run)
+    with reading(path, _WHAT, _REMEDY):
+        file = pq.ParquetFile(path)
+        if missing := [name for name in _STORED if name not in file.schema_arrow.names]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+        table = file.read(columns=list(_STORED)).select(_STORED).rename_columns([*ROW, *SCORES])
+        _refuse_repeated(table)
+    check_state(run, path)
+    return table.replace_schema_metadata(None)
+
+
+def _existing_file(run: Run) -> Path:
+    """As `queries_file`. Raises UserError with the command that writes it where it is not there."""
     path = queries_file(run)
     if not path.is_file():
         raise UserError(
             f"ap and first_rank come from `promptsg evaluate {run.layout.root}`: run it first, since there is no "
             f"{path}. For results in another folder give --evaluation FOLDER"
         )
-    with reading(path, _WHAT, _REMEDY):
-        file = pq.ParquetFile(path)
-        if missing := [name for name in _STORED if name not in file.schema_arrow.names]:
-            raise ValueError(f"it has no column {', '.join(missing)}")
-        table = file.read(columns=list(_STORED)).select(_STORED).rename_columns([*ROW, *SCORES])
-    check_state(run, path)
-    return table.replace_schema_metadata(None)
+    return path
+
+
+def _refuse_repeated(table: pa.Table) -> None:
+    """Raises ValueError where a query is there twice: a join would repeat the rows of the metadata."""
+    import pyarrow.compute as pc
+
+    counts = table.group_by(list(ROW)).aggregate([([], "count_all")])
+    if len(counts) < len(table):
+        repeated = counts.filter(pc.field("count_all") > 1).slice(0, 1).to_pylist()[0]
+        raise ValueError(f"it has the query {repeated['key']!r} of {repeated['shard']!r} {repeated['count_all']} times")
 
 
 def known_scores(run: Run) -> pa.Table | None:
@@ -154,7 +182,9 @@ def check_state(run: Run, path: Path) -> None:
     if state.fingerprint != now.fingerprint:
         raise UserError(f"{path} is of another run than {root}: {again}, or give --evaluation FOLDER")
     if state.shards != now.shards:
-        done = f"{counted(now.shards, 'shard')} done and had {state.shards:,} then"
-        raise UserError(f"{path} is older than {root}, which has {done}: {again}")
+        there = f"{counted(now.shards, 'shard')} with images and had {state.shards:,} then"
+        raise UserError(f"{path} is older than {root}, which has {there}: {again}")
     if state != now:
-        raise UserError(f"{path} is older than {root}, of which shards were mined anew since then: {again}")
+        raise UserError(
+            f"{path} is older than {root}, of which shards were completed or mined anew since then: {again}"
+        )

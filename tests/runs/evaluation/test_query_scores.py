@@ -138,12 +138,15 @@ def test_scores_that_are_older_than_the_run_are_refused(made: Path, caplog: pyte
     (made / "metadata" / f"{NAMES[0]}.parquet").rename(made / "kept")
     with pytest.raises(UserError) as refused:
         select_rows(open_run(made), where)
-    assert str(refused.value) == f"{path} is older than {made}, which has 2 shards done and had 3 then: {again}"
+    assert str(refused.value) == f"{path} is older than {made}, which has 2 shards with images and had 3 then: {again}"
     made_shard(made, open_run(made).manifest, NAMES[0], made_samples(40, 0), seed=9)  # other features
     run = open_run(made)
     with pytest.raises(UserError) as refused:
         select_rows(run, where)
-    assert str(refused.value) == f"{path} is older than {made}, of which shards were mined anew since then: {again}"
+    assert (
+        str(refused.value)
+        == f"{path} is older than {made}, of which shards were completed or mined anew since then: {again}"
+    )
     assert known_scores(run) is None and "average precision is not shown: " in caplog.text
     evaluated(made)
     assert 0 < len(select_rows(run, where)) < 40
@@ -198,3 +201,30 @@ def test_a_selection_that_names_scores_is_checked_before_anything_is_read(made: 
     check_selection(open_run(made), RowSelection(where="ap < 0.5", order_by="first_rank"))
     with pytest.raises(UserError, match="there is no column 'app'"):
         check_selection(open_run(made), RowSelection(where="app < 0.5 AND ap < 0.5"))
+
+
+def test_a_query_that_is_there_twice_is_refused(made: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A join would give its row twice, or rows of different numbers."""
+    evaluated(made)
+    path = made / "evaluation/queries.parquet"
+    table = pq.read_table(path)
+    pq.write_table(pa.concat_tables([table, table.slice(3, 1)]), path)
+    key = table["key"][3].as_py()
+    for columns in (["key"], ["key", "ap"]):
+        with pytest.raises(UserError) as refused:
+            select_rows(open_run(made), RowSelection(where=None if "ap" in columns else "ap >= 0"), columns=columns)
+        assert str(refused.value) == (
+            f"cannot read {path} as queries of `promptsg evaluate`: it has the query {key!r} of 'query-000000' 2 times"
+            "; run `promptsg evaluate` again"
+        )
+    assert known_scores(open_run(made)) is None and "average precision is not shown: " in caplog.text
+
+
+def test_parts_whose_scores_are_gone_are_not_merged(made: Path, tmp_path: Path) -> None:
+    evaluated(made)
+    code, said = promptsg("stats", made, "--by", "ap < 0.3 AS hard", "--block", "0/1", "--output", tmp_path / "stats")
+    assert code == 0, said
+    (part,) = (tmp_path / "stats/parts").glob("*.npz")
+    (made / "evaluation/queries.parquet").unlink()
+    with pytest.raises(UserError, match=r"ap and first_rank come from `promptsg evaluate .*run it first"):
+        merge_parts(open_run(made), [part])
