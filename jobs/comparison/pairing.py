@@ -123,7 +123,7 @@ class Pairing:
         seen, mine = set(shards), set(self.a.published())
         for shard in sorted(self._there - seen):
             if shard not in mine:
-                self.counts.only_b += self.b.footers.of(shard).images
+                self.counts.only_b += self.b.footer_of(shard).images
                 continue
             theirs = self._rows(self.b, shard, ["key", "h5_row"])
             every = self._rows(self.a, shard, ["key", "h5_row"])

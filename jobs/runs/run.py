@@ -18,7 +18,7 @@ import pyarrow.dataset as ds
 from jobs.arrays import Float32Array, Int64Array
 from jobs.errors import UserError
 from jobs.phrases import did_you_mean
-from jobs.runs.footer import damaged_error, read_facts, read_rows
+from jobs.runs.footer import ShardFooter, damaged_error, read_facts, read_rows
 from jobs.runs.growth.added_maps import AddedMaps, added_maps
 from jobs.runs.growth.run_json import grown_manifest
 from jobs.runs.heads.names import head_names, is_head, refuse_shared_columns
@@ -86,7 +86,8 @@ class Run:
         a footer is damaged.
         """
         if self._added is None:
-            self._added = added_maps(self.manifest, self.footers.all_of(self.published()))
+            footers = self.reading_again(lambda: self.footers.all_of(self.published()))
+            self._added = added_maps(self.manifest, footers)
         return self._added
 
     @property
@@ -99,7 +100,7 @@ class Run:
             return 0
         if self._heads is None:
             for shard in self.published():
-                if self.footers.of(shard).images:
+                if self.footer_of(shard).images:
                     with self.open_maps(shard) as file:
                         self._heads = int(stored(file, f"{MAPS}/{HEADS}").shape[1])
                     break
@@ -151,6 +152,10 @@ class Run:
                     self._list_shards()
                 if begun <= self.layout.begun:
                     raise
+
+    def footer_of(self, shard: str) -> ShardFooter:
+        """What a shard's file says of itself. Raises UserError where it is damaged or another's."""
+        return self.reading_again(lambda: self.footers.of(shard))
 
     def metadata(self, shards: Iterable[str] | None = None) -> ds.Dataset:
         """The metadata of all published shards, or of the named ones: one row for each sample, failures included.

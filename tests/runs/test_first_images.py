@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,12 @@ from jobs.runs import status as status_module
 from jobs.runs import verify as verify_module
 from jobs.runs.evaluation.query_scores import EvaluatedState
 from jobs.runs.footer import ShardFooter
+from jobs.runs.integrity.belonging import check_pair
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows, warn_of_unfinished
 from jobs.runs.run import Run, open_run, rows_at, rows_by_key, shard_rows
-from jobs.runs.shard_check import CheckedShard
+from jobs.runs.shard_check import CheckedShard, check_shard
 from jobs.shards.samples import Sample
 from jobs.statistics.chosen import choose_images
 from jobs.statistics.map_slices import read_slices
@@ -42,9 +44,9 @@ def maps_of_shard(shard: str) -> Float32Array:
 
 
 def publish(root: Path, manifest: Manifest, shard: str = BEGUN, count: int = ALL, *, only_first: bool = False) -> None:
-    maps = {MAP: maps_of_shard(shard)[:count]}
-    features = np.arange(12 * count, dtype=np.float32).reshape(count, 12)
-    made_shard(root, manifest, shard, samples_of(shard, count), only_first=only_first, **maps, features=features)
+    arrays: dict[str, Any] = {MAP: maps_of_shard(shard)[:count]}
+    arrays["features"] = np.arange(12 * count, dtype=np.float32).reshape(count, 12)
+    made_shard(root, manifest, shard, samples_of(shard, count), only_first=only_first, **arrays)
 
 
 @pytest.fixture
@@ -71,6 +73,11 @@ def after(run: Run, monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[]
     monkeypatch.setattr(run, name, followed)
 
 
+def is_whole(run: Run) -> bool:
+    run.refuse_damaged([BEGUN])
+    return True
+
+
 PLACES = pa.table({"shard": [BEGUN, BEGUN], "tar_index": [2, 0], "h5_row": [2, 0]})
 READERS: dict[str, Callable[[Run], object]] = {
     "read_maps": lambda run: (run.read_maps(MAP, BEGUN)[:FIRST] == maps_of_shard(BEGUN)[:FIRST]).all(),
@@ -81,7 +88,9 @@ READERS: dict[str, Callable[[Run], object]] = {
     "rows_by_key": lambda run: rows_by_key(run, [(BEGUN, f"{BEGUN}/1")])["h5_row"].to_pylist() == [1],
     "shard_rows": lambda run: shard_rows(run, BEGUN, ["pid"])["pid"].to_pylist()[:FIRST] == [0, 1, 2],
     "read_metadata": lambda run: run.read_metadata(["pid"], [BEGUN])["pid"].to_pylist()[:FIRST] == [0, 1, 2],
-    "refuse_damaged": lambda run: run.refuse_damaged([BEGUN]) is None,
+    "refuse_damaged": is_whole,
+    "heads": lambda run: run.heads == 0,
+    "state": lambda run: EvaluatedState.of(run).shards == 2,
     "choose": lambda run: len(select_rows(run, RowSelection(where=f"shard = '{BEGUN}'"), columns=["key"])) == ALL,
 }
 
@@ -201,14 +210,12 @@ def test_verify_reads_the_files_of_a_shard_that_became_done(
 def test_verify_says_nothing_of_first_images_that_are_gone_since_the_shard_is_done(
     begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = verify_module.check_shard
-
     def late(name: str, layout: RunLayout, manifest: Manifest) -> CheckedShard:
         if name in layout.begun:
             publish(*begun)
-        return check(name, layout, manifest)
+        return check_shard(name, layout, manifest)
 
-    monkeypatch.setattr(verify_module, "check_shard", late)
+    monkeypatch.setattr("jobs.runs.verify.check_shard", late)
     verdict = verify_module.verify(begun[0])
     assert (verdict.problems, verdict.intact, verdict.exit_status) == ([], 1, 3)
 
@@ -230,14 +237,12 @@ def test_status_names_first_images_that_are_damaged(begun: tuple[Path, Manifest]
 def test_status_passes_over_first_images_that_are_gone_since_the_shard_is_done(
     begun: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = status_module.check_pair
-
     def late(layout: RunLayout, shard: str, fingerprint: str) -> ShardFooter:
         if shard in layout.begun:
             publish(*begun)
-        return look(layout, shard, fingerprint)
+        return check_pair(layout, shard, fingerprint)
 
-    monkeypatch.setattr(status_module, "check_pair", late)
+    monkeypatch.setattr("jobs.runs.status.check_pair", late)
     found = status_module.status(begun[0])
     assert (found.damaged, found.begun, found.exit_status) == ({}, {}, 0)
 
@@ -267,3 +272,9 @@ def test_scores_of_first_images_are_old_when_the_shard_is_whole(begun: tuple[Pat
     publish(*begun)
     with pytest.raises(UserError, match="of which shards were completed or mined anew since then: run `promptsg"):
         select_rows(run, RowSelection(where="ap = 0.5"))
+
+
+def test_the_footer_of_a_shard_that_became_done_is_read(begun: tuple[Path, Manifest]) -> None:
+    run = open_run(begun[0])
+    publish(*begun)
+    assert run.footer_of(BEGUN).images == ALL

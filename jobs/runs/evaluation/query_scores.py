@@ -53,6 +53,10 @@ class EvaluatedState:
     @classmethod
     def of(cls, run: Run) -> EvaluatedState:
         """The state that the run has now. Raises UserError naming a metadata file that is damaged."""
+        return run.reading_again(lambda: cls._now(run))
+
+    @classmethod
+    def _now(cls, run: Run) -> EvaluatedState:
         run.metadata_files()  # forgets the footers of files that have changed
         names, digest = run.published(), hashlib.sha256()
         for name, footer in zip(names, run.footers.all_of(names), strict=True):
