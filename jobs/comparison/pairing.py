@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 
 from jobs.arrays import Int64Array
 from jobs.runs.metadata_sql import connect_metadata, run_sql
-from jobs.runs.run import Run, shard_rows
+from jobs.runs.rows.lookup import shard_rows
+from jobs.runs.run import Run
 from jobs.shards.random_access import CRC_COLUMN
 
 _SHOWN = 5

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from jobs.errors import UserError
 from jobs.rendering.drawing.job import PictureJob, RankedHit
-from jobs.runs.run import Run, rows_by_key
+from jobs.runs.rows.lookup import rows_by_key
+from jobs.runs.run import Run
 
 _ImageId = tuple[str, str]  # (shard, key)
 

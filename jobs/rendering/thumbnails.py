@@ -20,7 +20,8 @@ from jobs.rendering.extent import extent_of
 from jobs.rendering.image_files import decode_row, encode
 from jobs.rendering.looks import Looks
 from jobs.rendering.page.pictures import thumbnail
-from jobs.runs.run import Run, rows_by_key
+from jobs.runs.rows.lookup import rows_by_key
+from jobs.runs.run import Run
 from jobs.shards.access import ShardAccess
 from jobs.shards.locate import locate
 from jobs.shards.random_access import SourceImages

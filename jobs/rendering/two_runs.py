@@ -5,7 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from jobs.rendering.drawing.style import OtherRun
-from jobs.runs.run import Run, rows_by_key
+from jobs.runs.rows.lookup import rows_by_key
+from jobs.runs.run import Run
 
 
 def other_run(other: Run) -> OtherRun:

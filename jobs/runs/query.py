@@ -110,7 +110,7 @@ def _select(
 
 def _rows_at(run: Run, places: pa.Table, columns: Sequence[str] | None) -> pa.Table:
     """As `rows_at`; the columns may be those of queries too."""
-    from jobs.runs.run import rows_at
+    from jobs.runs.rows.lookup import rows_at
 
     if columns is None or not (wanted := [name for name in columns if name in SCORES]):
         return rows_at(run, places, columns)

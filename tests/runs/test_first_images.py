@@ -23,7 +23,8 @@ from jobs.runs.integrity.belonging import check_pair
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest
 from jobs.runs.query import RowSelection, count_by_status, keys_in_several_shards, select_rows, warn_of_unfinished
-from jobs.runs.run import Run, open_run, rows_at, rows_by_key, shard_rows
+from jobs.runs.rows.lookup import rows_at, rows_by_key, shard_rows
+from jobs.runs.run import Run, open_run
 from jobs.runs.shard_check import CheckedShard, check_shard
 from jobs.shards.samples import Sample
 from jobs.statistics.chosen import choose_images

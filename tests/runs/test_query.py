@@ -30,7 +30,8 @@ from jobs.runs.metadata_rows import Results
 from jobs.runs.metadata_sql import SqlLimits, connect_metadata
 from jobs.runs.query import RowSelection, keys_in_several_shards, select_rows
 from jobs.runs.query_list import QueryList, read_csv_keys, read_keys, read_queries
-from jobs.runs.run import Run, open_run, rows_by_key
+from jobs.runs.rows.lookup import rows_by_key
+from jobs.runs.run import Run, open_run
 from jobs.runs.shard_output import ShardOutput
 from jobs.shards.columns import SampleColumns
 from jobs.shards.samples import OK, read_samples
@@ -243,7 +244,9 @@ def test_a_selection_keeps_no_footers_and_opens_only_the_files_of_its_rows(
     read = []
     monkeypatch.setattr("pyarrow.dataset.dataset", lambda *_, **__: pytest.fail("a dataset was made"))
     read_rows = footer.read_rows
-    monkeypatch.setattr("jobs.runs.run.read_rows", lambda path, columns: read.append(path) or read_rows(path, columns))
+    monkeypatch.setattr(
+        "jobs.runs.rows.lookup.read_rows", lambda path, columns: read.append(path) or read_rows(path, columns)
+    )
     row = everything(run)[7]
     found = select_rows(open_run(run.layout.root), RowSelection(where=f"key = '{row['key']}'"))
     assert [r["key"] for r in found.to_pylist()] == [row["key"]] and [path.stem for path in read] == [row["shard"]]

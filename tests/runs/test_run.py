@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from jobs.errors import UserError
-from jobs.runs.run import open_run, positions_by_shard, rows_at
+from jobs.runs.rows.lookup import rows_at
+from jobs.runs.run import open_run, positions_by_shard
 from jobs.shards.samples import Sample
 from tests.support.made_runs import made_manifest, made_shard
 

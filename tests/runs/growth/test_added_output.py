@@ -23,7 +23,8 @@ from jobs.runs.manifest import Manifest, read_manifest
 from jobs.runs.metadata_rows import Results
 from jobs.runs.query import RowSelection, count_by_status, select_rows
 from jobs.runs.request import Addition
-from jobs.runs.run import open_run, rows_by_key
+from jobs.runs.rows.lookup import rows_by_key
+from jobs.runs.run import open_run
 from jobs.runs.shard_check import check_shard
 from jobs.runs.status import status
 from jobs.runs.verify import verify
