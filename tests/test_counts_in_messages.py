@@ -14,7 +14,7 @@ PLURAL = re.compile(
     r" (?!of |in )([a-z-]+ ){0,2}?(images|shards|maps|rows|keys|files|identities|persons|workers|cameras|queries"
     r"|groups|prompts|classes|pids|samples|steps|masks|tasks|tars|pairs|pictures)\b"
 )
-PERCENT = re.compile(rf"%[di]({PLURAL.pattern})")
+PERCENT = re.compile(rf"(%d of )?%[di]({PLURAL.pattern})")
 # Numbers that are more than 1, and the number of a rank: an expression, and why.
 PLAIN = {
     "_BLOCK": "256",
@@ -28,6 +28,7 @@ PLAIN = {
     "self._environment.rank": "which rank",
     "self.train + self.test": "more than 9999",
     "self.junk": "an option's value",
+    "%d of %d images": "told of many",
 }
 MODULES = {name: path for name, path in modules_below().items() if name.startswith("jobs.")}
 
@@ -73,7 +74,7 @@ def test_no_message_can_say_1_shards() -> None:
         ('f"{done} of {total} shards are done"', []),
         ("f\"{counted(n, 'image')} of it, {n} of them read\"", []),
         ('f"{path} names maps"', []),
-        ('logger.info("%d of %d shards are done", 1, 1)', ["%d shards"]),
+        ('logger.info("%d of %d shards are done", 1, 1)', ["%d of %d shards"]),
         ('logger.info("%s of it, step %d of %d", counted(n, "image"), 1, 2)', []),
     ],
 )

@@ -25,7 +25,7 @@ from jobs.mining.fitting import FittingBatches
 from jobs.mining.limits.model_source import ModelSource
 from jobs.mining.passes.plain import plain_pass
 from jobs.mining.targets import TargetSource
-from jobs.phrases import counted, one_line
+from jobs.phrases import one_line
 from jobs.runs.manifest import Manifest
 from jobs.runs.metadata_rows import Results
 from jobs.shards.columns import SampleColumns
@@ -143,8 +143,8 @@ class Fp32Repeats:
         self.done += rows
         if self._are_many and not before:
             logger.warning(
-                "%d of %s so far were done again in fp32: with --precision fp32 or bf16, into another --output, "
-                "this model mines faster", self.done, counted(self.seen, "image"),
+                "%d of %d images so far were done again in fp32: with --precision fp32 or bf16, into another --output, "
+                "this model mines faster", self.done, self.seen,
             )  # fmt: skip
 
     @property
