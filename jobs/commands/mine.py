@@ -174,7 +174,7 @@ def describe(summary: MiningSummary) -> str:
         lines.append(f"{counted(total, 'member')} of the tars passed over: {counted_kinds(summary.passed_over)}")
     if summary.drained is not None:
         lines.append(f"stopped on {summary.drained}; the same command goes on from here")
-    elif summary.limit is not None and summary.done < summary.total:
+    elif summary.met_limit:
         for shard, images in summary.first_of.items():
             first = counted(images, "image is", "images are")
             lines.append(f"of {shard} only the first {first} there, so it is not done")

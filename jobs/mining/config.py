@@ -170,7 +170,7 @@ class MineOptions:
         if self.limit is not None:
             others = {"--retry-failed": self.retry_failed, "--extend": self.extend, "--add-maps": bool(self.add_maps)}
             if given := [flag for flag, is_given in others.items() if is_given]:
-                return f"--limit is for a first try of a new run, and {given[0]} for a run that goes on: give one"
+                return f"--limit stops early, before all is mined, and does not go with {given[0]}: give one"
             if self.environment.array_count > 1 or self.environment.world_size > 1:
                 return "--limit is for one process: give it without a job array, torchrun and srun, and go on with them"
         alone = {"--overwrite": self.overwrite, "--extend": self.extend, "--add-maps": bool(self.add_maps)}

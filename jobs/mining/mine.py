@@ -284,8 +284,15 @@ def _run_worker(
     workers = config.workers
     if workers is None:
         workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
-    presence.begin()
-    with Drain(options.drain_file, environment.deadline) as drain, progress:
+    place = WorkerPlace(
+        rank=environment.rank,
+        ranks=environment.world_size,
+        array_index=environment.array_index,
+        array_count=environment.array_count,
+    )
+    layout = RunLayout(config.output)
+    presence = Presence(layout.logs, place)
+    with presence, Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
             with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),
@@ -302,9 +309,12 @@ def _run_worker(
             limit=limit,
         )
         summary = worker.run(drawn, workers, environment.local_world_size)
+        met_limit = limit is not None and summary.rows >= limit and bool(PendingShards(block, layout).listed())
         if summary.drained is not None:
             presence.how = f"stopped on {summary.drained}"
-        return summary
+        elif met_limit:
+            presence.how = f"stopped at its --limit of {options.limit}"
+        return replace(summary, met_limit=met_limit)
 
 
 def _be_seen(presence: Presence, layout: RunLayout) -> None:

@@ -25,7 +25,7 @@ class MiningSummary:
     Where maps were added to shards that are done, `added_maps` are these, `done` counts the shards that have them,
     and `not_mined` those that cannot have them, since they are not mined yet.
     Where there was a `limit` on the images of the run, `first_of` maps the shard of which only the first images were
-    mined to their number: it is not done.
+    mined to their number: it is not done. `met_limit` says that the limit ended the work before all was done.
     `has_queries` says that the shards have the splits that retrieval is evaluated on.
     `deleted` names what `overwrite` has deleted. `seconds` is the time for everything, `seconds_model` the part of the
     model.
@@ -41,6 +41,7 @@ class MiningSummary:
     added_maps: tuple[str, ...] = ()
     not_mined: int = 0
     limit: int | None = None
+    met_limit: bool = False
     first_of: Mapping[str, int] = field(default_factory=dict)
     has_queries: bool = False
     deleted: tuple[str, ...] = ()
@@ -56,6 +57,11 @@ class MiningSummary:
     seconds: float = 0.0
     seconds_model: float = 0.0
     exit_status: int = EXIT_OK
+
+    @property
+    def rows(self) -> int:
+        """The images that were mined, those that failed included."""
+        return self.images + self.failed_images
 
     @property
     def own_status(self) -> int:
@@ -75,7 +81,7 @@ class MiningSummary:
         return replace(
             self,
             shards=self.shards + (not report.only_first),
-            first_of={report.shard: report.rows} if report.only_first else self.first_of,
+            first_of={**self.first_of, report.shard: report.rows} if report.only_first else self.first_of,
             images=self.images + report.images,
             failed_images=self.failed_images + report.failed_images,
             partial_images=self.partial_images + _total(report.partial),

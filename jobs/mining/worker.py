@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -31,6 +31,8 @@ from jobs.shards.decoding import DecoderDiedError
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.urls import Shard
 from promptsg_core.model import AnyModel
+
+_ENOUGH_FAILED = 3  # shards of a first try, until it is taken to be of no use
 
 
 class Worker:
@@ -73,9 +75,23 @@ class Worker:
         `ranks_on_node` workers like this one share the node's memory. Raises UserError where a decoding process dies or
         the memory does not suffice, and what drawing the next shard raises.
         """
+        drawn, left = iter(shards), self._limit
+        with contextlib.closing(EventLog(self.layout.logs)) as events:
+            while True:
+                failed_before = len(self.summary.failed_shards)
+                reason = self._read(drawn, workers, ranks_on_node, left, events)
+                left = None if self._limit is None else self._limit - self.summary.rows
+                # Shards that failed after they were read leave the limit unmet: others are mined instead.
+                goes_on = failed_before < len(self.summary.failed_shards) < _ENOUGH_FAILED
+                if reason is not None or not (goes_on and left is not None and left > 0):
+                    return replace(self.summary, drained=reason)
+
+    def _read(
+        self, shards: Iterator[Shard], workers: int, ranks_on_node: int, limit: int | None, events: EventLog
+    ) -> str | None:
+        """Mines shards up to `limit` images. Returns why it was stopped before, or None."""
         with (
-            contextlib.closing(EventLog(self.layout.logs)) as events,
-            self._reader(workers, ranks_on_node) as reader,
+            self._reader(workers, ranks_on_node, limit) as reader,
             contextlib.closing(device_of(self.model.device)) as device,
             self._writer(events) as writer,
         ):
@@ -90,8 +106,7 @@ class Worker:
                     raise
                 stopped = True
             drained = stopped or self._must_stop()  # the reader also ends when it is stopped while it waits
-        reason = self.drain.requested if drained and self.drain is not None else None
-        return replace(self.summary, drained=reason)
+        return self.drain.requested if drained and self.drain is not None else None
 
     def _setup(self, device: Device) -> MiningSetup:
         """On a GPU the maps are measured where they are; the CPU's measures are the writing thread's work."""
@@ -109,7 +124,7 @@ class Worker:
             measured=self.manifest.maps,
         )
 
-    def _reader(self, workers: int, ranks_on_node: int) -> ShardReader:
+    def _reader(self, workers: int, ranks_on_node: int, limit: int | None) -> ShardReader:
         return ShardReader(
             image_size=self.model.config.image_size,
             batch_size=self.config.images_at_once,
@@ -118,7 +133,7 @@ class Worker:
             max_image_pixels=self.config.max_image_pixels,
             ranks_on_node=ranks_on_node,
             lend=True,
-            limit=self._limit,
+            limit=limit,
         )
 
     def _writer(self, events: EventLog) -> Writer:

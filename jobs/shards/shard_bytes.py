@@ -20,14 +20,14 @@ _PART = 1 << 16  # bytes
 
 @dataclass(frozen=True, kw_only=True)
 class ShardBytes:
-    """The bytes of a shard that was read to its end.
+    """The bytes of a shard that was read.
 
-    `size` is in bytes and `sha256` is of all of them. `modified_ns` (nanoseconds since 1970) and `parts_sha256` are
-    None where the shard is not a local file.
+    `size` is in bytes and `sha256` is of all of them; it is None where only the first images were read. `modified_ns`
+    (nanoseconds since 1970) and `parts_sha256` are None where the shard is not a local file.
     """
 
     size: int
-    sha256: str
+    sha256: str | None
     modified_ns: int | None = None
     parts_sha256: str | None = None
 
@@ -74,12 +74,14 @@ def compare_bytes(shard: Shard, read: ShardBytes, *, thorough: bool = False, who
             return ShardComparison()
         if parts_sha256(path, read.size) != read.parts_sha256:
             return ShardComparison(how="other bytes at its beginning, middle or end")
-        if whole or (thorough and rewritten):
+        if read.sha256 is not None and (whole or (thorough and rewritten)):
             return ShardComparison(how="other bytes" if sha256_of(path) != read.sha256 else None)
     except OSError:
         return ShardComparison()
-    listed = listed_tar(path)
-    if not rewritten or (listed is not None and listed.sha256 == read.sha256):
+    if not rewritten:
+        return ShardComparison()
+    listed = None if read.sha256 is None else listed_tar(path)
+    if listed is not None and listed.sha256 == read.sha256:
         return ShardComparison()
     if listed is not None and listed.sha256 is not None:
         return ShardComparison(how=f"{listed.plan.name} beside it lists other bytes")

@@ -61,6 +61,7 @@ class TarReader:
         self.shard = shard
         self._stream: IO[bytes] | None = None
         self._source: HashedStream | None = None
+        self._before: os.stat_result | None = None  # the file's state when it was opened
         self._last: str | None = None  # the name of the last member
         self._images = 0
         self.whole: ShardBytes | None = None
@@ -90,7 +91,7 @@ class TarReader:
             raise self._broken_error(one_line(error)) from error
 
     def _members(self) -> Iterator[Member]:
-        before = self._file_facts()
+        self._before = self._file_facts()
         self._stream = self._open()
         self._source = source = HashedStream(self._stream)
         if not source.start:
@@ -108,7 +109,7 @@ class TarReader:
             self._check_end(tar)
         while source.read(1 << 16):  # what a compressed stream's reader left
             pass
-        self.whole = self._whole(source, before)
+        self.whole = self._whole(source)
         self._compare(listed_tar(Path(self.shard.url)) if self.shard.is_local else None, self.whole)
 
     def _file_facts(self) -> os.stat_result | None:
@@ -119,15 +120,38 @@ class TarReader:
             return Path(self.shard.url).stat()
         return None
 
-    def _whole(self, source: HashedStream, before: os.stat_result | None) -> ShardBytes:
+    def file_so_far(self) -> ShardBytes | None:
+        """What tells the file from any others where it was not read to its end; None where it is not a local file.
+
+        Raises ShardError where the file changed meanwhile.
+        """
+        after = self._unchanged()
+        return None if after is None else self._local_bytes(after, None)
+
+    def _whole(self, source: HashedStream) -> ShardBytes:
         """The bytes that were read. Raises ShardError where the file changed meanwhile."""
-        after, sha256 = self._file_facts(), source.digest.hexdigest()
-        if before is None or after is None or not Path(self.shard.url).is_file():
+        after, sha256 = self._unchanged(), source.digest.hexdigest()
+        if after is None:
             return ShardBytes(size=source.count, sha256=sha256)
-        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or after.st_size != source.count:
-            raise ShardError(f"{self.shard.name}: {self.shard.url} was written while it was read; try again")
-        parts = parts_sha256(Path(self.shard.url), source.count)
-        return ShardBytes(size=source.count, sha256=sha256, modified_ns=after.st_mtime_ns, parts_sha256=parts)
+        if after.st_size != source.count:
+            raise self._written_error()
+        return self._local_bytes(after, sha256)
+
+    def _unchanged(self) -> os.stat_result | None:
+        """The state of the local file, which is that of before. Raises ShardError where it is another."""
+        before, after = self._before, self._file_facts()
+        if before is None or after is None or not Path(self.shard.url).is_file():
+            return None
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise self._written_error()
+        return after
+
+    def _local_bytes(self, facts: os.stat_result, sha256: str | None) -> ShardBytes:
+        parts = parts_sha256(Path(self.shard.url), facts.st_size)
+        return ShardBytes(size=facts.st_size, sha256=sha256, modified_ns=facts.st_mtime_ns, parts_sha256=parts)
+
+    def _written_error(self) -> ShardError:
+        return ShardError(f"{self.shard.name}: {self.shard.url} was written while it was read; try again")
 
     def _compare(self, listed: ListedTar | None, whole: ShardBytes) -> None:
         """Raises ShardError where the tar is not the one that shards.json lists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from jobs.runs.verify import verify
 from jobs.statistics.config import ShardBlock
 from jobs.statistics.stats import block_shards
 from tests.support.run_contents import contents_of
-from tests.support.shard_files import market_shard
+from tests.support.shard_files import market_key, market_shard, sample_members, textured_image, write_tar
 from tests.support.tiny import tiny_checkpoint
 
 NAMES, EACH = ("gallery-0", "query-0", "train-0"), 5
@@ -126,9 +127,31 @@ def test_a_first_try_deleted_by_overwrite_leaves_nothing(inputs: Path, tmp_path:
     assert rows_of(open_run(root)) == {"query-0": 2}
 
 
+def test_a_shard_that_fails_leaves_the_limit_to_the_next_one(inputs: Path, tmp_path: Path) -> None:
+    """Whether its tar breaks off, or so many of its images fail that it is refused after it was read."""
+    for name in NAMES:
+        shutil.copy(inputs / f"{name}.tar", tmp_path)
+    shutil.copy(inputs / "m.pth", tmp_path)
+    shutil.copy(inputs / "train-0.tar", tmp_path / "train-1.tar")
+    whole = (tmp_path / "query-0.tar").read_bytes()
+    (tmp_path / "query-0.tar").write_bytes(whole[:-11_000])
+    members = sample_members(market_key(1, 1, 1), textured_image(1))
+    write_tar(tmp_path / "gallery-0.tar", [*members, *sample_members(market_key(1, 1, 2), b"no image")])
+    summary = mining(tmp_path, tmp_path / "RUN", 4)
+    assert [report.shard for report in summary.failed_shards] == ["query-0", "gallery-0"]
+    assert (summary.first_of, summary.images, summary.exit_status) == ({"train-0": 2, "train-1": 2}, 4, 3)
+    assert "without --limit goes on" in describe(summary)
+    assert mining(tmp_path, tmp_path / "RUN", 4).nothing_to_do
+    for name in ("train-0", "train-1"):
+        (tmp_path / f"{name}.tar").write_bytes(whole[:1500])
+    nothing = mining(tmp_path, tmp_path / "NOTHING", 4)
+    assert (nothing.images, len(nothing.failed_shards)) == (0, 4)
+    assert "--limit" not in describe(nothing)  # there is no rest that it would go on with
+
+
 def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, tmp_path: Path) -> None:
     for options in ({"extend": True}, {"add_maps": ("gradcam/mim",)}, {"retry_failed": True}):
-        with pytest.raises(UserError, match="--limit is for a first try"):
+        with pytest.raises(UserError, match="--limit stops early"):
             mining(inputs, tmp_path / "RUN", 3, **options)
     for place in (Environment(array_count=2), Environment(world_size=2, local_world_size=2)):
         with pytest.raises(UserError, match="--limit is for one process"):

@@ -28,6 +28,7 @@ from jobs.shards.decoding import default_workers
 from jobs.shards.reader import Batch, ShardEnd, ShardReader
 from jobs.shards.reading import batches, in_processes
 from jobs.shards.samples import Sample
+from jobs.shards.shard_bytes import parts_sha256
 from jobs.shards.urls import Shard
 from tests.support.shard_files import Member, image_bytes, number_of, sample_members, tar_bytes, write_tar
 
@@ -496,3 +497,21 @@ def test_default_workers(monkeypatch: pytest.MonkeyPatch, cores: int, ranks: int
     monkeypatch.setattr(decoding, "available_cores", lambda: cores)
     assert default_workers("cuda", ranks) == workers
     assert default_workers("cpu", ranks) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_of_a_shard_that_breaks_off_do_not_count_for_the_limit(tmp_path: Path, workers: int) -> None:
+    """Nothing of it is used, so that as many of the next shard are read; its file is told from others."""
+    members = [one for n in range(6) for one in sample_members(f"000{n}_c1s1_00000{n}_00", image_bytes(n))]
+    broken, good = tmp_path / "a.tar", write_tar(tmp_path / "b.tar", members)
+    broken.write_bytes(good.read_bytes()[:-11_000])
+    with reader(2, workers, limit=5) as source:
+        items = list(source.read([shard_of(broken, "a"), shard_of(good, "b"), shard_of(good, "c")]))
+    taken = [(item.shard.name, len(item.samples)) for item in items if isinstance(item, Batch)]
+    assert [size for name, size in taken if name == "b"] == [2, 2, 1] and {name for name, _ in taken} == {"a", "b"}
+    first, second = (item for item in items if isinstance(item, ShardEnd))
+    assert first.error is not None and not first.only_first and first.whole is None
+    assert second.error is None and second.only_first and second.whole is not None
+    facts = good.stat()
+    assert (second.whole.size, second.whole.modified_ns) == (facts.st_size, facts.st_mtime_ns)
+    assert (second.whole.sha256, second.whole.parts_sha256) == (None, parts_sha256(good, facts.st_size))

@@ -35,7 +35,7 @@ class ShardEnd:
     """A shard is over: read to its end, or broken off with `error`. `seconds` were spent reading and decoding.
 
     `contents` is what the shard holds. `whole` tells its bytes from any others, and is None where it broke off.
-    `only_first` says that it has more samples than were to be read.
+    `only_first` says that it has more samples than were to be read; `whole` then tells its file from any others.
     """
 
     shard: Shard
@@ -58,6 +58,10 @@ class SamplesLeft:
         if self.left is not None:
             self.left -= count
 
+    def give_back(self, count: int) -> None:
+        """Samples that were read are of no use, since their shard has failed: others are read instead."""
+        self.take(-count)
+
     @property
     def is_used_up(self) -> bool:
         """Whether no shard is to be begun any more."""
@@ -67,10 +71,11 @@ class SamplesLeft:
 def cut(shard: Shard, batch_size: int, wanted: SamplesLeft | None = None) -> Iterator[RawBatch | ShardEnd]:
     """The batches of a shard, then its end, whose `seconds` are those spent reading here.
 
-    It is read as far as samples are `wanted`. Whatever reading the shard raises is in its end.
+    It is read as far as samples are `wanted`. Whatever reading the shard raises is in its end: nothing of it is used
+    then, and its samples are still wanted.
     """
     wanted = wanted or SamplesLeft(None)
-    seconds, error, contents, only_first = 0.0, None, ShardContents(), False
+    seconds, error, contents, only_first, taken = 0.0, None, ShardContents(), False, 0
     with TarReader(shard) as tar:
         samples = read_samples(tar, shard.name, contents)
         while True:
@@ -78,19 +83,24 @@ def cut(shard: Shard, batch_size: int, wanted: SamplesLeft | None = None) -> Ite
             try:
                 # The sample after the last one that is wanted tells whether the shard has more.
                 rows = _take(samples, batch_size if wanted.left is None else max(1, min(batch_size, wanted.left)))
+                only_first = bool(rows) and wanted.is_used_up
+                whole = tar.file_so_far() if only_first else tar.whole
             except ShardError as broken:
-                rows, error = [], broken
+                rows, error, whole = [], broken, None
             except Exception as unknown:  # one shard must not end the job, whatever it holds
                 logger.debug("%s: reading failed", shard.name, exc_info=True)
-                rows, error = [], ShardError(f"{shard.name}: reading {shard.url} failed: {_described(unknown)}")
+                rows, whole = [], None
+                error = ShardError(f"{shard.name}: reading {shard.url} failed: {_described(unknown)}")
             seconds += time.perf_counter() - started
-            only_first = bool(rows) and wanted.is_used_up
             if not rows or only_first:
                 break
             wanted.take(len(rows))
+            taken += len(rows)
             images = [data for _, data in rows if data is not None]
             yield RawBatch(shard, SampleColumns.of(sample for sample, _ in rows), images)
-        yield ShardEnd(shard, error, seconds, tar.bytes_read, contents, tar.whole, only_first)
+        if error is not None:
+            wanted.give_back(taken)
+        yield ShardEnd(shard, error, seconds, tar.bytes_read, contents, whole, only_first)
 
 
 def _take(samples: Iterator[tuple[Sample, bytes | None]], most: int) -> list[tuple[Sample, bytes | None]]:
