@@ -18,7 +18,7 @@ from jobs.leftovers import remove_leftovers
 from jobs.mining.blocks import block_of_element
 from jobs.mining.config import MineConfig, MineOptions
 from jobs.mining.family_maps import with_maps
-from jobs.mining.growth.first_try import FirstTry, shards_for_a_first_try
+from jobs.mining.growth.first_try import FirstTry, refuse_first_images, shards_for_a_first_try
 from jobs.mining.growth.pending_additions import PendingAdditions, config_of_addition, find_addition
 from jobs.mining.passes.wish import CompileWish
 from jobs.mining.pending import PendingShards
@@ -149,6 +149,7 @@ def _add_to_block(config: MineConfig, options: MineOptions, counter: Counter, pr
     started = time.monotonic()
     layout = RunLayout(config.output)
     run, shards = read_manifest(layout), expand_shards(config.shards)
+    refuse_first_images(layout)
     config = with_maps(config, run)
     request = request_of(config, shards, options.overrides)
     _refuse_other_request(layout, run, request, replace(options, retry_failed=False))  # no shard is mined again

@@ -207,13 +207,15 @@ def create_manifest(
 
 
 def refuse_orphans(layout: RunLayout) -> None:
-    """Raises UserError if there are shards without a run.json: it is unknown which run published them."""
-    done = layout.done()  # first: another worker may write its run.json, and only then its shards
+    """Raises UserError if there are shards without a run.json: it is unknown which run published them.
+
+    The first images of shards count too.
+    """
+    done = layout.done() | layout.reading_begun().begun  # first: another worker may write run.json, then its shards
     if done and not layout.manifest.exists():
         raise UserError(
             f"{layout.root} has {counted(len(done), 'published shard')} but no run.json: give --overwrite to delete "
-            "them, "
-            "or another --output"
+            "them, or another --output"
         )
 
 

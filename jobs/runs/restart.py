@@ -105,8 +105,9 @@ def changed_shards(
 ) -> Iterator[ChangedShard]:
     """Which of the done shards among `now` are not, or may not be, what was mined.
 
-    `listed` are the shards of run.json. `compare_bytes` says how much of a file is compared. A file that is gone has
-    not changed: data sets move. Raises UserError if a footer is damaged.
+    Of the shards in `layout.begun` the first images are compared. `listed` are the shards of run.json. `compare_bytes`
+    says how much of a file is compared. A file that is gone has not changed: data sets move. Raises UserError if a
+    footer is damaged.
     """
     then = {shard.name: shard for shard in listed}
     for shard in now:

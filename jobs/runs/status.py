@@ -39,7 +39,7 @@ class RunStatus:
     target's maps. `zero_maps` counts the maps that are zero everywhere, by name, and `done_again` the images that were
     computed in fp32, since their numbers were not finite in the run's precision. `added` are the maps that were added
     later, and on how many of the done shards they are. `begun` counts the images of shards of which `mine --limit` took
-    only the first: these shards are not done, and the images are not among `images`. `changed` has the done shards
+    only the first: these shards are not done, and the images are not among `images`. `changed` has the shards
     whose tars are no longer what was mined, and how they differ; `rewritten` those that were written again and are the
     same as far as they were compared.
 
@@ -106,8 +106,10 @@ def status(run: str | Path) -> RunStatus:
     footers, damaged = _footers_of(layout, manifest.fingerprint, [shard.name for shard in done])
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
-    first_images, damaged_first = _first_images(reading, manifest.fingerprint)
-    changed = _changed(layout, done)
+    reading = layout.reading_begun()
+    changed = _changed(layout, done) + _changed(
+        reading, [undone[name] for name in sorted(reading.begun & undone.keys())]
+    )
     now = time.time()
     speed = speed_of(events, done, list(undone.values()), now)
     return RunStatus(
@@ -189,7 +191,7 @@ def _footers_of(layout: RunLayout, fingerprint: str, shards: Sequence[str]) -> t
 
 
 def _changed(layout: RunLayout, done: list[Shard]) -> list[ChangedShard]:
-    """The done shards whose local tars changed, or may have. One whose footer is damaged is left to `verify`."""
+    """The done or begun shards whose local tars changed, or may have. A damaged footer is left to `verify`."""
     found: list[ChangedShard] = []
     for shard in done:
         now = as_it_is_now(shard)

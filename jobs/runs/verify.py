@@ -69,8 +69,10 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
         for shard in tracked(opened.manifest.shards, "comparing tars with what was mined", "tar")
         if shard.name in published
     ]
-    there = published | reading.begun
-    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(there.difference(names))]
+    reading = RunLayout(opened.layout.root).reading_begun()
+    first = [shard for shard in opened.manifest.shards if shard.name in reading.begun]
+    tars += [_compare(shard, reading, whole=whole_tars) for shard in first]
+    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(published.difference(names))]
     return Verdict(
         root=str(run),
         shards=len(names),
@@ -134,7 +136,7 @@ def _joined_problem(joined: Path, opened: Run) -> str | None:
 
 
 def _compare(shard: Shard, layout: RunLayout, *, whole: bool) -> tuple[str, ...] | None:
-    """How the tar of a done shard differs from what was mined; None where it cannot be compared."""
+    """How the tar of a shard differs from what was mined; None where it cannot be compared."""
     now = as_it_is_now(shard)
     try:
         if now is None or read_footer(layout.shard_metadata(shard.name)).tar is None:

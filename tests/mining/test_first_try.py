@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from jobs.mining.config import MineOptions, build_config
 from jobs.mining.mine import mine
 from jobs.mining.summary import MiningSummary
 from jobs.runs.finalize import UnfinishedRunError, finalize
+from jobs.runs.layout import RunLayout
+from jobs.runs.manifest import read_manifest
+from jobs.runs.presence.worker_lines import read_worker
 from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import Run, open_run
 from jobs.runs.status import status
@@ -27,6 +31,7 @@ from tests.support.shard_files import market_key, market_shard, sample_members, 
 from tests.support.tiny import tiny_checkpoint
 
 NAMES, EACH = ("gallery-0", "query-0", "train-0"), 5
+MAPS = ("mim_attention",)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +50,28 @@ def at_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def begun_once(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MiningSummary]:
+    output = tmp_path_factory.mktemp("begun") / "RUN"
+    return output, mining(inputs, output, 3)
+
+
+@pytest.fixture
+def begun(begun_once: tuple[Path, MiningSummary], tmp_path: Path) -> Path:
+    """A run with the first 3 images of query-0."""
+    return Path(shutil.copytree(begun_once[0], tmp_path / "RUN"))
+
+
 def mining(
-    inputs: Path, output: Path, limit: int | None = None, *, workers: int = 0, **options: object
+    inputs: Path,
+    output: Path,
+    limit: int | None = None,
+    *,
+    workers: int = 0,
+    maps: tuple[str, ...] = MAPS,
+    **options: object,
 ) -> MiningSummary:
-    values: dict[str, object] = {"maps": ("mim_attention",), "precision": "fp32", "device": "cpu", "batch_size": 2}
+    values: dict[str, object] = {"maps": maps, "precision": "fp32", "device": "cpu", "batch_size": 2}
     values |= {"checkpoint": inputs / "m.pth", "output": output, "shards": str(inputs / "*.tar"), "workers": workers}
     return mine(build_config(None, values), MineOptions(limit=limit, **options))  # type: ignore[arg-type]
 
@@ -85,11 +108,10 @@ def test_a_first_try_is_continued_to_the_run_that_is_made_at_once(
 
 
 def test_of_one_large_shard_there_is_a_first_picture(
-    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    begun_once: tuple[Path, MiningSummary], begun: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is not done, and every command says so; what is there can be drawn."""
-    root = tmp_path / "RUN"
-    summary = mining(inputs, root, 3)
+    root, (_, summary) = begun, begun_once
     assert (summary.done, summary.first_of) == (0, {"query-0": 3})
     found, verdict = status(root), verify(root)
     assert (found.done, found.missing, found.begun, found.images) == (0, list(NAMES), {"query-0": 3}, 0)
@@ -107,9 +129,8 @@ def test_of_one_large_shard_there_is_a_first_picture(
     assert any("query-0" in problem for problem in verify(root).problems)
 
 
-def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path, tmp_path: Path) -> None:
-    root = tmp_path / "RUN"
-    mining(inputs, root, 3)
+def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path, begun: Path) -> None:
+    root = begun
     assert mining(inputs, root, 3).nothing_to_do and mining(inputs, root, 2).nothing_to_do
     assert "without --limit goes on" in describe(mining(inputs, root, 3))
     assert mining(inputs, root, 4).first_of == {"query-0": 4}
@@ -117,14 +138,13 @@ def test_a_larger_limit_goes_on_and_a_smaller_one_has_nothing_to_do(inputs: Path
     assert (summary.done, summary.shards, summary.first_of) == (1, 1, {})
     assert not (root / "first-images").exists()
     summary = mining(inputs, root, 99)
+    assert not summary.met_limit  # all was mined within it
     assert (summary.done, summary.images, mining(inputs, root, 99).nothing_to_do) == (3, 10, True)
 
 
-def test_a_first_try_deleted_by_overwrite_leaves_nothing(inputs: Path, tmp_path: Path) -> None:
-    root = tmp_path / "RUN"
-    mining(inputs, root, 3)
-    assert mining(inputs, root, 2, overwrite=True).first_of == {"query-0": 2}
-    assert rows_of(open_run(root)) == {"query-0": 2}
+def test_a_first_try_deleted_by_overwrite_leaves_nothing(inputs: Path, begun: Path) -> None:
+    assert mining(inputs, begun, 2, overwrite=True).first_of == {"query-0": 2}
+    assert rows_of(open_run(begun)) == {"query-0": 2}
 
 
 def test_a_shard_that_fails_leaves_the_limit_to_the_next_one(inputs: Path, tmp_path: Path) -> None:
@@ -149,7 +169,76 @@ def test_a_shard_that_fails_leaves_the_limit_to_the_next_one(inputs: Path, tmp_p
     assert "--limit" not in describe(nothing)  # there is no rest that it would go on with
 
 
-def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, tmp_path: Path) -> None:
+def copied(inputs: Path, folder: Path) -> Path:
+    """The inputs, of which a test may change what it likes."""
+    return Path(shutil.copytree(inputs, folder / "inputs"))
+
+
+def test_first_images_of_a_tar_that_changed_are_told_and_taken_anew(
+    inputs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, inputs = tmp_path / "RUN", copied(inputs, tmp_path)
+    mining(inputs, root, 3)
+    tar = inputs / "query-0.tar"
+    os.utime(tar, ns=(1, 1))  # copied, for instance
+    assert status(root).rewritten == ["query-0"] and status(root).changed == {} and verify(root).exit_status == 3
+    assert mining(inputs, root, 3).nothing_to_do
+    size = tar.stat().st_size
+    other = market_shard(tar, EACH, first=70)
+    assert tar.stat().st_size == size
+    how = "other bytes at its beginning, middle or end"
+    assert status(root).changed == {"query-0": how} and verify(root).changed == [f"query-0: {how}"]
+    assert verify(root, whole_tars=True).changed == [f"query-0: {how}"]
+    assert mining(inputs, root, 3).first_of == {"query-0": 3}
+    assert f"query-0: its first images are removed: its tar changed since: {how}" in caplog.text
+    assert status(root).changed == {} and verify(root).changed == []
+    assert open_run(root).read_metadata(["key"])["key"].to_pylist() == other[:3]
+
+
+def test_first_images_that_are_not_the_runs_are_removed(inputs: Path, begun: Path, tmp_path: Path) -> None:
+    root, other = begun, tmp_path / "OTHER"
+    mining(inputs, other, 3, maps=("gradcam/mim",))
+    first = root / "first-images"
+    shutil.rmtree(first)
+    shutil.copytree(other / "first-images", first)
+    assert mining(inputs, root, 3).first_of == {"query-0": 3}  # they do not count
+    assert open_run(root).read_maps("mim_attention", "query-0").shape[0] == 3
+    (first / "query-0.parquet").write_bytes(b"damaged")
+    assert mining(inputs, root, 3).first_of == {"query-0": 3}
+    (root / "run.json").unlink()
+    with pytest.raises(UserError, match=r"has 1 published shard but no run\.json: give --overwrite"):
+        mining(inputs, root)
+
+
+def test_a_run_that_was_killed_before_it_removed_first_images(
+    inputs: Path, at_once: Path, begun: Path, tmp_path: Path
+) -> None:
+    """The shard is published, and its first images are still there: they are seen by nobody, and removed later."""
+    root = Path(shutil.copytree(at_once, tmp_path / "WHOLE"))
+    shutil.copytree(begun / "first-images", root / "first-images")
+    assert rows_of(open_run(root)) == dict.fromkeys(NAMES, EACH)
+    assert (status(root).begun, status(root).done, verify(root).problems) == ({}, 3, [])
+    assert mining(inputs, root).nothing_to_do and not (root / "first-images").exists()
+
+
+def test_maps_are_not_added_beside_first_images(inputs: Path, begun: Path) -> None:
+    """They would lack the maps, and no reader would see these of the other shards either."""
+    with pytest.raises(UserError, match=r"only the first images of query-0.*without --limit and --add-maps first"):
+        mining(inputs, begun, add_maps=("gradcam/mim",))
+    assert not read_manifest(RunLayout(begun)).additions
+
+
+def test_the_worker_says_that_its_limit_ended_it(at_once: Path, begun: Path) -> None:
+    hows = []
+    for root in (begun, at_once):
+        (log,) = (root / "logs").glob("*.jsonl")
+        found = read_worker(log)
+        assert found is not None and found[1] is not None
+        hows.append(found[1].how)
+    assert hows == ["stopped at its --limit of 3", "done"]
+
+
+def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, at_once: Path, tmp_path: Path) -> None:
     for options in ({"extend": True}, {"add_maps": ("gradcam/mim",)}, {"retry_failed": True}):
         with pytest.raises(UserError, match="--limit stops early"):
             mining(inputs, tmp_path / "RUN", 3, **options)
@@ -157,7 +246,7 @@ def test_where_a_limit_makes_no_sense_it_is_refused(inputs: Path, tmp_path: Path
         with pytest.raises(UserError, match="--limit is for one process"):
             mining(inputs, tmp_path / "RUN", 3, environment=place)
     assert not (tmp_path / "RUN").exists()
-    mining(inputs, tmp_path / "RUN")
+    shutil.copytree(at_once, tmp_path / "RUN")
     mining(inputs, tmp_path / "RUN", add_maps=("gradcam/mim",))
     (tmp_path / "RUN" / "metadata" / "train-0.parquet").unlink()
     with pytest.raises(UserError, match="has maps that were added"):
