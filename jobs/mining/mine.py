@@ -291,8 +291,7 @@ def _run_worker(
         array_index=environment.array_index,
         array_count=environment.array_count,
     )
-    layout = RunLayout(config.output)
-    presence = Presence(layout.logs, place)
+    presence = Presence(RunLayout(config.output).logs, place)
     with presence, Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
@@ -310,7 +309,8 @@ def _run_worker(
             limit=limit,
         )
         summary = worker.run(drawn, workers, environment.local_world_size)
-        met_limit = limit is not None and summary.rows >= limit and bool(PendingShards(block, layout).listed())
+        is_left = bool(PendingShards(block, RunLayout(config.output)).listed())
+        met_limit = is_left and limit is not None and summary.rows >= limit
         if summary.drained is not None:
             presence.how = f"stopped on {summary.drained}"
         elif met_limit:
