@@ -9,10 +9,12 @@ import click
 
 from jobs.commands.options import PromptsgCommand, echo, option_with_default, stored_pictures_options
 from jobs.phrases import counted
-from jobs.rendering.gallery import DEFAULT_LIMIT, GalleryConfig, GalleryReport, gallery
+from jobs.progress import LongTask
+from jobs.rendering.page.config import DEFAULT_LIMIT, GalleryConfig
 from jobs.runs.query import RowSelection
 
 if TYPE_CHECKING:
+    from jobs.rendering.gallery import GalleryReport
     from jobs.rendering.looks import Looks
 
 
@@ -53,6 +55,9 @@ def command(
       promptsg gallery RUN --keys RUN/evaluation/failures.txt --output failures
       promptsg gallery RUN --other RUN_B --keys RUN_B/diff/changed.txt --output changed
     """
+    with LongTask("loading what computes"):
+        from jobs.rendering.gallery import gallery
+
     config = GalleryConfig(
         run=run,
         output=output,

@@ -143,8 +143,9 @@ def describe(report: RenderReport) -> str:
     """What was drawn, and what was left out."""
     kept = f", {report.kept} existed and were kept (--overwrite draws them again)" if report.kept else ""
     written = f"{counted(report.written, 'picture')} written to {report.folder}{kept}"
+    removed = [f"removed: {_renumbered(report.removed)}"] if report.removed else []
     index = [f"to look through: {report.index}"] if report.index else []
-    return "\n".join([written, *_left_out(report.left_out), *index])
+    return "\n".join([written, *removed, *_left_out(report.left_out), *index])
 
 
 def describe_preview(planned: RenderPreview) -> str:
@@ -154,7 +155,13 @@ def describe_preview(planned: RenderPreview) -> str:
     lines += [f"  {name}" for name in pictures[:_PREVIEWED]]
     if len(pictures) > _PREVIEWED:
         lines.append(f"  ... and {len(pictures) - _PREVIEWED} more")
+    if planned.removed:
+        lines.append(f"would be removed: {_renumbered(planned.removed)}")
     return "\n".join([*lines, *_left_out(planned.left_out)])
+
+
+def _renumbered(count: int) -> str:
+    return f"{counted(count, 'earlier picture')} whose numbers contradict these"
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> list[str]:

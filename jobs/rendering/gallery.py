@@ -6,7 +6,7 @@ The page is `index.html`; `data.js` holds the rows, `thumbs/` pictures and `maps
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -15,41 +15,18 @@ from jobs.errors import UserError
 from jobs.leftovers import scratch_folder
 from jobs.processes import available_cores
 from jobs.rendering.drawing.entry import rows_of
-from jobs.rendering.looks import Looks
+from jobs.rendering.page.config import DEFAULT_LIMIT, GalleryConfig
 from jobs.rendering.page.data import page_data
 from jobs.rendering.page.folder import check_folder, remove_pictures, withdraw_page
 from jobs.rendering.page.pictures import GalleryPainter, draw_gallery, script_json
 from jobs.rendering.page.rows import GalleryStyle, choose_rows, reasons
 from jobs.rendering.two_runs import other_run
-from jobs.runs.query import RowSelection, warn_of_unfinished
+from jobs.runs.query import warn_of_unfinished
 from jobs.runs.run import open_run
-from jobs.shards.access import ShardAccess
 from jobs.shards.locate import locate
 
-DEFAULT_LIMIT = 2000  # images on a page that a browser still shows quickly
+__all__ = ["DEFAULT_LIMIT", "GalleryConfig", "GalleryReport", "gallery"]
 _TEMPLATES = ("gallery.css", "gallery.js", "index.html")  # the page itself last
-
-
-@dataclass(frozen=True, kw_only=True)
-class GalleryConfig(ShardAccess):
-    """Which images of a run are on the page, how they look, and the folder `output` that it is written to.
-
-    `evaluation` is the folder of `promptsg evaluate` whose scores are shown, by default RUN/evaluation, if it is there.
-    `maps` are stored maps, by default all of the run. `thumb_height` is the height of pictures in pixels. `workers` are
-    processes, by default one per core. `other` is a run B over the same images, to whose maps the page can switch; then
-    the maps are by default all that both have. With `overwrite`, a gallery in the folder is replaced.
-    """
-
-    run: Path
-    output: Path
-    selection: RowSelection = field(default_factory=lambda: RowSelection(limit=DEFAULT_LIMIT))
-    evaluation: Path | None = None
-    maps: tuple[str, ...] = ()
-    looks: Looks = field(default_factory=Looks)
-    thumb_height: int = 128
-    workers: int | None = None
-    other: Path | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.atomic import make_folder, write_whole
+from jobs.atomic import write_whole
 from jobs.errors import UserError
 from jobs.reading import reading
 from jobs.rendering.drawing.job import PictureJob
@@ -58,14 +58,10 @@ def _contents(job: PictureJob, keys: Sequence[str]) -> list[object]:
     return [job.name, [keys[row] for row in job.rows], hits, job.note]
 
 
-def register(folder: Path, kind: str, digest: str, kept: int) -> None:
-    """Records a request in the folder before its pictures are drawn.
-
-    Raises UserError if `kept` pictures would be kept and the folder has pictures of this kind from another request.
-    """
+def refuse_another_request(folder: Path, kind: str, digest: str, kept: int) -> None:
+    """Raises UserError if `kept` pictures would be kept and the folder has some of this kind from another request."""
     path = folder / RECORD
-    record = _read_record(path)
-    known = record.get(kind, [])
+    known = _read_record(path).get(kind, [])
     if kept and not known:
         raise UserError(
             f"{folder} has {kept} of these pictures, and {path} does not say what they were drawn for: --overwrite "
@@ -76,8 +72,14 @@ def register(folder: Path, kind: str, digest: str, kept: int) -> None:
             f"{folder} has {kept} of these pictures, drawn for another selection or look: --overwrite draws "
             "them anew, another --output leaves them"
         )
+
+
+def register(folder: Path, kind: str, digest: str) -> None:
+    """Records a request in the folder, before its pictures are drawn."""
+    path = folder / RECORD
+    record = _read_record(path)
+    known = record.get(kind, [])
     if digest not in known:
-        make_folder(folder)
         write_whole(path, (json.dumps(record | {kind: [*known, digest]}, indent=1) + "\n").encode())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tarfile
 from pathlib import Path
 
@@ -70,3 +71,15 @@ def test_help_has_the_options_in_groups_and_an_example(name: str) -> None:
         assert said.count(f"  {option.opts[-1]}") >= 1 or any(f" {opt}" in said for opt in option.opts), option.opts
     if len(options) > 8:
         assert "What:" in said and "How it runs:" in said and "Options:" not in said
+
+
+def test_what_takes_long_is_told_where_it_runs() -> None:
+    """Nothing below `if TYPE_CHECKING` runs: a LongTask there tells nobody of anything."""
+    told = set()
+    for path in Path("jobs").rglob("*.py"):
+        for block in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING":
+                assert not [one for one in ast.walk(block) if isinstance(one, ast.With)], path
+            if isinstance(block, ast.With) and "loading what computes" in ast.unparse(block):
+                told.add(path.stem)
+    assert told >= {"render", "gallery", "stats", "diff", "localise", "evaluate"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ from click.testing import CliRunner
 from jobs.commands.evaluate import command as evaluate_command
 from jobs.commands.render import command
 from jobs.errors import UserError
-from jobs.rendering.index.listed import LIST, ListedPicture, merged, numbered_otherwise, read_list, write_list
+from jobs.leftovers import lock
+from jobs.rendering.index.folder import LOCK
+from jobs.rendering.index.listed import (
+    LIST,
+    ListedPicture,
+    merged,
+    numbered_otherwise,
+    read_list,
+    refuse_another_order,
+    write_list,
+)
 from jobs.rendering.index.pages import write_index
 from jobs.rendering.names import numbered
 from jobs.runs.query import RowSelection, select_rows
@@ -101,6 +112,83 @@ def test_a_longer_list_in_the_same_order_adds_and_another_order_is_refused(mined
     left = pictures(tmp_path)
     assert not set(kept) & set(left) and "0004_mine.png" in left
     assert len(left) == 1 + 3 + 3 + 2  # mine, the new order, its panels, and those without numbers
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_nothing_changes_where_the_shards_are_gone(mined: Path, tmp_path: Path) -> None:
+    out, gone = ("--output", tmp_path / "out"), ("--shards-root", tmp_path / "gone", "--overwrite")
+    render(mined, "--order-by", "key", "--limit", 5, *out)
+    before = contents(tmp_path / "out")
+    assert len(before) == 5 + 4  # the pictures, the index, the list, the requests and the lock
+    for order in ("key DESC", "key"):
+        with pytest.raises(UserError, match="does not exist"):
+            render(mined, "--order-by", order, "--limit", 3, *out, *gone)
+        assert contents(tmp_path / "out") == before
+    with pytest.raises(UserError, match="does not exist"):
+        render(mined, "--output", tmp_path / "new", *gone)
+    assert not (tmp_path / "new").exists()
+
+
+def test_overwriting_removes_only_its_own_pictures_and_says_how_many(
+    mined: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "elsewhere"
+    order = ("--where", "shard <> 'odd'", "--order-by", "key", "--limit", 2)
+    render(mined, *order, "--output", out)
+    other.mkdir()
+    (out / "linked").symlink_to(other)
+    files = ["linked/0007_thesis.png", "0008_thesis.tex", "thesis.png", "0099_other.png"]
+    for file in files:
+        (out / file).write_bytes(b"of somebody else")
+    unsafe = [one for n, file in enumerate(files, 7) for one in listed(1, file=file, number=n, map=MAPS[0])]
+    write_list(out, [*read_list(out), *unsafe])
+    desc = (*order[:3], "key DESC", *order[4:], "--output", out)
+    dry = render(mined, *desc, "--overwrite", "--dry-run").output
+    assert "would be removed: 2 earlier pictures whose numbers contradict these" in dry and len(read_list(out)) == 6
+    done = render(mined, *desc, "--overwrite")
+    assert "removed: 2 earlier pictures whose numbers contradict these" in done.output.splitlines()
+    assert "4 files in the list of pictures of" in caplog.text and "they stay, and leave the list" in caplog.text
+    assert all((out / file).read_bytes() == b"of somebody else" for file in files)
+    assert len(pictures(out)) == 2 + 2 and len(read_list(out)) == 2  # of the new order, of somebody else
+    assert "removed" not in render(mined, *desc, "--overwrite").output
+
+
+def test_a_dry_run_is_refused_where_drawing_would_be(mined: Path, tmp_path: Path) -> None:
+    out, first = ("--output", tmp_path), ("--order-by", "key", "--limit", 2)
+    render(mined, *first, *out)
+    with pytest.raises(UserError, match="2 pictures, numbered in another order"):
+        render(mined, "--order-by", "key DESC", "--limit", 2, *out, "--dry-run")
+    with pytest.raises(UserError, match="drawn for another selection or look"):
+        render(mined, *first, *out, "--colormap", "viridis", "--dry-run")
+    lines = render(mined, *first, *out, "--dry-run").output.splitlines()
+    assert lines[0].endswith("of which 2 exist already") and len(lines) == 3
+
+
+def test_two_maps_may_have_two_orders_in_a_folder(mined: Path, tmp_path: Path) -> None:
+    out = ("--output", tmp_path, "--limit", 2)
+    render(mined, "--map", MAPS[0], "--order-by", "key", *out)
+    render(mined, "--map", MAPS[1], "--order-by", "key DESC", *out)
+    assert len(pictures(tmp_path)) == 4 and {one.map for one in read_list(tmp_path)} == set(MAPS[:2])
+    with pytest.raises(UserError, match="2 pictures, numbered in another order"):
+        render(mined, "--map", MAPS[1], "--order-by", "key", *out)
+
+
+def test_the_list_is_read_and_written_under_a_lock(
+    mined: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = []
+
+    def watched(folder: Path, pictures: list[ListedPicture]) -> None:
+        with (folder / LOCK).open("rb") as file:
+            free.append(lock(file.fileno(), wait=False))
+        write_list(folder, pictures)
+
+    monkeypatch.setattr("jobs.rendering.index.folder.write_list", watched)
+    render(mined, "--limit", 1, "--output", tmp_path)
+    assert free == [False, False]
 
 
 def test_the_default_folder_has_one_for_each_style(mined: Path, tmp_path: Path) -> None:
@@ -200,6 +288,9 @@ def test_the_list_keeps_what_exists_and_refuses_what_is_outside(tmp_path: Path) 
         write_list(tmp_path, listed(1, file=outside))
         with pytest.raises(UserError, match=r"cannot read .* as the list of pictures: .* is not below the folder"):
             read_list(tmp_path)
+    write_list(tmp_path, listed(1, file="0.png", map="rollout"))
+    pq.write_table(pq.read_table(tmp_path / LIST).drop_columns("map"), tmp_path / LIST)  # of an earlier version
+    assert [one.map for one in read_list(tmp_path)] == [None]
     pq.write_table(pa.table({"file": ["a"]}), tmp_path / LIST)
     with pytest.raises(UserError, match="as the list of pictures"):
         read_list(tmp_path)
@@ -219,6 +310,10 @@ def test_orders_agree_where_their_numbers_are_of_the_same_images() -> None:
     assert [one.file for one in numbered_otherwise(order("b", "a"), order("a", "b", "c"))] == [
         "0001_a.png", "0002_b.png", "0003_c.png",
     ]  # fmt: skip
+    long = [replace(one, file=f"0{one.file}") for one in order("a", "b", "c")]  # as beside more than 9,999 others
+    assert [one.file for one in numbered_otherwise(order("a", "b"), long)] == ["00001_a.png", "00002_b.png"]
+    with pytest.raises(UserError, match=r"2 pictures, numbered with another number of digits, such as 00001_a\.png"):
+        refuse_another_order(Path(), long[:2], order("a", "b"))
     assert numbered_otherwise(listed(2), order("a")) == [] and numbered_otherwise(order("a"), listed(2)) == []
 
 

@@ -28,6 +28,7 @@ from jobs.rendering import render as module
 from jobs.rendering.colour_limits import colour_limits
 from jobs.rendering.drawing.style import PictureStyle
 from jobs.rendering.image_files import decode, sized
+from jobs.rendering.index.folder import LOCK
 from jobs.rendering.index.listed import LIST
 from jobs.rendering.index.pages import INDEX
 from jobs.rendering.looks import Looks
@@ -71,7 +72,7 @@ def render(run: Path, *options: object) -> Result:
 def names(folder: Path) -> list[str]:
     """All files but those of the index and the record of requests."""
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    return sorted(str(path) for path in found if path.name not in (RECORD, LIST, INDEX))
+    return sorted(str(path) for path in found if path.name not in (RECORD, LIST, LOCK, INDEX))
 
 
 def picture(path: Path) -> NDArray[np.uint8]:

@@ -29,6 +29,7 @@ def list_of(run: Run, config: RenderConfig, planned: RenderPlan) -> list[ListedP
                 key=key,
                 caption=captions.of(job),
                 request=headline,
+                map=job.map,
             )
         )
     return found
