@@ -119,10 +119,10 @@ def describe(result: DiffResult) -> str:
 
 
 def _next_step(result: DiffResult) -> list[str]:
-    """How to look at the images whose maps changed most."""
-    found = result.difference
-    look = ("render", found.run_a, "--style", "diff", "--other", found.run_b, "--keys", result.files.changed)
-    return next_step((*look, "--limit", 20))
+    """How to look at the images whose maps changed most, as the report has it too."""
+    from jobs.comparison.report.page import look_at_changed
+
+    return next_step(look_at_changed(result.difference, result.files.changed).words)
 
 
 def _measures(found: RunDifference) -> list[str]:

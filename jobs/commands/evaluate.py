@@ -163,9 +163,18 @@ def describe(evaluation: Evaluation, *, per_camera: bool = False) -> str:
 
 def _next_step(evaluation: Evaluation) -> list[str]:
     """How to look at the queries that are wrong."""
-    run, files = evaluation.config.run, evaluation.files
-    where = [] if evaluation.config.output is None else ["--output", files.failures.parent / "ranked"]
-    return next_step(("render", run, "--style", "ranked", "--queries", files.failures, "--limit", 20, *where))
+    from jobs.statistics.report.look import Look
+
+    failures = evaluation.files.failures
+    look = Look(
+        run=evaluation.config.run,
+        keys=failures,
+        option="--queries",
+        output=failures.parent / "ranked",
+        style="ranked",
+        limit=20,
+    )
+    return next_step(look.words)
 
 
 def _counts(evaluation: Evaluation) -> list[str]:

@@ -19,6 +19,8 @@ import h5py
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.rendering.index.folder import LOCK
+from jobs.rendering.index.listed import LIST
 from jobs.rendering.requests import RECORD
 from tests.runs.test_query import make_run
 from tests.support.faults import KILL, Fault, FaultyJobs, Outcome
@@ -149,7 +151,7 @@ class Workshop:
 
     def leftovers(self) -> list[str]:
         """Temporary files and folders anywhere in the folder."""
-        hidden = {path for path in self.work.rglob(".*") if path.name not in (".publish.lock", RECORD)}
+        hidden = {path for path in self.work.rglob(".*") if path.name not in (".publish.lock", RECORD, LIST, LOCK)}
         return sorted(str(path.relative_to(self.work)) for path in hidden | {*(self.work / "scratch").rglob("*")})
 
 

@@ -27,12 +27,14 @@ from jobs.statistics.report.html import (
     resampling_text,
     whole_page,
 )
+from jobs.statistics.report.look import Look
 
 _HEADS = {
     "pearson": "Pearson", "spearman": "Spearman", "top20": "top 20 % in common", "moved": "mass elsewhere",
     "com_shift": "centre moved", "com_dx": "to the right", "com_dy": "downwards", "area50_shift": "area of 50 %",
 }  # fmt: skip
 _LISTED = 50
+_ELSEWHERE = "For shards that have moved add --shards-root FOLDER, for shards on a server --allow-remote."
 
 
 def report_page(found: RunDifference, pictures: Mapping[str, bytes], changed: Path) -> str:
@@ -144,12 +146,23 @@ def _changed_html(found: RunDifference, changed: Path) -> str:
         f"Images of which most of the mass of {name} lies elsewhere in B. changed.txt has the keys of "
         f"{counted(len(found.changed), 'image')}, the largest change first."
     )
-    a, b = str(Path(found.run_a).absolute()), str(Path(found.run_b).absolute())
-    keys, output = changed.absolute(), changed.absolute().parent / "changed"
-    words = ["promptsg", "render", a, "--style", "diff", "--other", b, "--keys", str(keys)]
-    draw = command_html([*words, "--map", found.question.maps[0], "--overwrite", "--output", str(output)])
+    command = command_html(look_at_changed(found, changed).anywhere)
+    draw = f"<p class=note>{note} To draw the first {_LISTED} of them:</p>{command}<p class=note>{_ELSEWHERE}</p>"
     heads = ["key", "shard", *(_HEADS[measure] for measure in MEASURES)]
-    return f"<h2>Most changed images</h2><p class=note>{note} To draw them:</p>{draw}" + html_table(heads, rows)
+    return f"<h2>Most changed images</h2>{draw}" + html_table(heads, rows)
+
+
+def look_at_changed(found: RunDifference, changed: Path) -> Look:
+    """How to look at the images whose keys are in the file `changed`: both runs side by side."""
+    return Look(
+        run=Path(found.run_a),
+        other=Path(found.run_b),
+        keys=changed,
+        output=changed.parent / "changed",
+        style="diff",
+        map=found.question.maps[0],
+        limit=_LISTED,
+    )
 
 
 def _on_one_line(one: WithEnds) -> str:

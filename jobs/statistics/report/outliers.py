@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from jobs.runs.run import Run
 from jobs.statistics.outliers import Outlier
 from jobs.statistics.report.findings import Findings
 from jobs.statistics.report.html import command_html, html_table, jpeg_html
+from jobs.statistics.report.look import Look
 
 OUTLIERS = "outliers.txt"
 ImageId = tuple[str, str]  # (shard, key)
@@ -73,20 +74,23 @@ def outliers_html(found: Findings, folder: Path, drawn: DrawnOutliers | None) ->
     return "\n".join(parts)
 
 
-def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict[str, list[str]]:
-    """What it makes -> the words of a command that draws the outliers, which runs in any folder, and again."""
-    run, here = str(Path(found.run).absolute()), folder.absolute()
-    chosen = ["--keys", str(here / OUTLIERS), "--map", found.part.question.maps[0], *options, "--overwrite"]
-    pictures, page = str(here / "outliers"), str(here / "outliers-gallery")
-    return {
-        "To draw a picture of each": ["promptsg", "render", run, "--style", "panel", *chosen, "--output", pictures],
-        "For a page to filter and sort": ["promptsg", "gallery", run, *chosen, "--output", page],
-    }
+def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict[str, Look]:
+    """What it makes -> how to draw the outliers."""
+    pictures = Look(
+        run=Path(found.run),
+        keys=folder / OUTLIERS,
+        output=folder / "outliers",
+        style="panel",
+        map=found.part.question.maps[0],
+        access=tuple(options),
+    )
+    page = replace(pictures, style=None, output=folder / "outliers-gallery")
+    return {"To draw a picture of each": pictures, "For a page to filter and sort": page}
 
 
 def _commands_html(found: Findings, folder: Path, options: Sequence[str]) -> str:
-    commands = draw_commands(found, folder, options)
-    return "".join(f"<p class=note>{html.escape(what)}:</p>{command_html(words)}" for what, words in commands.items())
+    looks = draw_commands(found, folder, options).items()
+    return "".join(f"<p class=note>{html.escape(what)}:</p>{command_html(look.anywhere)}" for what, look in looks)
 
 
 def _card(outlier: Outlier, drawn: DrawnOutlier) -> str:
