@@ -217,7 +217,7 @@ def published(shop: Workshop, command: Command) -> dict[str, str]:
     if command.page and not (shop.work / command.page).exists():
         return {}
     found = shop.files(command).items()
-    hidden = {name for name, _ in found if Path(name).name.startswith(".") and not name.endswith(RECORD)}
+    hidden = {name for name, _ in found if Path(name).name.startswith(".") and not name.endswith((RECORD, LIST, LOCK))}
     return {name: content for name, content in found if name not in hidden and name != "out/resume.pt"}
 
 

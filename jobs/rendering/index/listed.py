@@ -140,9 +140,9 @@ def refuse_another_order(folder: Path, stale: Sequence[ListedPicture], requested
     if stale:
         images = {(one.number, one.shard, one.key) for one in requested}
         same = all((one.number, one.shard, one.key) in images for one in stale)
-        how = "with another number of digits" if same else "in another order"
+        how = "numbered with another number of digits" if same else "numbered in another order"
         raise UserError(
-            f"{folder} has {counted(len(stale), 'picture')}, numbered {how}, such as {stale[0].file}: "
+            f"{folder} has {counted(len(stale), 'picture')}, {how}, such as {stale[0].file}: "
             "--overwrite removes them and draws anew, another --output leaves them"
         )
 
