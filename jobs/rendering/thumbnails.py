@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +11,8 @@ from cam.overlay import Map, Picture
 from cam.panels import row as side_by_side
 from cam.placement import GridPlacement
 from jobs.errors import UserError
-from jobs.leftovers import scratch_folder
 from jobs.phrases import counted, first_few, one_line
+from jobs.progress import tracked
 from jobs.rendering.drawing.cells import no_map
 from jobs.rendering.drawing.entry import ImageRow, rows_of
 from jobs.rendering.extent import extent_of
@@ -39,7 +38,10 @@ class OutlierThumbnails(ShardAccess):
     looks: Looks = field(default_factory=Looks)
 
     def draw(self, run: Run, outliers: Sequence[Outlier], map: str) -> DrawnOutliers:
-        """Pictures of the first `MOST` outliers. Where a shard cannot be read, its images have none."""
+        """Pictures of the first `MOST` outliers. Where a shard cannot be read, its images have none.
+
+        Nor have those of a shard that would have to be read from start to end, such as a compressed one.
+        """
         wanted = {(one.shard, one.key) for one in outliers[:MOST]}
         by_shard: dict[str, list[ImageRow]] = {}
         for row in rows_of(rows_by_key(run, wanted)):
@@ -47,19 +49,18 @@ class OutlierThumbnails(ShardAccess):
         pictures: dict[ImageId, DrawnOutlier] = {}
         unread: list[str] = []
         problem = ""
-        with scratch_folder() as scratch:
-            for shard, there in by_shard.items():
-                try:
-                    pictures |= self._of_shard(run, there, map, scratch)
-                except UserError as error:
-                    unread.append(shard)
-                    problem = problem or one_line(error)
+        for shard, there in tracked(by_shard.items(), "drawing the outliers", "shard"):
+            try:
+                pictures |= self._of_shard(run, there, map)
+            except UserError as error:
+                unread.append(shard)
+                problem = problem or one_line(error)
         told = f"No pictures of the outliers in {counted(len(unread), 'shard')} ({first_few(unread)}): {problem}"
         return DrawnOutliers(pictures=pictures, problem=told if unread else None, options=self.words)
 
-    def _of_shard(self, run: Run, rows: list[ImageRow], map: str, scratch: Path) -> dict[ImageId, DrawnOutlier]:
+    def _of_shard(self, run: Run, rows: list[ImageRow], map: str) -> dict[ImageId, DrawnOutlier]:
         """The pictures of some images of one shard. Raises UserError where they cannot be read as they were mined."""
-        sources = locate(run.mined_shards([rows[0]["shard"]]), rows, self, scratch)
+        sources = locate(run.mined_shards([rows[0]["shard"]]), rows, self, scratch=None)
         with SourceImages(sources) as images:
             found: dict[ImageId, DrawnOutlier] = {}
             for row, values, data in zip(rows, run.maps_of(map, rows), images.read(rows), strict=True):

@@ -34,12 +34,14 @@ class _Unpacking:
 
 
 @told("looking for the shards")
-def locate(shards: Iterable[Shard], rows: Sequence[SourceRow], access: ShardAccess, scratch: Path) -> dict[str, Source]:
+def locate(
+    shards: Iterable[Shard], rows: Sequence[SourceRow], access: ShardAccess, scratch: Path | None
+) -> dict[str, Source]:
     """Where the images of the rows can be read: shard -> Source. `shards` are those that the run was mined from.
 
     `access` says where they are now, and which of them may be opened. Shards without offsets are unpacked into the
-    folder `scratch`. Raises UserError for a shard that may not be opened, does not exist, or has another size than when
-    it was mined.
+    folder `scratch`; without one they are an error. Raises UserError for a shard that may not be opened, does not
+    exist, or has another size than when it was mined.
     """
     mined = {shard.name: shard for shard in shards}
     sources: dict[str, Source] = {}
@@ -53,9 +55,14 @@ def locate(shards: Iterable[Shard], rows: Sequence[SourceRow], access: ShardAcce
         else:
             to_unpack.append(_Unpacking(shard, wanted))
     if to_unpack:
+        if scratch is None:
+            raise UserError(
+                f"the shard {to_unpack[0].shard.name} is compressed, behind a pipe, or on a server without byte "
+                "ranges, and only `promptsg render` and `promptsg gallery` read such a shard from start to end"
+            )
         _warn(to_unpack)
-    for one in to_unpack:
-        sources[one.shard.name] = unpack(one.shard, one.rows, scratch / f"{one.shard.name}.images")
+        for one in to_unpack:
+            sources[one.shard.name] = unpack(one.shard, one.rows, scratch / f"{one.shard.name}.images")
     return sources
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
 import io
 import re
@@ -124,6 +125,28 @@ def test_outliers_in_a_shard_that_cannot_be_read_are_listed_and_the_others_shown
     shutil.rmtree(folder / "tars")
     output, page = report_of(folder)
     assert "No pictures of the outliers in 2 shards" in output and not cards_of(page) and "<th>distance</th>" in page
+
+
+def test_outliers_in_compressed_shards_are_listed_and_nothing_is_unpacked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tar = folder / "tars/gallery-0.tar"
+    (folder / "packed").mkdir()
+    (folder / "packed/gallery-0.tar.gz").write_bytes(gzip.compress(tar.read_bytes()))
+    shutil.copy(folder / "tars/query-0.tar", folder / "packed")
+    shutil.rmtree(folder / "RUN")
+    make_run(folder / "RUN", folder / "packed")
+    monkeypatch.setattr("jobs.shards.locate.unpack", lambda *_: pytest.fail("a shard was unpacked"))
+    output, page = report_of(folder, "--outliers", 25)
+    assert len(cards_of(page)) == 15 and "compressed, behind" not in caplog.text
+    told = (
+        "No pictures of the outliers in 1 shard (gallery-0): the shard gallery-0 is compressed, behind a pipe, or on a "
+        "server without byte ranges, and only `promptsg render` and `promptsg gallery` read such a shard from start to"
+    )
+    assert told in output and told in html.unescape(page)
+    monkeypatch.undo()
+    render, _ = commands_of(page)
+    assert "25 pictures written" in CliRunner().invoke(main, render[1:], catch_exceptions=False).output
 
 
 def test_statistics_alone_list_outliers_and_draw_none(folder: Path, tmp_path: Path) -> None:
