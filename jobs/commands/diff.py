@@ -120,9 +120,9 @@ def describe(result: DiffResult) -> str:
 
 def _next_step(result: DiffResult) -> list[str]:
     """How to look at the images whose maps changed most, as the report has it too."""
-    from jobs.comparison.report.page import look_at_changed
+    from jobs.comparison.report.page import draw_changed
 
-    return next_step(look_at_changed(result.difference, result.files.changed).words)
+    return next_step(draw_changed(result.difference, result.files.changed).words)
 
 
 def _measures(found: RunDifference) -> list[str]:

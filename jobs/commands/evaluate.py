@@ -163,10 +163,10 @@ def describe(evaluation: Evaluation, *, per_camera: bool = False) -> str:
 
 def _next_step(evaluation: Evaluation) -> list[str]:
     """How to look at the queries that are wrong."""
-    from jobs.statistics.report.look import Look
+    from jobs.statistics.report.draw_command import DrawCommand
 
     failures = evaluation.files.failures
-    look = Look(
+    draw = DrawCommand(
         run=evaluation.config.run,
         keys=failures,
         option="--queries",
@@ -174,7 +174,7 @@ def _next_step(evaluation: Evaluation) -> list[str]:
         style="ranked",
         limit=20,
     )
-    return next_step(look.words)
+    return next_step(draw.words)
 
 
 def _counts(evaluation: Evaluation) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TypedDict, cast
 import pyarrow as pa
 
 from jobs.errors import UserError
+from jobs.rendering.drawing.captions import ap_text
 from jobs.rendering.drawing.job import PictureJob, RankedHit
 from jobs.runs.rows.lookup import rows_by_key
 from jobs.runs.run import Run
@@ -58,9 +59,8 @@ def plan_ranked(
             raise UserError(
                 f"--queries names {missing[0]}, which {run.layout.root} does not have; evaluate this run again"
             )
-        note = "" if ranked.ap is None else f"AP {ranked.ap:.3f}"
         rows = (row, *(place[image] for image in ranked.gallery))
-        jobs.append(PictureJob(name=name, rows=rows, hits=ranked.hits, note=note))
+        jobs.append(PictureJob(name=name, rows=rows, hits=ranked.hits, note=ap_text(ranked.ap)))
     return pa.concat_tables([table, gallery]), jobs
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.cli import main
 from jobs.rendering.index.listed import read_list
-from jobs.statistics.report.look import Look
+from jobs.statistics.report.draw_command import DrawCommand
 from tests.runs.test_query import make_run, random_maps
 from tests.support.shard_files import market_shard
 
@@ -76,13 +76,21 @@ def test_diff_prints_one_command_for_the_terminal_and_the_page(folder: Path, mon
     promptsg(*absolute[1:])
 
 
-def test_the_words_of_a_look() -> None:
-    look = Look(run=Path("RUN"), keys=Path("a/k.txt"), output=Path("/o"), style="diff", other=Path("B"), map="m",
-                limit=3, access=("--allow-remote",))  # fmt: skip
-    assert " ".join(look.words) == (
+def test_the_words_of_a_command() -> None:
+    command = DrawCommand(
+        run=Path("RUN"),
+        keys=Path("a/k.txt"),
+        output=Path("/o"),
+        style="diff",
+        other=Path("B"),
+        map="m",
+        limit=3,
+        access=("--allow-remote",),
+    )
+    assert " ".join(command.words) == (
         "render RUN --style diff --other B --keys a/k.txt --map m --limit 3 --allow-remote --overwrite --output /o"
     )
     here = Path.cwd()
-    page = Look(run=Path("RUN"), keys=Path("a/k.txt"), output=Path("o")).anywhere
+    page = DrawCommand(run=Path("RUN"), keys=Path("a/k.txt"), output=Path("o")).anywhere
     assert page == ["promptsg", "gallery", f"{here}/RUN", "--keys", f"{here}/a/k.txt", "--overwrite", "--output",
                     f"{here}/o"]  # fmt: skip

@@ -12,6 +12,7 @@ from jobs.comparison.measures import MEANINGS, MEASURES
 from jobs.comparison.report.figures import RETRIEVAL, mean_maps_name
 from jobs.comparison.retrieval_change import RetrievalChange
 from jobs.phrases import counted, shown
+from jobs.statistics.report.draw_command import DrawCommand
 from jobs.statistics.report.findings import Statistic
 from jobs.statistics.report.html import (
     WithEnds,
@@ -27,7 +28,6 @@ from jobs.statistics.report.html import (
     resampling_text,
     whole_page,
 )
-from jobs.statistics.report.look import Look
 
 _HEADS = {
     "pearson": "Pearson", "spearman": "Spearman", "top20": "top 20 % in common", "moved": "mass elsewhere",
@@ -146,15 +146,15 @@ def _changed_html(found: RunDifference, changed: Path) -> str:
         f"Images of which most of the mass of {name} lies elsewhere in B. changed.txt has the keys of "
         f"{counted(len(found.changed), 'image')}, the largest change first."
     )
-    command = command_html(look_at_changed(found, changed).anywhere)
+    command = command_html(draw_changed(found, changed).anywhere)
     draw = f"<p class=note>{note} To draw the first {_LISTED} of them:</p>{command}<p class=note>{_ELSEWHERE}</p>"
     heads = ["key", "shard", *(_HEADS[measure] for measure in MEASURES)]
     return f"<h2>Most changed images</h2>{draw}" + html_table(heads, rows)
 
 
-def look_at_changed(found: RunDifference, changed: Path) -> Look:
+def draw_changed(found: RunDifference, changed: Path) -> DrawCommand:
     """How to look at the images whose keys are in the file `changed`: both runs side by side."""
-    return Look(
+    return DrawCommand(
         run=Path(found.run_a),
         other=Path(found.run_b),
         keys=changed,

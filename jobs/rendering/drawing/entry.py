@@ -9,7 +9,8 @@ from typing import TypedDict, cast
 import pyarrow as pa
 
 from cam.overlay import Map, Picture
-from jobs.phrases import camera_text, shown
+from jobs.phrases import shown
+from jobs.rendering.drawing.captions import who_text
 from jobs.rendering.extent import extent_of
 
 
@@ -61,8 +62,7 @@ class Entry:
 
     def title(self) -> str:
         """Who this is and where: `pid 12  cam 3 (c4)`."""
-        pid = "?" if self.row["pid"] is None else self.row["pid"]
-        return f"pid {pid}  cam {camera_text(self.row['camid'])}"
+        return who_text(self.row["pid"], self.row["camid"], between="  ")
 
     def extent(self, name: str) -> str:
         """A map's extent in absolute numbers; see `extent_of`."""

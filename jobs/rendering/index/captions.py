@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from jobs.phrases import camera_text, counted, shown
+from jobs.phrases import counted, shown
+from jobs.rendering.drawing.captions import ap_text, who_text
 from jobs.rendering.drawing.job import PictureJob
 from jobs.rendering.extent import GRID_COLUMNS, end_columns, extent_text
 from jobs.rendering.index.listed import ListedPicture
@@ -65,8 +66,7 @@ class Captions:
         first = job.rows[0]
         if len(job.rows) > 1 and not job.hits:
             return job.name.rpartition("/")[2].partition(".")[0], counted(len(job.rows), "image")
-        pid = self._columns["pid"][first]
-        who = f"pid {'?' if pid is None else pid} · cam {camera_text(self._columns['camid'][first])}"
+        who = who_text(self._columns["pid"][first], self._columns["camid"][first])
         return tuple(line for line in (shown(self._key(first)), who, self._score(first), self._extent(job)) if line)
 
     def image(self, job: PictureJob) -> tuple[str, str]:
@@ -80,7 +80,7 @@ class Captions:
         score = self._scores[row]
         if score[AP] is None:
             return ""
-        return f"AP {score[AP]:.3f} · first match at rank {score[FIRST_RANK]}"
+        return f"{ap_text(score[AP])} · first match at rank {score[FIRST_RANK]}"
 
     def _extent(self, job: PictureJob) -> str:
         """The one map of a picture, and its range where the metadata have it."""

@@ -15,9 +15,9 @@ from cam.names import title_of
 from jobs.phrases import shown
 from jobs.runs.run import Run
 from jobs.statistics.outliers import Outlier
+from jobs.statistics.report.draw_command import DrawCommand
 from jobs.statistics.report.findings import Findings
 from jobs.statistics.report.html import command_html, html_table, jpeg_html
-from jobs.statistics.report.look import Look
 
 OUTLIERS = "outliers.txt"
 ImageId = tuple[str, str]  # (shard, key)
@@ -74,9 +74,9 @@ def outliers_html(found: Findings, folder: Path, drawn: DrawnOutliers | None) ->
     return "\n".join(parts)
 
 
-def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict[str, Look]:
+def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict[str, DrawCommand]:
     """What it makes -> how to draw the outliers."""
-    pictures = Look(
+    pictures = DrawCommand(
         run=Path(found.run),
         keys=folder / OUTLIERS,
         output=folder / "outliers",
@@ -89,8 +89,10 @@ def draw_commands(found: Findings, folder: Path, options: Sequence[str]) -> dict
 
 
 def _commands_html(found: Findings, folder: Path, options: Sequence[str]) -> str:
-    looks = draw_commands(found, folder, options).items()
-    return "".join(f"<p class=note>{html.escape(what)}:</p>{command_html(look.anywhere)}" for what, look in looks)
+    commands = draw_commands(found, folder, options).items()
+    return "".join(
+        f"<p class=note>{html.escape(what)}:</p>{command_html(command.anywhere)}" for what, command in commands
+    )
 
 
 def _card(outlier: Outlier, drawn: DrawnOutlier) -> str:

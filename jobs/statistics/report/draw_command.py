@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class DrawCommand:
     """Pictures of the images whose keys are in a file, in a folder of their own.
 
     `style` is a style of `render`; None makes a page of `gallery`. `option` is the one that takes the file of `keys`.
