@@ -22,8 +22,8 @@ from tests.support.shard_files import market_shard
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a user is in, with tars/ and two runs over them, whose names a shell must quote."""
-    market_shard(tmp_path / "tars/query-0.tar", 12)
-    market_shard(tmp_path / "tars/gallery-0.tar", 12, first=20)
+    market_shard(tmp_path / "tars/query-0.tar", 10)
+    market_shard(tmp_path / "tars/gallery-0.tar", 10, first=20)
 
     def reversed_maps(shard: str, number: int) -> dict[str, NDArray[np.float32]]:
         return {name: values[::-1] for name, values in random_maps(shard, number).items()}
@@ -60,7 +60,7 @@ def test_the_failures_can_be_drawn_again_after_another_evaluation(folder: Path) 
 
 
 def test_diff_prints_one_command_for_the_terminal_and_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    diff = ("diff", "run a", "run b", "--resamples", 10, "--map")
+    diff = ("diff", "run a", "run b", "--resamples", 10, "--changed", 4, "--map")
     first = next_of(promptsg(*diff, "mim_attention"))
     page = Path("run b/diff/report.html").read_text()
     assert "For shards that have moved add --shards-root FOLDER, for shards on a server --allow-remote." in page
@@ -68,8 +68,8 @@ def test_diff_prints_one_command_for_the_terminal_and_the_page(folder: Path, mon
     absolute = shlex.split(html.unescape(command))
     whole = [str(folder / word) if word.startswith("run ") else word for word in first]
     assert absolute == ["promptsg", *whole]
-    assert "24 pictures written" in promptsg(*first)
-    again = next_of(promptsg(*diff, "gradcam++/mim", "--where", "camid < 3"))
+    assert "4 pictures written" in promptsg(*first)
+    again = next_of(promptsg(*diff, "gradcam++/mim"))
     assert [word for word in again if word not in first] == ["gradcam++/mim"]
     promptsg(*again)
     monkeypatch.chdir("/")
