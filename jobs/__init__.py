@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from jobs.mining.model_options import ModelOptions as ModelOptions
     from jobs.rendering.compare import CompareConfig as CompareConfig
     from jobs.rendering.compare import compare as compare
-    from jobs.rendering.gallery import GalleryConfig as GalleryConfig
     from jobs.rendering.gallery import gallery as gallery
+    from jobs.rendering.page.config import GalleryConfig as GalleryConfig
     from jobs.rendering.render import render as render
     from jobs.rendering.render_config import RenderConfig as RenderConfig
     from jobs.rendering.visualize import VisualizeConfig as VisualizeConfig
@@ -54,7 +54,7 @@ _MODULES = {
     "DiffConfig": "comparison.config",
     "EvaluateConfig": "retrieval.evaluation",
     "FaithfulnessConfig": "faithfulness.plan",
-    "GalleryConfig": "rendering.gallery",
+    "GalleryConfig": "rendering.page.config",
     "LocaliseConfig": "statistics.localisation.config",
     "MineConfig": "mining.config",
     "MineOptions": "mining.config",
