@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -32,6 +33,7 @@ from jobs.rendering.index.listed import (
 )
 from jobs.rendering.index.pages import write_index
 from jobs.rendering.names import numbered
+from jobs.rendering.requests import RECORD
 from jobs.runs.query import RowSelection, select_rows
 from jobs.runs.run import open_run
 from tests.rendering.test_render import render
@@ -294,6 +296,26 @@ def test_the_list_keeps_what_exists_and_refuses_what_is_outside(tmp_path: Path) 
     pq.write_table(pa.table({"file": ["a"]}), tmp_path / LIST)
     with pytest.raises(UserError, match="as the list of pictures"):
         read_list(tmp_path)
+
+
+def test_each_folder_is_read_once_however_many_pictures_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "overlay").mkdir()
+    (tmp_path / "overlay/7.png").touch()
+    (tmp_path / "overlay/8.png").mkdir()  # no file
+    write_list(tmp_path, [*listed(100), *listed(100, "gone")])
+    read: list[Path] = []
+    scandir = os.scandir
+    monkeypatch.setattr("os.scandir", lambda folder: read.append(folder) or scandir(folder))
+    monkeypatch.setattr(Path, "is_file", lambda _: pytest.fail("a file was asked for"))
+    assert [one.file for one in read_list(tmp_path)] == ["overlay/7.png"]
+    assert sorted(read) == [tmp_path / "gone", tmp_path / "overlay"]
+
+
+def test_the_hidden_files_are_documented() -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "jobs/runs/FORMAT.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in (LIST, LOCK, RECORD))
+    assert f"`{LIST}`" in (root / "jobs/commands/GUIDE.md").read_text(encoding="utf-8")
 
 
 def test_orders_agree_where_their_numbers_are_of_the_same_images() -> None:
