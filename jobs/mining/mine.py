@@ -32,7 +32,7 @@ from jobs.runs.growth.run_json import add_addition, add_shards
 from jobs.runs.integrity.footers import refuse_damaged_pairs
 from jobs.runs.layout import RunLayout
 from jobs.runs.manifest import Manifest, create_manifest, read_manifest, refuse_orphans, refuse_other
-from jobs.runs.presence.presence import Presence
+from jobs.runs.presence.presence import AT_LIMIT, Presence
 from jobs.runs.presence.worker_lines import WorkerPlace
 from jobs.runs.request import Addition, RunRequest
 from jobs.runs.restart import discard_run, refuse_changed
@@ -314,7 +314,7 @@ def _run_worker(
         if summary.drained is not None:
             presence.how = f"stopped on {summary.drained}"
         elif met_limit:
-            presence.how = f"stopped at its --limit of {options.limit}"
+            presence.how = f"{AT_LIMIT} of {options.limit}"
         return replace(summary, met_limit=met_limit)
 
 
