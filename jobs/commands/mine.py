@@ -199,6 +199,6 @@ def _next_step(summary: MiningSummary, allowed: Sequence[str]) -> list[str]:
         return []
     if summary.done < summary.total:
         return next_step(("gallery", summary.run, "--output", summary.run / "first-look", "--overwrite", *allowed))
-    look = ("gallery", summary.run, "--output", summary.run / "gallery", *allowed)
+    look = ("gallery", summary.run, "--output", summary.run / "gallery", "--overwrite", *allowed)
     ranked = [("evaluate", summary.run)] if summary.has_queries else []
     return next_step(look, ("stats", summary.run, "--by", "camid"), *ranked)
