@@ -12,6 +12,7 @@ from jobs.benchmark.job import rate_of_writing, speed_of_job
 from jobs.benchmark.model_speed import rate_of_model, rates_of_parts, try_batch_sizes
 from jobs.benchmark.report import BenchReport, StageRates, TriedBatch, estimate, memory_to_request
 from jobs.benchmark.samples import DecodedImages, ReadImages, decode_images, read_images, repeated
+from jobs.benchmark.timing import most_resident
 from jobs.mining.camera_rows.options import CameraOptions
 from jobs.mining.config import MineConfig
 from jobs.mining.request import refuse_wrong_mining
@@ -52,9 +53,9 @@ def bench(config: BenchConfig) -> BenchReport:
 
         from jobs.mining.family_maps import with_maps
         from jobs.mining.model import load
+        from jobs.shards.decoding import default_workers
 
     config = replace(config, mining=with_maps(config.mining))
-    shards = expand_shards(config.mining.shards)
     any_camera = config.mining.cameras == CameraOptions()  # the time does not depend on it
     loaded = load(config.mining, (), shards, any_camera=any_camera)
     average_load = os.getloadavg()[0]

@@ -45,7 +45,7 @@ _BUSY = 0.5  # of the cores were in use when the measurement began
 @click.option("--maps", multiple=True, help="A map to mine. Repeatable.  [default: as mine]")
 @target_option
 @prompt_option
-@head_and_camera_options
+@prompt_set_option
 @click.option("--precision", help=f"{PRECISION_HELP}  [default: auto]")
 @click.option("--device", help="auto (default), cpu, cuda or cuda:N.")
 @click.option("--workers", type=int, help="The number of decoding processes.  [default: by the machine]")
@@ -64,28 +64,7 @@ _BUSY = 0.5  # of the cores were in use when the measurement began
               "here: choose the file system that the real run will be on.  [default: the system's]")  # fmt: skip
 @json_option
 def command(
-    shards: tuple[str, ...],
-    checkpoint: Path | None,
-    weights_key: str | None,
-    maps: tuple[str, ...],
-    target: str | None,
-    prompts: tuple[str, ...],
-    head: str | None,
-    sie_coe: float | None,
-    trained_on: str | None,
-    camera_map: Path | None,
-    camera: str | None,
-    precision: str | None,
-    device: str | None,
-    workers: int | None,
-    model_settings: Path | None,
-    image_size: str | None,
-    prompt_mode: str | None,
-    images: int | None,
-    limit: int,
-    seconds: float,
-    folder: Path | None,
-    as_json: bool,
+    images: int | None, limit: int, seconds: float, folder: Path | None, as_json: bool, **values: object
 ) -> None:
     """Measure reading, decoding, model and writing, alone and together, and estimate what the dataset takes.
 
@@ -98,27 +77,7 @@ def command(
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth
       promptsg bench --shards 'shards/*.tar' --checkpoint ViT-B-16_60.pth --images 100000000 --json
     """
-    options = {
-        "shards": shards,
-        "checkpoint": checkpoint,
-        "weights_key": weights_key,
-        "maps": maps,
-        "target": target,
-        "prompts": prompts,
-        "head": head,
-        "sie_coe": sie_coe,
-        "trained_on": trained_on,
-        "camera_map": camera_map,
-        "camera": camera,
-        "precision": precision,
-        "device": device,
-        "workers": workers,
-        "model_settings": model_settings,
-        "image_size": image_size,
-        "prompt_mode": prompt_mode,
-        "output": folder or Path(tempfile.gettempdir()),
-    }
-    mining = build_config(None, options)
+    mining = build_config(None, {**values, "output": folder or Path(tempfile.gettempdir())})
     report = bench(BenchConfig(mining=mining, limit=limit, seconds=seconds, images=images))
     echo(as_json_text(report) if as_json else describe(report, values))
 
@@ -174,7 +133,8 @@ def _estimate_lines(report: BenchReport) -> list[str]:
     hours, size = cost.worker_hours, cost.output_bytes
     time = f"{hours:,.1f} hours" if hours >= 1 else counted(max(1, math.ceil(60 * hours)), "minute")
     room = f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, math.ceil(size / 1e6))} MB"
-    lines = [f"{about}{cost.images:,} images take about {time} of one {unit}, and about {room} of output"]
+    images = f"{about}{counted(cost.images, 'image takes', 'images take')}"
+    lines = [f"{images} about {time} of one {unit}, and about {room} of output"]
     if cost.host_bytes is not None:
         # Not in the command: a cluster that does not know its nodes' memory refuses each that requests some.
         memory = cost.host_bytes >> 30

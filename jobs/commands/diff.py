@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.commands.options import PromptsgCommand, echo, json_option, next_step, option_with_default
+from jobs.commands.options import HEADS_HELP, PromptsgCommand, echo, json_option, next_step, option_with_default
 from jobs.comparison.config import DiffConfig
 from jobs.phrases import counted
 from jobs.progress import LongTask
@@ -27,6 +27,8 @@ _MOST_GROUPS = 12
 @click.argument("run_b", type=click.Path(path_type=Path))
 @click.option("--by", multiple=True, help="Group by a column of RUN_A or an SQL expression [AS name]. Repeatable.")
 @click.option("--where", help="SQL condition that selects images of RUN_A; `run` is the table of all.")
+@click.option("--evaluation", type=click.Path(path_type=Path), help="The folder of `promptsg evaluate` of RUN_A that "
+              "ap and first_rank in SQL are from.  [default: RUN_A/evaluation]")  # fmt: skip
 @click.option("--map", "maps", multiple=True, help="A map of both runs; the first one orders the images. Repeatable. "
               f"{HEADS_HELP}  [default: all]")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN_B/diff]")

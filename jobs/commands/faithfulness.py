@@ -40,6 +40,7 @@ _config_options = option_group(
         "--checkpoint", type=click.Path(path_type=Path), required=True, help="The checkpoint that RUN was mined with."
     ),
     click.option("--weights-key", help="Which state dict of the checkpoint to take.  [default: as RUN was mined]"),
+    evaluation_option,
     click.option(
         "--map",
         "maps",

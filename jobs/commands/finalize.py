@@ -31,10 +31,7 @@ def command(run: Path) -> None:
     except UnfinishedRunError as error:
         echo(describe_unfinished(run, error), err=True)
         sys.exit(EXIT_SOME_SHARDS_FAILED)
-    echo(
-        f"{counted(rows, 'row')} of {counted(len(open_run(run).manifest.shards), 'shard')} in "
-        f"{run / 'metadata.parquet'}"
-    )
+    echo(f"{counted(joined.rows, 'row')} of {counted(joined.shards, 'shard')} in {joined.path}")
 
 
 def describe_unfinished(run: Path, error: UnfinishedRunError) -> str:

@@ -39,6 +39,7 @@ _COLUMNS = {"ratio": "mass / area", "pointing": "pointing", "auc": "AUC"}
               "with the columns label,name, or a name a line, from label 0.")  # fmt: skip
 @click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
 @click.option("--where", help="SQL condition that selects images; `run` is the table of all.")
+@evaluation_option
 @click.option("--map", "maps", multiple=True, help=f"A map of the run; repeatable. {HEADS_HELP}  [default: all]")
 @click.option("--queries", type=click.Path(path_type=Path), help="The queries.parquet of `promptsg evaluate`.  "
               "[default: the one in RUN/evaluation, if it is there]")  # fmt: skip

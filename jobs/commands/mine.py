@@ -142,8 +142,13 @@ def _environment(array_index: int | None, array_count: int | None) -> Environmen
 
 
 def show(summary: MiningSummary, shards: Sequence[str] = ()) -> None:
-    """Prints what was done, and on standard error what failed. `shards` are as they were typed."""
-    echo("\n".join([describe(summary), *_next_step(summary, opening(shards))]))
+    """Prints what was done, and on standard error what failed. Where several ranks print, each line names its own.
+
+    `shards` are as they were typed.
+    """
+    before = f"[{log_label()}] " if log_label() else ""
+    for line in [*describe(summary).split("\n"), *_next_step(summary, opening(shards))]:
+        echo(before + line)
     if summary.drained is None:
         for report in summary.failed_shards:
             echo(f"{before}failed: {report.error}", err=True)
@@ -163,7 +168,7 @@ def describe(summary: MiningSummary) -> str:
         return f"{done}; nothing to do"
     lines = [f"overwriting: deleted {what}" for what in summary.deleted]
     lines.append(
-        f"{counted(summary.images, 'image')} in {counted(summary.shards, 'shard')}, {duration(summary.seconds)}; "
+        f"{counted(summary.images, 'image')} {_of_shards(summary)}, {duration(summary.seconds)}; "
         f"{counted(summary.failed_images, 'image')} failed, {summary.partial_images} lack a target, "
         f"{counted(summary.zero_maps, 'map is', 'maps are')} all zero; {done}"
     )

@@ -15,6 +15,7 @@ from jobs.commands.options import (
     allow_pipes_option,
     allow_remote_option,
     echo,
+    evaluation_option,
     option_with_default,
     run_argument,
     shards_root_option,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.argument("parts", nargs=-1, type=click.Path(path_type=Path), metavar="[PART]...")
 @click.option("--by", multiple=True, help="Group by a metadata column or an SQL expression [AS name]. Repeatable.")
 @click.option("--where", help="SQL condition that selects images; `run` is the table of all.")
+@evaluation_option
 @click.option("--map", "maps", multiple=True, help=f"A map of the run; repeatable. {HEADS_HELP}  [default: all]")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the results.  [default: RUN/stats]")
 @option_with_default(
@@ -100,6 +102,7 @@ def command(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     with LongTask("loading what computes"):
+        from jobs.rendering.thumbnails import OutlierThumbnails
         from jobs.statistics.stats import stats
 
     _check_parts(parts, merge)

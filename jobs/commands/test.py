@@ -24,6 +24,7 @@ from jobs.mining.early.names import refuse_unknown_maps
 from jobs.phrases import counted
 from jobs.progress import loading_torch
 from jobs.reading import read_json_object
+from jobs.shards.urls import expand_shards
 from promptsg_core.settings import read_settings
 
 

@@ -140,7 +140,7 @@ def _shards_to_mine(config: TrainConfig) -> list[object]:
 
 def describe(report: TrainingReport) -> str:
     """The report for people."""
-    begun = (
+    begun = "".join(f"overwriting: deleted {name}\n" for name in report.deleted) + (
         f"{counted(report.images, 'image')} of {counted(report.identities, 'identity', 'identities')}; "
         f"{counted(report.steps, 'step')} on {report.device} "
         f"in {report.precision}"

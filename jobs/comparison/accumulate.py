@@ -23,6 +23,7 @@ from jobs.comparison.pairing import Pairing, ShardPairs
 from jobs.comparison.sums import ChangedImage, MapPairSums, PairedSums, QueryChange
 from jobs.processes import available_cores
 from jobs.progress import LongTask
+from jobs.runs.heads.names import without_heads
 from jobs.statistics.chosen import ChosenImages
 from jobs.statistics.loops import NOT_FINITE, ZERO
 from jobs.statistics.prefetch import in_threads, prefetched

@@ -117,7 +117,7 @@ def _mine_block(config: MineConfig, options: MineOptions, counter: Counter, pres
     loaded = loaded.of_run(manifest)
     logger.info("%s to do on %s in %s; %s", counted(len(todo), "shard"), loaded.device, manifest.resolved.precision,
                 ", ".join(config.maps))  # fmt: skip
-    progress = Progress(_bytes_of(todo, options.environment.world_size))
+    progress = Progress(None if first_try.left else _bytes_of(todo, options.environment.world_size))
     tally = Tally(counter, len(todo))
     summary = _run_worker(
         loaded,
@@ -276,7 +276,10 @@ def _run_worker(
     addition: int | None = None,
     limit: int | None = None,
 ) -> MiningSummary:
-    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop."""
+    """Mines shards drawn of a block, or those that get the maps of an `addition`, watching for requests to stop.
+
+    It stops after `limit` images.
+    """
     from jobs.mining.limits.batch_size import with_batch_size
     from jobs.mining.worker import Worker
     from jobs.shards.decoding import default_workers
@@ -285,14 +288,8 @@ def _run_worker(
     workers = config.workers
     if workers is None:
         workers = default_workers(loaded.device.type, environment.ranks_sharing(available_cores()))
-    place = WorkerPlace(
-        rank=environment.rank,
-        ranks=environment.world_size,
-        array_index=environment.array_index,
-        array_count=environment.array_count,
-    )
-    presence = Presence(RunLayout(config.output).logs, place)
-    with presence, Drain(options.drain_file, environment.deadline) as drain, progress:
+    presence.begin()
+    with Drain(options.drain_file, environment.deadline) as drain, progress:
         worker = Worker(
             loaded.model,
             with_batch_size(config, loaded.model, loaded.targets, loaded.cameras),

@@ -41,7 +41,8 @@ class Worker:
     `progress` counts the batches and the shards. `drain` says before each batch whether to stop; without it the worker
     stops only at the end. With `replace` a shard that is published already is replaced. `repeats` does images again in
     fp32 whose numbers are not finite. With an `addition` (its number) the maps are added to shards that are published
-    already. `compiling` says when the image tower is compiled. `tally` counts the shards of all ranks.
+    already. `compiling` says when the image tower is compiled. `tally` counts the shards of all ranks. It stops after
+    `limit` images.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class Worker:
         repeats: Fp32Repeats | None = None,
         addition: int | None = None,
         compiling: CompileWish = CompileWish(),  # noqa: B008 - it is frozen
+        limit: int | None = None,
         tally: Tally | None = None,
     ) -> None:
         self.model, self.config, self.manifest = model, config, manifest
         self._targets, self._cameras = targets, cameras
         self.progress, self.drain, self.replace = progress, drain, replace
-        self._repeats, self.addition, self._compiling = repeats, addition, compiling
+        self._repeats, self.addition, self._compiling, self._limit = repeats, addition, compiling, limit
         self._lines = ShardLines(tally)
         self.layout = RunLayout(config.output)
         self.summary = MiningSummary(run=config.output)

@@ -12,6 +12,7 @@ from cam.overlay import Range
 from cam.percentiles import percentiles
 from jobs.arrays import Float32Array
 from jobs.progress import told
+from jobs.runs.heads.names import is_head, without_heads
 from jobs.runs.run import Run
 
 _BLOCK = 2048  # maps read at a time

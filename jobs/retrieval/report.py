@@ -43,8 +43,13 @@ _QUERY_FIELDS = (
 
 
 @told("writing the results")
-def write_evaluation(evaluation: Evaluation, queries: SideRows, gallery: SideRows, ranking: Ranking) -> None:
-    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last."""
+def write_evaluation(
+    evaluation: Evaluation, state: EvaluatedState, queries: SideRows, gallery: SideRows, ranking: Ranking
+) -> None:
+    """Writes queries.parquet, failures.txt, why.csv and metrics.json: each whole or not at all, metrics.json last.
+
+    `state` is what was ranked; queries.parquet keeps it.
+    """
     files = evaluation.files
     table = queries_table(queries, gallery, ranking)
     write_parquet(files.queries, table.replace_schema_metadata(state.as_metadata()))

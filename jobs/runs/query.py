@@ -13,6 +13,15 @@ from typing import TYPE_CHECKING
 
 from jobs.phrases import counted, first_few
 from jobs.progress import told
+from jobs.runs.evaluation.query_scores import (
+    AP,
+    FIRST_HIT_RANK,
+    FIRST_RANK,
+    ROW,
+    SCORES,
+    read_scores,
+    with_scores,
+)
 from jobs.runs.metadata_sql import (
     POSITION,
     SAMPLES,

@@ -59,8 +59,9 @@ class Run:
     default RUN/evaluation: SQL expressions may name its `ap` and `first_rank`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, evaluation: Path | None = None) -> None:
         self.layout = RunLayout(root).reading_begun()
+        self.evaluation = evaluation or self.layout.evaluation
         self.manifest: Manifest = read_manifest(self.layout)
         self.footers = RunFooters(self.layout, self.manifest.fingerprint)
         self._files: list[_OpenFile] | None = None  # those of the last dataset

@@ -106,10 +106,9 @@ def status(run: str | Path) -> RunStatus:
     footers, damaged = _footers_of(layout, manifest.fingerprint, [shard.name for shard in done])
     unlisted = sorted(published.difference(shard.name for shard in shards))
     damaged |= {name: unlisted_problem(layout, name) for name in unlisted}
-    reading = layout.reading_begun()
-    changed = _changed(layout, done) + _changed(
-        reading, [undone[name] for name in sorted(reading.begun & undone.keys())]
-    )
+    first_images, damaged_first = _first_images(reading, manifest.fingerprint)
+    first_of = [shard for name, shard in undone.items() if name in reading.begun]
+    changed = _changed(layout, done) + _changed(reading, first_of)
     now = time.time()
     speed = speed_of(events, done, list(undone.values()), now)
     return RunStatus(

@@ -69,10 +69,11 @@ def verify(run: str | Path, *, whole_tars: bool = False) -> Verdict:
         for shard in tracked(opened.manifest.shards, "comparing tars with what was mined", "tar")
         if shard.name in published
     ]
-    reading = RunLayout(opened.layout.root).reading_begun()
     first = [shard for shard in opened.manifest.shards if shard.name in reading.begun]
-    tars += [_compare(shard, reading, whole=whole_tars) for shard in first]
-    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(published.difference(names))]
+    compared_first = (_compare(shard, reading, whole=whole_tars) for shard in first)
+    tars += [changes for changes in compared_first if changes is not None]
+    there = published | reading.begun
+    unlisted = [f"{shown(name)}: is not in run.json" for name in sorted(there.difference(names))]
     return Verdict(
         root=str(run),
         shards=len(names),

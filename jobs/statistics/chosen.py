@@ -19,6 +19,7 @@ import pyarrow.dataset as ds
 from jobs.arrays import Float32Array, Int32Array, Int64Array
 from jobs.identity import NOBODY, identity_codes, identity_columns
 from jobs.progress import told
+from jobs.runs.evaluation.query_scores import names_scores
 from jobs.runs.metadata_sql import condition, create_samples, run_sql
 from jobs.runs.run import Run
 from jobs.statistics.expressions import OPTIONS, connect_images

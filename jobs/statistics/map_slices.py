@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jobs.arrays import Float32Array
 from jobs.errors import UserError
 from jobs.phrases import counted
-from jobs.runs.maps_file import MAPS, stored
+from jobs.runs.heads.rows import MapRows, map_rows
 from jobs.runs.run import Run
 from jobs.statistics.chosen import ChosenImages
 

@@ -125,7 +125,10 @@ def merge_parts(run: Run, paths: Sequence[Path]) -> Partial:
     if total is None:
         raise UserError("no parts are given to merge")
     if missing := set(run.published()) - run.layout.begun - set(total.shards):
-        raise UserError(f"{len(missing)} shards are in no part, such as {min(missing)}: give every block's file")
+        raise UserError(
+            f"{counted(len(missing), 'shard is', 'shards are')} in no part, such as {min(missing)}: give every "
+            "block's file"
+        )
     return total
 
 

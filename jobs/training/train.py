@@ -58,6 +58,7 @@ def train(config: TrainConfig, *, overwrite: bool = False) -> TrainingReport:
     images, identities, device = len(data.keys), len(data.pids), str(training.device)
     begun = f"{counted(images, 'image')} of {counted(identities, 'identity', 'identities')}"
     logger.info("%s; %s on %s in %s", begun, counted(training.steps, "step"), device, training.precision)
+    deleted = TrainingFolder(config.output).discard() if overwrite else ()
     with Drain() as drain:
         finished = run_to_end(training, drain)
     return TrainingReport(

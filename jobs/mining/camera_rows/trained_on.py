@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobs.errors import UserError
-from jobs.phrases import did_you_mean, first_few, spelled_as
+from jobs.phrases import counted, did_you_mean, first_few, spelled_as
 from jobs.shards.plan_beside import dataset_beside
 from jobs.shards.urls import Shard
 
@@ -37,8 +37,7 @@ def check_trained_on(name: str, rows: int, shards: Sequence[Shard], instead: str
     if CAMERAS.get(name, rows) != rows:
         raise UserError(
             f"--trained-on is {name}, which has {counted(CAMERAS[name], 'camera')}, but the camera embedding of the "
-            "checkpoint "
-            f"has {counted(rows, 'row')}: name the data set that it was trained on, or give {instead}"
+            f"checkpoint has {counted(rows, 'row')}: name the data set that it was trained on, or give {instead}"
         )
     if name not in CAMERAS:
         logger.warning("--trained-on is %s, a data set whose cameras are not known%s; known are %s", name,

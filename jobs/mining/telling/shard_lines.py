@@ -48,8 +48,9 @@ class ShardLines:
         elif self._may_write() or report.failed or report.passed_over:
             others = f" ({counted(self._unsaid, 'shard')} more since the last line)" if self._unsaid else ""
             logger.info(
-                "%s: %s%s; %sreading %.1f s, model %.1f s, writing %.1f s",
+                "%s: %s%s%s; %sreading %.1f s, model %.1f s, writing %.1f s",
                 report.shard,
+                "only the first " if report.only_first else "",
                 counted(report.images, "image"),
                 f" ({', '.join(notes)})" if notes else "",
                 f"{total}{others}; " if total else "",

@@ -17,6 +17,7 @@ from jobs.arrays import Float32Array
 from jobs.rendering.drawing.style import OtherRun
 from jobs.rendering.looks import Looks
 from jobs.rendering.two_runs import rows_in_both
+from jobs.runs.evaluation.query_scores import known_scores, with_scores
 from jobs.runs.heads.names import is_head
 from jobs.runs.query import RowSelection, count_by_status, select_rows
 from jobs.runs.run import Run
@@ -58,7 +59,8 @@ class GalleryStyle:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryRows:
-    """The rows that are shown, all columns of the metadata and the measures of single heads, with their maps.
+    """The rows that are shown, all columns of the metadata, the scores of queries where they are known and the measures
+    of single heads; their maps.
 
     `maps` is column -> (N, h, w), in the order of the rows, and `limits` column -> the ends of its colour scale, None
     where each map has its own. `matching` rows fit the selection; `left_out` counts those that cannot be shown.

@@ -111,6 +111,18 @@ def ranked_queries(run: Run, config: LocaliseConfig, maps: int) -> RankedQueries
     )
 
 
+def _is_current(run: Run, path: Path) -> bool:
+    """Whether the run was evaluated as it is now; warns where it has changed since."""
+    if not path.is_file():
+        return False
+    try:
+        check_state(run, path)
+    except UserError as error:
+        logger.warning("failed queries are not looked at: %s", error)
+        return False
+    return True
+
+
 @told("comparing queries")
 def compare_queries(queries: RankedQueries, maps: Sequence[str], resamples: int, seed: int) -> tuple[QueriesLook, ...]:
     """For each map and measure: right against wrong queries, and the correlation with AP."""

@@ -35,8 +35,11 @@ class StatsFiles:
 
 
 @told("writing the results")
-def write_findings(found: Findings, folder: Path) -> StatsFiles:
-    """Writes every file, each atomically and the report last. Figures of an earlier one are removed."""
+def write_findings(found: Findings, folder: Path, drawn: DrawnOutliers | None = None) -> StatsFiles:
+    """Writes every file, each atomically and the report last, with pictures of outliers where some were `drawn`.
+
+    Figures of an earlier one are removed.
+    """
     files = StatsFiles(
         report=folder / "report.html",
         table=folder / "stats.parquet",

@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping
 from pathlib import Path
 
-from cam.names import column_of
+from cam.names import column_of, title_of
 from jobs.phrases import counted
 from jobs.statistics.accumulate import MEASURED
 from jobs.statistics.agreement import AGREEMENTS, Agreement
